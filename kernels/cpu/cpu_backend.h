@@ -1,0 +1,17 @@
+// The CPU backend: oneDNN for matrix products, Highway for the rest, on a compute pool of its own.
+#pragma once
+
+#include <memory>
+
+#include "kernels/ops/backend.h"
+
+namespace lowkey::kernels {
+
+struct CpuBackendOptions {
+  DType dtype = DType::kBf16;  // kBf16 or kF32
+  int threads = 1;             // of the compute pool, the calling thread included
+};
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuBackendOptions& options);
+
+}  // namespace lowkey::kernels

@@ -1,0 +1,101 @@
+// The operations a model is made of, on one device. One implementation per device: kernels/cpu; kernels/cuda.
+// Thread rule: one step thread uses a Backend; it may use its own compute pool inside a call, and every call has
+// finished on return (CPU) or is ordered on the backend's stream (GPU).
+// Activations are f32 [tokens, features], row-major, contiguous, in memory from allocate().
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "kernels/ops/tensor.h"
+#include "kernels/page/page_layout.h"
+
+namespace lowkey::kernels {
+
+// Memory owned by a backend; move-only.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual std::byte* data() = 0;
+  virtual size_t size() const = 0;
+};
+
+// A weight matrix [out, in] packed once for this device's matrix products.
+class Linear {
+ public:
+  virtual ~Linear() = default;
+  virtual int in_features() const = 0;
+  virtual int out_features() const = 0;
+  virtual size_t packed_bytes() const = 0;
+};
+
+// Rotary frequencies of a model.
+struct RopeTable {
+  int head_dim = 0;
+  std::vector<float> inv_freq;  // [head_dim / 2], after scaling
+  float attention_factor = 1.0f;  // multiplies cos and sin (YaRN); 1 otherwise
+};
+
+// One sequence's rows in this step.
+struct SequenceSlice {
+  int first_row = 0;       // in the step's activations
+  int num_rows = 0;        // >= 1, consecutive positions
+  int first_position = 0;  // of first_row
+  // Slab pointers of the sequence's pages: slabs[page * kMaxSlabs + slab], for pages
+  // 0 .. (first_position + num_rows) / page_tokens - 1 (those completed in this step included). Host array.
+  std::byte* const* slabs = nullptr;
+  int levels = 0;              // levels to read of every page, >= 1
+  std::byte* tail = nullptr;   // exact rows of the incomplete page (layout.tail_bytes); read and updated
+};
+
+// K, V and Q of one layer for all rows of the step, before the cache has seen them.
+struct AttentionStep {
+  const PageLayout* layout = nullptr;
+  int bank = 0;
+  int num_q_heads = 0;   // local; a multiple of layout->num_kv_heads
+  float scale = 0;       // 1 / sqrt(head_dim) unless the model says otherwise
+  Tensor q;              // f32 [rows, num_q_heads * head_dim], after RoPE
+  Tensor k;              // f32 [rows, num_kv_heads * head_dim], after RoPE
+  Tensor v;              // f32 [rows, num_kv_heads * head_dim]
+  Tensor out;            // f32 [rows, num_q_heads * head_dim]
+  std::span<const SequenceSlice> sequences;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual DType dtype() const = 0;  // of weights, K and V: bf16, or f32 for exactness
+  virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;  // 64-byte aligned, zeroed
+
+  // `weight`: host [out, in] of any DType, row stride `stride` elements; only read during the call.
+  virtual std::unique_ptr<Linear> pack_linear(const void* weight, DType dtype, int out, int in, int64_t stride) = 0;
+  // Like pack_linear, but rows stay readable for embed().
+  virtual std::unique_ptr<Linear> pack_embedding(const void* weight, DType dtype, int rows, int cols,
+                                                 int64_t stride) = 0;
+
+  // y[M, out] = x[M, in] W^T (+ bias[out], f32, may be null) (+ y when accumulate).
+  virtual void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate, const Tensor& y) = 0;
+  // y[i] = row (ids[i] - first_row) of the embedding, zeros when outside it (vocabulary-parallel lookup).
+  virtual void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, const Tensor& y) = 0;
+  // y = x / sqrt(mean(x^2) + epsilon) * weight, per row. In place allowed. (Zhang & Sennrich 2019)
+  virtual void rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) = 0;
+  // Rotates every head of x in place by its row's position: split-half pairs (i, i + head_dim / 2), as Hugging Face
+  // Llama. (Su et al. 2021, eq. 34)
+  virtual void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) = 0;
+  // y = silu(gate) * up, for gate_up [rows, 2 n] holding gate then up.
+  virtual void silu_mul(const Tensor& gate_up, const Tensor& y) = 0;
+  virtual void add(const Tensor& x, const Tensor& y) = 0;  // y += x
+  virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) = 0;
+
+  // Writes K and V into the cache, encodes the pages completed by these rows, and attends: a query at position t
+  // sees the sink, every page that ends at or before t's page start encoded, and its own page exact up to t — in
+  // prefill and decode alike (docs/architecture.md). K and V are rounded to dtype() first. On return the slabs
+  // of completed pages and the tails are written; nothing else is kept.
+  virtual void attend(const AttentionStep& step) = 0;
+};
+
+
+}  // namespace lowkey::kernels

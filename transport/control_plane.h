@@ -1,0 +1,80 @@
+// Control connections: small messages (wire/lowkey.proto) between processes, with handshake, heartbeat and prompt
+// notice of a peer's death. Implementations: ucx/ (real), loopback/ (one process, with fault injection).
+//
+// Handshake: protocol version, challenge-response on the cluster secret (HMAC-SHA256 both ways), fingerprints;
+// a mismatch is refused with the reason on both sides. Heartbeats: every second, dead after 3 missed; answered on
+// the I/O thread. A death is reported exactly once through on_down, after which send() fails.
+//
+// Thread rule: everything, callbacks included, runs on the io_context's single thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/result.h"
+#include "transport/peer.h"
+
+namespace boost::asio {
+class io_context;
+}
+
+namespace lowkey::transport {
+
+// The message's type on the wire; the body is the Protobuf message of the same name. Values never change.
+enum class MessageType : uint16_t {
+  kHello = 1, kHelloReply = 2, kHelloProof = 3, kWelcome = 4, kHeartbeat = 5, kGoodbye = 6,
+  // coordinator -> leader
+  kSubmit = 16, kCancel = 17, kDrain = 18, kMetricsRequest = 19,
+  // leader -> coordinator
+  kTokenEvents = 32, kMetricsReply = 33, kReplicaState = 34,
+  // leader -> follower, follower -> leader
+  kStepPlan = 48, kRestoreCommand = 49, kRestoreResult = 50, kStepDone = 51,
+  // worker -> store and back
+  kReserveRequest = 64, kReserveReply = 65, kCommitRequest = 66, kLookupRequest = 67, kLookupReply = 68,
+  kRelease = 69, kAbort = 70, kCommitReply = 71, kPoolInfo = 72,
+};
+
+class ControlConnection {
+ public:
+  virtual ~ControlConnection() = default;
+  virtual const PeerInfo& peer() const = 0;
+  virtual uint64_t id() const = 0;  // unique within this process
+  // Queues the message; kResourceExhausted when more than the bound of bytes is in flight, kUnavailable when down.
+  virtual Status send(MessageType type, std::string body) = 0;
+  virtual void close() = 0;  // orderly: sends Goodbye, on_down follows with kCancelled
+};
+using ConnectionPtr = std::shared_ptr<ControlConnection>;
+
+struct ControlHandlers {
+  std::function<void(const ConnectionPtr&)> on_up;
+  std::function<void(const ConnectionPtr&, MessageType, std::string_view body)> on_message;
+  std::function<void(const ConnectionPtr&, const Error&)> on_down;
+};
+
+struct ControlOptions {
+  PeerInfo self;
+  std::string cluster_secret;               // >= 16 bytes
+  std::string listen_host = "127.0.0.1";    // address the control port is bound to
+  Duration heartbeat_interval = std::chrono::seconds(1);
+  int missed_heartbeats = 3;
+  Duration handshake_deadline = std::chrono::seconds(5);
+  uint64_t max_bytes_in_flight = 64ull << 20;  // per connection
+};
+
+class ControlPlane {
+ public:
+  virtual ~ControlPlane() = default;
+  // Others connect here: "host:port".
+  virtual std::string address() const = 0;
+  // Result arrives by `done` on the I/O thread once the handshake is through (on_up is called first), or with the
+  // reason it was refused.
+  virtual void connect(const std::string& address, Deadline deadline,
+                       std::function<void(Result<ConnectionPtr>)> done) = 0;
+  virtual void shutdown() = 0;  // closes every connection
+};
+
+}  // namespace lowkey::transport
