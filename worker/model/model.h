@@ -1,0 +1,46 @@
+// A decoder model on one tensor-parallel rank: its shard of the weights, and the forward pass of one step.
+// Split (Shoeybi et al. 2019, Megatron-LM): q/k/v, gate/up and the vocabulary by rows of the weight, o and down by
+// columns with an all-reduce after each; the embedding is vocabulary-parallel, all-reduced too.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+
+#include "base/deadline.h"
+#include "base/result.h"
+#include "kernels/ops/backend.h"
+#include "transport/host_comm.h"
+#include "worker/model/model_config.h"
+
+namespace lowkey::worker {
+
+// The rows of one step over all sequences; sequences' rows are adjacent, in order.
+struct Batch {
+  std::span<const int32_t> tokens;     // [rows]
+  std::span<const int32_t> positions;  // [rows]
+  std::span<const kernels::SequenceSlice> sequences;
+  std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
+};
+
+class Model {
+ public:
+  // Maps the weight files and packs this rank's shard; pages of the files that belong to other ranks are never
+  // touched. Errors: kBadInput naming file, tensor, expected and found; kUsage when tp_size does not divide
+  // the KV heads. `backend` outlives the model.
+  static Result<std::unique_ptr<Model>> load(const std::filesystem::path& model_dir, const ModelConfig& config,
+                                             int tp_rank, int tp_size, kernels::Backend& backend);
+  virtual ~Model() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual uint64_t packed_bytes() const = 0;  // weights held in memory on this rank
+  virtual int vocab_shard() const = 0;        // logits per row on every rank: ceil(vocab / tp_size), last one padded
+
+  // Runs all layers; writes `logits` [logit_rows, vocab_shard()] f32 of this rank's vocabulary slice (padding
+  // entries are -inf). Collectives go through `comm` with the deadline; an error means the step is lost.
+  virtual Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm& comm,
+                         Deadline deadline, std::span<float> logits) = 0;
+};
+
+}  // namespace lowkey::worker
