@@ -1,0 +1,60 @@
+// The settings of `lowkey serve`, each declared once: name, default, unit or range, help. Flags, LOWKEY_...
+// variables, the config file, the printed defaults and --help all come from visit_fields().
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/bytes.h"
+
+namespace lowkey {
+
+struct ServeConfig {
+  std::string model;
+  std::string recipe;  // file; empty: exact
+  std::string listen = "127.0.0.1";
+  int port = 8000;
+  int tp = 0;        // 0: from the number of ranks
+  int replicas = 0;
+  int stores = -1;
+  std::string dtype = "bf16";
+  uint64_t kv_bytes = 512 * kMiB;    // per host, divided by its worker ranks
+  uint64_t host_bytes = 512 * kMiB;  // per host, divided by its stores
+  std::string api_key;
+  int max_queued = 256;
+  int drain_seconds = 30;
+  int step_tokens = 512;
+  int max_batch = 64;
+  int step_deadline_seconds = 30;
+  std::string cluster_secret;  // empty: made at start and shared by MPI
+  std::string cluster_listen = "127.0.0.1";
+  int threads = 0;  // compute threads per worker; 0: cores / ranks on the host
+  std::string log_level = "info";
+
+  // v(name, member, Range or choices, help): `name` as in --name; LOWKEY_NAME with underscores.
+  template <class Self, class Visitor>
+  static void visit_fields(Self& c, Visitor&& v) {
+    v.text("model", c.model, "model folder (config.json, *.safetensors, tokenizer.json)");
+    v.text("recipe", c.recipe, "recipe file of the KV cache (default: exact)");
+    v.text("listen", c.listen, "address the HTTP server binds to");
+    v.number("port", c.port, 0, 65535, "HTTP port; 0 takes a free one and prints it");
+    v.number("tp", c.tp, 0, 1024, "tensor-parallel ranks of a replica; 0: from the number of ranks");
+    v.number("replicas", c.replicas, 0, 1024, "replicas; 0: one");
+    v.number("stores", c.stores, -1, 64, "stores; -1: one");
+    v.choice("dtype", c.dtype, {"bf16", "fp32"}, "weights and exact KV; fp32 for exactness");
+    v.bytes("kv-bytes", c.kv_bytes, 1 * kMiB, "KV cache per host, divided by its worker ranks");
+    v.bytes("host-bytes", c.host_bytes, 1 * kMiB, "host memory tier per host, divided by its stores");
+    v.secret("api-key", c.api_key, "clients must send it as a Bearer token; empty: no check");
+    v.number("max-queued", c.max_queued, 1, 1000000, "requests the coordinator holds before it answers 429");
+    v.number("drain-seconds", c.drain_seconds, 0, 3600, "time running requests get after SIGTERM");
+    v.number("step-tokens", c.step_tokens, 1, 65536, "token budget of one engine step");
+    v.number("max-batch", c.max_batch, 1, 4096, "sequences that run together");
+    v.number("step-deadline-seconds", c.step_deadline_seconds, 1, 3600, "a step or collective longer than this is a failure");
+    v.secret("cluster-secret", c.cluster_secret, "joins processes to the cluster; empty: made at start, shared by MPI");
+    v.text("cluster-listen", c.cluster_listen, "address the control ports bind to");
+    v.number("threads", c.threads, 0, 1024, "compute threads per worker; 0: cores / ranks of the host");
+    v.choice("log-level", c.log_level, {"debug", "info", "warning", "error"}, "least severe line that is printed");
+  }
+};
+
+}  // namespace lowkey
