@@ -1,8 +1,8 @@
 #include "base/bytes.h"
 
 #include <array>
-#include <cmath>
 #include <charconv>
+#include <cmath>
 
 namespace lowkey {
 namespace {
@@ -28,7 +28,8 @@ constexpr std::array<Unit, 10> kUnits{{{"", 1},
 Result<uint64_t> parse_bytes(std::string_view text) {
   const Error bad{Code::kUsage, fmt::format("expected a size such as 512MiB or 2GiB, found '{}'", text), {}};
   double number = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
+  const auto [end, failure] =
+      std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
   if (failure != std::errc() || number < 0) return bad;
   std::string_view unit(end, text.data() + text.size() - end);
   if (unit.starts_with(' ')) unit.remove_prefix(1);

@@ -11,8 +11,8 @@ namespace lowkey {
 
 }  // namespace lowkey
 
-#define LOWKEY_CHECK(condition, ...)                                                                  \
-  do {                                                                                                \
-    if (!(condition)) [[unlikely]]                                                                    \
-      ::lowkey::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));          \
+#define LOWKEY_CHECK(condition, ...)                                                         \
+  do {                                                                                       \
+    if (!(condition)) [[unlikely]]                                                           \
+      ::lowkey::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
   } while (false)

@@ -22,6 +22,8 @@ class Deadline {
   TimePoint at_;
 };
 
-inline double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+inline double seconds(Duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
 
 }  // namespace lowkey

@@ -10,7 +10,9 @@
 
 namespace lowkey {
 
-std::string Hash128::hex() const { return fmt::format("{:016x}{:016x}", hi, lo); }
+std::string Hash128::hex() const {
+  return fmt::format("{:016x}{:016x}", hi, lo);
+}
 
 Hash128 hash128(std::span<const std::byte> bytes, const Hash128& parent) {
   XXH3_state_t state;

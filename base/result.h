@@ -1,4 +1,5 @@
-// Expected failures are values: Result<T> holds a T or an Error. Broken invariants are LOWKEY_CHECK (check.h).
+// Expected failures are values: Result<T> holds a T or an Error. Broken invariants are LOWKEY_CHECK
+// (check.h).
 #pragma once
 
 #include <optional>
@@ -12,17 +13,17 @@
 namespace lowkey {
 
 enum class Code {
-  kUsage,             // bad flag or setting: exit code 2
-  kBadInput,          // malformed file: exit code 3
-  kInvalidArgument,   // bad value in a request: HTTP 400
-  kUnauthenticated,   // HTTP 401, or a peer without the cluster secret
-  kNotFound,          // HTTP 404, or a cache miss
-  kTooLarge,          // HTTP 413
-  kResourceExhausted, // a bounded queue, pool or budget is full: HTTP 429
-  kUnavailable,       // peer gone, not ready, draining: HTTP 503
+  kUsage,              // bad flag or setting: exit code 2
+  kBadInput,           // malformed file: exit code 3
+  kInvalidArgument,    // bad value in a request: HTTP 400
+  kUnauthenticated,    // HTTP 401, or a peer without the cluster secret
+  kNotFound,           // HTTP 404, or a cache miss
+  kTooLarge,           // HTTP 413
+  kResourceExhausted,  // a bounded queue, pool or budget is full: HTTP 429
+  kUnavailable,        // peer gone, not ready, draining: HTTP 503
   kDeadlineExceeded,
   kCancelled,
-  kDataLoss,          // checksum mismatch: treated as a miss, counted
+  kDataLoss,  // checksum mismatch: treated as a miss, counted
   kInternal,
 };
 
@@ -84,16 +85,16 @@ class [[nodiscard]] Result<void> {
 using Status = Result<void>;
 
 // Returns the error to the caller, or goes on.
-#define LOWKEY_TRY(expression)                                    \
-  do {                                                            \
+#define LOWKEY_TRY(expression)                                              \
+  do {                                                                      \
     if (auto status_ = (expression); !status_.ok()) return status_.error(); \
   } while (false)
 
 // Declares `name` from a Result, or returns its error.
 #define LOWKEY_ASSIGN(name, expression) LOWKEY_ASSIGN_(name, expression, __LINE__)
 #define LOWKEY_ASSIGN_(name, expression, line) LOWKEY_ASSIGN__(name, expression, line)
-#define LOWKEY_ASSIGN__(name, expression, line)       \
-  auto result_##line = (expression);                  \
+#define LOWKEY_ASSIGN__(name, expression, line)          \
+  auto result_##line = (expression);                     \
   if (!result_##line.ok()) return result_##line.error(); \
   auto name = std::move(result_##line).value()
 

@@ -14,7 +14,7 @@ struct ServeConfig {
   std::string recipe;  // file; empty: exact
   std::string listen = "127.0.0.1";
   int port = 8000;
-  int tp = 0;        // 0: from the number of ranks
+  int tp = 0;  // 0: from the number of ranks
   int replicas = 0;
   int stores = -1;
   std::string dtype = "bf16";
@@ -49,11 +49,14 @@ struct ServeConfig {
     v.number("drain-seconds", c.drain_seconds, 0, 3600, "time running requests get after SIGTERM");
     v.number("step-tokens", c.step_tokens, 1, 65536, "token budget of one engine step");
     v.number("max-batch", c.max_batch, 1, 4096, "sequences that run together");
-    v.number("step-deadline-seconds", c.step_deadline_seconds, 1, 3600, "a step or collective longer than this is a failure");
-    v.secret("cluster-secret", c.cluster_secret, "joins processes to the cluster; empty: made at start, shared by MPI");
+    v.number("step-deadline-seconds", c.step_deadline_seconds, 1, 3600,
+             "a step or collective longer than this is a failure");
+    v.secret("cluster-secret", c.cluster_secret,
+             "joins processes to the cluster; empty: made at start, shared by MPI");
     v.text("cluster-listen", c.cluster_listen, "address the control ports bind to");
     v.number("threads", c.threads, 0, 1024, "compute threads per worker; 0: cores / ranks of the host");
-    v.choice("log-level", c.log_level, {"debug", "info", "warning", "error"}, "least severe line that is printed");
+    v.choice("log-level", c.log_level, {"debug", "info", "warning", "error"},
+             "least severe line that is printed");
   }
 };
 

@@ -1,0 +1,11 @@
+// How much memory this process may use: the host's, or its cgroup's limit when that is lower.
+#pragma once
+
+#include <cstdint>
+
+namespace lowkey {
+
+uint64_t host_memory_limit_bytes();
+int usable_cores();  // affinity mask and cgroup quota respected, at least 1
+
+}  // namespace lowkey

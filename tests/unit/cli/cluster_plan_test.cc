@@ -1,0 +1,61 @@
+#include "cli/cluster_plan.h"
+
+#include <gtest/gtest.h>
+
+namespace lowkey::cli {
+namespace {
+
+using transport::Role;
+using Named = std::vector<std::optional<Role>>;
+
+TEST(ClusterPlan, DefaultsToOneReplicaOverAllMiddleRanks) {
+  const auto plan = ClusterPlan::make(ServeConfig{}, Named(4));
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->tp, 2);
+  EXPECT_EQ(plan->ranks[0].role, Role::kCoordinator);
+  EXPECT_EQ(plan->ranks[1].role, Role::kWorker);
+  EXPECT_EQ(plan->ranks[2].replica_rank, 1);
+  EXPECT_EQ(plan->ranks[3].role, Role::kStore);
+}
+
+TEST(ClusterPlan, NamesTheSumThatDoesNotHold) {
+  ServeConfig config;
+  config.tp = 2;
+  config.replicas = 2;
+  const auto plan = ClusterPlan::make(config, Named(5));
+  ASSERT_FALSE(plan.ok());
+  EXPECT_EQ(plan.error().code, Code::kUsage);
+  EXPECT_NE(plan.error().message.find("= 6"), std::string::npos) << plan.error().message;
+  EXPECT_NE(plan.error().message.find("5 ranks"), std::string::npos) << plan.error().message;
+}
+
+TEST(ClusterPlan, TooFewRanks) {
+  EXPECT_FALSE(ClusterPlan::make(ServeConfig{}, Named(2)).ok());
+  ServeConfig config;
+  config.stores = 0;
+  EXPECT_TRUE(ClusterPlan::make(config, Named(2)).ok());
+}
+
+TEST(ClusterPlan, ReplicasTakeAdjacentRanks) {
+  ServeConfig config;
+  config.tp = 2;
+  config.replicas = 2;
+  const auto plan = ClusterPlan::make(config, Named(6));
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->ranks[3].replica, 1);
+  EXPECT_EQ(plan->ranks[3].replica_rank, 0);
+  EXPECT_EQ(plan->ranks[4].replica_rank, 1);
+}
+
+TEST(ClusterPlan, NamedRolesMayComeInAnyOrderBehindTheCoordinator) {
+  const auto plan =
+      ClusterPlan::make(ServeConfig{}, Named{Role::kCoordinator, Role::kStore, Role::kWorker, Role::kWorker});
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->tp, 2);
+  EXPECT_EQ(plan->ranks[3].replica_rank, 1);
+  EXPECT_FALSE(ClusterPlan::make(ServeConfig{}, Named{Role::kWorker, Role::kCoordinator, Role::kStore}).ok());
+  EXPECT_FALSE(ClusterPlan::make(ServeConfig{}, Named{Role::kCoordinator, std::nullopt, Role::kStore}).ok());
+}
+
+}  // namespace
+}  // namespace lowkey::cli
