@@ -121,7 +121,9 @@ ParsedOptions parse_serve_options(int argc, char** argv, bool print) {
       "Ranks: 1 coordinator + T*R workers + S stores; without --tp, --replicas and --stores: 1 + (N-2) + 1.\n"
       "Exit codes: 0 done, 2 usage, 3 bad input file, 4 runtime failure.");
   try {
-    std::vector<std::string> arguments = variables_as_flags(binder.variables());
+    auto variables = binder.variables();
+    variables.emplace("LOWKEY_CONFIG", "--config");
+    std::vector<std::string> arguments = variables_as_flags(variables);
     arguments.insert(arguments.end(), argv + 1, argv + argc);
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
     app.parse(std::move(arguments));
