@@ -1,0 +1,44 @@
+// The embedded quantizer: non-uniform nested cells for values of about unit scale (x / row scalar).
+//
+//   4 bits  Lloyd-Max cells of the standard normal density: 16 intervals, each boundary midway between the
+//           conditional means of its neighbours (Lloyd 1982, Max 1960).
+//   2 bits  the upper half of the 4-bit code: four cells merged into one.
+//   8 bits  each 4-bit cell split into 16 equal steps; the two outer cells end at 4.5.
+//
+// So a code of width w is the top w bits of the 8-bit code, and dropping low bits never needs re-encoding.
+// Values: conditional means under the normal density for 2 and 4 bits, middle of the step for 8 bits, as
+// base[hi] + step[hi] * lo. On N(0, 1) the signal-to-noise ratios are 9.2 / 20.2 / 42.5 dB; one uniform range
+// cannot serve all three widths.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace lowkey::kernels {
+
+inline constexpr float kEmbeddedEdge = 4.5f;  // largest |x / row scalar| that is not clipped
+
+struct EmbeddedTables {
+  float edge[17];      // boundaries of the 4-bit cells; outermost -4.5 and 4.5
+  float inv_step[16];  // 16 / width of the cell
+  float base[16];      // 8-bit value of lo = 0
+  float step[16];      // of one 8-bit step
+  float value4[16];
+  float value2[4];
+};
+
+const EmbeddedTables& embedded_tables();
+
+// The 8-bit code of u; shift right by 4 or 6 for the narrower ones. Clips beyond the edge; NaN codes as the
+// lowest cell.
+uint8_t embedded_code(float u);
+
+// The value of a code of 2, 4 or 8 bits.
+float embedded_value(uint8_t code, int bits);
+
+// The row scalar without a profile: max(rms(row), absmax(row) / 4.5) rounded up to bf16, so that nothing
+// clips. Returns the bf16 bits. Sums in index order in f32 over eight interleaved partial sums (so that the
+// SIMD version is equal to the bit).
+uint16_t embedded_row_scalar(std::span<const float> row);
+
+}  // namespace lowkey::kernels
