@@ -30,7 +30,7 @@ Result<uint64_t> parse_bytes(std::string_view text) {
   double number = 0;
   const auto [end, failure] =
       std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
-  if (failure != std::errc() || number < 0) return bad;
+  if (failure != std::errc() || !(number >= 0)) return bad;  // from_chars reads "nan"
   std::string_view unit(end, text.data() + text.size() - end);
   if (unit.starts_with(' ')) unit.remove_prefix(1);
   for (const Unit& known : kUnits) {

@@ -1,76 +1,124 @@
-// Every metric, declared once: name, type, unit, help, labels, buckets. vLLM's vocabulary where it exists, with our
-// prefix; base units; `_total` for counters only. tests check that dashboards and alerts name only these.
+// Every metric, declared once: name, type, who feeds it, labels, buckets, help. vLLM's vocabulary where it
+// exists, with our prefix; base units; `_total` for counters only. Tests check that dashboards and alerts
+// name only these, and docs/metrics.md lists them.
 #pragma once
 
+#include <cstddef>
 #include <span>
 #include <string_view>
+#include <vector>
 
 namespace lowkey::monitoring {
 
 enum class MetricType { kCounter, kGauge, kHistogram };
 
-// X(enumerator, name, type, labels, buckets, help). Labels: space-separated; `role` and `rank` are on every series.
-#define LOWKEY_METRICS(X)                                                                                             \
-  /* requests, as the coordinator sees them */                                                                        \
-  X(kRequestSuccess, "lowkey_request_success_total", kCounter, "finished_reason", kNone,                              \
-    "Requests answered, by finish reason")                                                                            \
-  X(kHttpRequests, "lowkey_http_requests_total", kCounter, "endpoint status", kNone, "HTTP responses")                \
-  X(kHttpConnections, "lowkey_http_connections", kGauge, "", kNone, "Open client connections")                        \
-  X(kQueuedRequests, "lowkey_queued_requests", kGauge, "", kNone, "Requests held by the coordinator")                 \
-  X(kQueueLimit, "lowkey_queue_limit_requests", kGauge, "", kNone, "Bound of the coordinator's queue")                \
-  X(kRejectedRequests, "lowkey_rejected_requests_total", kCounter, "reason", kNone, "Requests refused with 429/503")  \
-  X(kClientDisconnects, "lowkey_client_disconnects_total", kCounter, "", kNone, "Requests cancelled by disconnect")   \
-  X(kTimeToFirstToken, "lowkey_time_to_first_token_seconds", kHistogram, "", kTtft, "Request received to first token") \
-  X(kInterTokenLatency, "lowkey_inter_token_latency_seconds", kHistogram, "", kItl, "Time between tokens of a request") \
-  X(kRequestLatency, "lowkey_e2e_request_latency_seconds", kHistogram, "", kLatency, "Request received to last token") \
-  X(kQueueTime, "lowkey_request_queue_time_seconds", kHistogram, "", kTtft, "Waiting before the first step")          \
-  X(kRequestPromptTokens, "lowkey_request_prompt_tokens", kHistogram, "", kTokens, "Prompt tokens of a request")      \
-  X(kRequestGenerationTokens, "lowkey_request_generation_tokens", kHistogram, "", kTokens, "Answer tokens of a request") \
-  X(kRankUp, "lowkey_rank_up", kGauge, "peer_role peer_rank", kNone, "1 while the rank answers heartbeats")           \
-  X(kReady, "lowkey_ready", kGauge, "", kNone, "1 when a replica can serve")                                          \
-  /* engine, as the leader sees it */                                                                                 \
-  X(kRequestsRunning, "lowkey_num_requests_running", kGauge, "", kNone, "Sequences in the running batch")             \
-  X(kRequestsWaiting, "lowkey_num_requests_waiting", kGauge, "", kNone, "Sequences waiting for admission")            \
-  X(kPreemptions, "lowkey_num_preemptions_total", kCounter, "", kNone, "Sequences preempted for memory")              \
-  X(kPromptTokens, "lowkey_prompt_tokens_total", kCounter, "source", kNone,                                           \
-    "Prompt tokens by source: computed, device (prefix hit), store (restored)")                                       \
-  X(kGenerationTokens, "lowkey_generation_tokens_total", kCounter, "", kNone, "Tokens sampled")                       \
-  X(kRecomputedTokens, "lowkey_recomputed_tokens_total", kCounter, "cause", kNone, "Tokens computed again")           \
-  X(kPrefixQueries, "lowkey_prefix_cache_queries_total", kCounter, "", kNone, "Prompt tokens looked up")              \
-  X(kPrefixHits, "lowkey_prefix_cache_hits_total", kCounter, "tier", kNone, "Prompt tokens found, by tier")           \
-  X(kStepSeconds, "lowkey_step_seconds", kHistogram, "", kItl, "Duration of engine steps")                            \
-  X(kStepTokens, "lowkey_step_tokens", kHistogram, "", kTokens, "Tokens computed in a step")                          \
-  X(kStepSequences, "lowkey_step_sequences", kHistogram, "", kTokens, "Sequences in a step")                          \
-  X(kEngineQueueLimit, "lowkey_engine_queue_limit_requests", kGauge, "", kNone, "Bound of the engine's queue")        \
-  /* cache, per rank */                                                                                               \
-  X(kKvBytes, "lowkey_kv_bytes", kGauge, "tier state", kNone,                                                         \
-    "KV cache bytes by tier (device, host) and state (capacity, used, evictable, free, in_flight)")                   \
-  X(kKvPages, "lowkey_kv_pages", kGauge, "tier state", kNone, "KV cache pages by tier and state")                     \
-  X(kKvBytesPerToken, "lowkey_kv_bytes_per_token", kGauge, "", kNone, "Marginal bytes per token on this rank")        \
-  X(kKvCompressionRatio, "lowkey_kv_compression_ratio", kGauge, "", kNone, "bf16 bytes over bytes, at 8192 tokens")   \
-  X(kKvUsage, "lowkey_kv_cache_usage_ratio", kGauge, "", kNone, "Used share of the device tier, 0 to 1")              \
-  X(kWeightBytes, "lowkey_weight_bytes", kGauge, "", kNone, "Packed weights on this rank")                            \
-  X(kSpillOutcomes, "lowkey_kv_spill_pages_total", kCounter, "outcome", kNone,                                        \
-    "Spilled pages: stored, already_present, dropped_store_full, dropped_staging_full, failed")                       \
-  X(kRestoreOutcomes, "lowkey_kv_restore_pages_total", kCounter, "outcome", kNone,                                    \
-    "Pages asked of a store: restored, miss, corrupt, failed")                                                        \
-  X(kRestoreSeconds, "lowkey_kv_restore_seconds", kHistogram, "", kTtft, "Lookup to last page landed")                \
-  X(kStoreEvictions, "lowkey_store_evicted_pages_total", kCounter, "", kNone, "Pages dropped by the store (LRU)")     \
-  X(kStoreLeases, "lowkey_store_leases", kGauge, "", kNone, "Pages leased to readers now")                            \
-  X(kStoreExpired, "lowkey_store_expired_total", kCounter, "what", kNone, "Leases and reservations that ran out")     \
-  /* transport, per rank */                                                                                           \
-  X(kTransferBytes, "lowkey_transfer_bytes_total", kCounter, "direction transport", kNone, "One-sided transfers")     \
-  X(kTransferSeconds, "lowkey_transfer_seconds_total", kCounter, "direction transport", kNone, "Time in transfers")   \
-  X(kTransferFailures, "lowkey_transfer_failures_total", kCounter, "direction", kNone, "Transfers failed or timed out") \
-  X(kControlMessages, "lowkey_control_messages_total", kCounter, "direction", kNone, "Control messages")              \
-  X(kControlBytes, "lowkey_control_bytes_total", kCounter, "direction", kNone, "Control message bytes")               \
-  X(kPeersDown, "lowkey_peer_losses_total", kCounter, "reason", kNone, "Peers lost: killed, silent, refused")         \
-  X(kCollectiveSeconds, "lowkey_collective_seconds_total", kCounter, "", kNone, "Step time spent in collectives")     \
-  /* process */                                                                                                       \
-  X(kResidentBytes, "lowkey_process_memory_bytes", kGauge, "kind", kNone, "Memory of the process: anonymous, shared, file") \
-  X(kCpuSeconds, "lowkey_process_cpu_seconds_total", kCounter, "", kNone, "CPU time of the process")                  \
-  X(kStartSeconds, "lowkey_start_seconds", kGauge, "", kNone, "Process start to ready")                               \
-  X(kInfo, "lowkey_info", kGauge, "version model recipe dtype", kNone, "1; what this process runs")
+// Who feeds a metric. kLeader is the replica's rank 0, kRank is every worker rank, kCache is workers and
+// stores.
+enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
+
+// X(enumerator, name, type, feeder, labels, buckets, help). Labels are space-separated: `name=a|b` may take
+// these values (anything else is counted as `other`), a bare `name` is bounded by the cluster (a peer, a
+// route, a status). `role` and `rank` are on every series.
+#define LOWKEY_METRICS(X)                                                                                    \
+  /* requests, as the coordinator sees them */                                                               \
+  X(kRequestSuccess, "lowkey_request_success_total", kCounter, kCoordinator,                                 \
+    "finished_reason=stop|length|cancelled|error", kNone, "Requests answered, by finish reason")             \
+  X(kHttpRequests, "lowkey_http_requests_total", kCounter, kCoordinator, "endpoint status", kNone,           \
+    "HTTP responses")                                                                                        \
+  X(kHttpConnections, "lowkey_http_connections", kGauge, kCoordinator, "", kNone, "Open client connections") \
+  X(kQueuedRequests, "lowkey_queued_requests", kGauge, kCoordinator, "", kNone,                              \
+    "Requests held by the coordinator")                                                                      \
+  X(kQueueLimit, "lowkey_queue_limit_requests", kGauge, kCoordinator, "", kNone,                             \
+    "Bound of the coordinator's queue")                                                                      \
+  X(kRejectedRequests, "lowkey_rejected_requests_total", kCounter, kCoordinator,                             \
+    "reason=queue_full|not_ready|draining|too_long", kNone, "Requests refused with 429/503")                 \
+  X(kClientDisconnects, "lowkey_client_disconnects_total", kCounter, kCoordinator, "", kNone,                \
+    "Requests cancelled by disconnect")                                                                      \
+  X(kTimeToFirstToken, "lowkey_time_to_first_token_seconds", kHistogram, kCoordinator, "", kTtft,            \
+    "Request received to first token")                                                                       \
+  X(kInterTokenLatency, "lowkey_inter_token_latency_seconds", kHistogram, kCoordinator, "", kItl,            \
+    "Time between tokens of a request")                                                                      \
+  X(kRequestLatency, "lowkey_e2e_request_latency_seconds", kHistogram, kCoordinator, "", kLatency,           \
+    "Request received to last token")                                                                        \
+  X(kQueueTime, "lowkey_request_queue_time_seconds", kHistogram, kCoordinator, "", kTtft,                    \
+    "Waiting before the first step")                                                                         \
+  X(kRequestPromptTokens, "lowkey_request_prompt_tokens", kHistogram, kCoordinator, "", kTokens,             \
+    "Prompt tokens of a request")                                                                            \
+  X(kRequestGenerationTokens, "lowkey_request_generation_tokens", kHistogram, kCoordinator, "", kTokens,     \
+    "Answer tokens of a request")                                                                            \
+  X(kRankUp, "lowkey_rank_up", kGauge, kCoordinator, "peer_role peer_rank", kNone,                           \
+    "1 while the rank answers heartbeats")                                                                   \
+  X(kReady, "lowkey_ready", kGauge, kCoordinator, "", kNone, "1 when a replica can serve")                   \
+  /* engine, as the leader sees it */                                                                        \
+  X(kRequestsRunning, "lowkey_num_requests_running", kGauge, kLeader, "", kNone,                             \
+    "Sequences in the running batch")                                                                        \
+  X(kRequestsWaiting, "lowkey_num_requests_waiting", kGauge, kLeader, "", kNone,                             \
+    "Sequences waiting for admission")                                                                       \
+  X(kPreemptions, "lowkey_num_preemptions_total", kCounter, kLeader, "", kNone,                              \
+    "Sequences preempted for memory")                                                                        \
+  X(kPromptTokens, "lowkey_prompt_tokens_total", kCounter, kLeader, "source=computed|device|store", kNone,   \
+    "Prompt tokens by source: computed, device (prefix hit), store (restored)")                              \
+  X(kGenerationTokens, "lowkey_generation_tokens_total", kCounter, kLeader, "", kNone, "Tokens sampled")     \
+  X(kRecomputedTokens, "lowkey_recomputed_tokens_total", kCounter, kLeader,                                  \
+    "cause=preemption|retry|restore_miss", kNone, "Tokens computed again")                                   \
+  X(kPrefixQueries, "lowkey_prefix_cache_queries_total", kCounter, kLeader, "", kNone,                       \
+    "Prompt tokens looked up")                                                                               \
+  X(kPrefixHits, "lowkey_prefix_cache_hits_total", kCounter, kLeader, "tier=device|store", kNone,            \
+    "Prompt tokens found, by tier")                                                                          \
+  X(kStepSeconds, "lowkey_step_seconds", kHistogram, kLeader, "", kItl, "Duration of engine steps")          \
+  X(kStepTokens, "lowkey_step_tokens", kHistogram, kLeader, "", kTokens, "Tokens computed in a step")        \
+  X(kStepSequences, "lowkey_step_sequences", kHistogram, kLeader, "", kTokens, "Sequences in a step")        \
+  X(kEngineQueueLimit, "lowkey_engine_queue_limit_requests", kGauge, kLeader, "", kNone,                     \
+    "Bound of the engine's queue")                                                                           \
+  /* cache, per rank */                                                                                      \
+  X(kKvBytes, "lowkey_kv_bytes", kGauge, kCache,                                                             \
+    "tier=device|host state=capacity|used|evictable|free|in_flight", kNone,                                  \
+    "KV cache bytes by tier (device, host) and state (capacity, used, evictable, free, in_flight)")          \
+  X(kKvPages, "lowkey_kv_pages", kGauge, kCache,                                                             \
+    "tier=device|host state=capacity|used|evictable|free|in_flight", kNone,                                  \
+    "KV cache pages by tier and state")                                                                      \
+  X(kKvBytesPerToken, "lowkey_kv_bytes_per_token", kGauge, kRank, "", kNone,                                 \
+    "Marginal bytes per token on this rank")                                                                 \
+  X(kKvCompressionRatio, "lowkey_kv_compression_ratio", kGauge, kRank, "", kNone,                            \
+    "bf16 bytes over bytes, at 8192 tokens")                                                                 \
+  X(kKvUsage, "lowkey_kv_cache_usage_ratio", kGauge, kRank, "", kNone,                                       \
+    "Used share of the device tier, 0 to 1")                                                                 \
+  X(kWeightBytes, "lowkey_weight_bytes", kGauge, kRank, "", kNone, "Packed weights on this rank")            \
+  X(kSpillOutcomes, "lowkey_kv_spill_pages_total", kCounter, kRank,                                          \
+    "outcome=stored|already_present|dropped_store_full|dropped_staging_full|failed", kNone,                  \
+    "Spilled pages: stored, already_present, dropped_store_full, dropped_staging_full, failed")              \
+  X(kRestoreOutcomes, "lowkey_kv_restore_pages_total", kCounter, kRank,                                      \
+    "outcome=restored|miss|corrupt|failed", kNone,                                                           \
+    "Pages asked of a store: restored, miss, corrupt, failed")                                               \
+  X(kRestoreSeconds, "lowkey_kv_restore_seconds", kHistogram, kRank, "", kTtft,                              \
+    "Lookup to last page landed")                                                                            \
+  X(kStoreEvictions, "lowkey_store_evicted_pages_total", kCounter, kStore, "", kNone,                        \
+    "Pages dropped by the store (LRU)")                                                                      \
+  X(kStoreLeases, "lowkey_store_leases", kGauge, kStore, "", kNone, "Pages leased to readers now")           \
+  X(kStoreExpired, "lowkey_store_expired_total", kCounter, kStore, "what=lease|reservation", kNone,          \
+    "Leases and reservations that ran out")                                                                  \
+  /* transport, per rank */                                                                                  \
+  X(kTransferBytes, "lowkey_transfer_bytes_total", kCounter, kRank, "direction=put|get transport", kNone,    \
+    "One-sided transfers")                                                                                   \
+  X(kTransferSeconds, "lowkey_transfer_seconds_total", kCounter, kRank, "direction=put|get transport",       \
+    kNone, "Time in transfers")                                                                              \
+  X(kTransferFailures, "lowkey_transfer_failures_total", kCounter, kRank, "direction=put|get", kNone,        \
+    "Transfers failed or timed out")                                                                         \
+  X(kControlMessages, "lowkey_control_messages_total", kCounter, kProcess, "direction=sent|received", kNone, \
+    "Control messages")                                                                                      \
+  X(kControlBytes, "lowkey_control_bytes_total", kCounter, kProcess, "direction=sent|received", kNone,       \
+    "Control message bytes")                                                                                 \
+  X(kPeersDown, "lowkey_peer_losses_total", kCounter, kProcess, "reason=killed|silent|refused", kNone,       \
+    "Peers lost: killed, silent, refused")                                                                   \
+  X(kCollectiveSeconds, "lowkey_collective_seconds_total", kCounter, kRank, "", kNone,                       \
+    "Step time spent in collectives")                                                                        \
+  /* process */                                                                                              \
+  X(kResidentBytes, "lowkey_process_memory_bytes", kGauge, kProcess, "kind=anonymous|shared|file", kNone,    \
+    "Memory of the process: anonymous, shared, file")                                                        \
+  X(kCpuSeconds, "lowkey_process_cpu_seconds_total", kCounter, kProcess, "", kNone,                          \
+    "CPU time of the process")                                                                               \
+  X(kStartSeconds, "lowkey_start_seconds", kGauge, kProcess, "", kNone, "Process start to ready")            \
+  X(kInfo, "lowkey_info", kGauge, kProcess, "version model recipe dtype", kNone, "1; what this process runs")
 
 enum class Metric {
 #define LOWKEY_METRIC_ENUM(id, ...) id,
@@ -81,12 +129,19 @@ enum class Metric {
 struct MetricSpec {
   std::string_view name;
   MetricType type;
-  std::string_view labels;  // space-separated
+  Feeder feeder;
+  std::string_view labels;  // as above
   std::span<const double> buckets;
   std::string_view help;
 };
 
+struct LabelSpec {
+  std::string_view name;
+  std::vector<std::string_view> values;  // empty: bounded by the cluster, not by the catalog
+};
+
 const MetricSpec& spec(Metric metric);
-std::span<const MetricSpec> catalog();
+std::span<const MetricSpec> catalog();  // in the order of Metric
+std::vector<LabelSpec> label_specs(const MetricSpec& metric);
 
 }  // namespace lowkey::monitoring
