@@ -1,0 +1,62 @@
+// Text to token ids and back, as a model folder's tokenizer.json says: BPE, byte-level or
+// SentencePiece-style.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace lowkey::coordinator {
+
+class TokenDecoder;
+
+// Immutable after loading and thread-safe (an internal cache locks for itself). Gives the ids and texts of
+// the `tokenizers` package. A file that is malformed, or asks for a component that is not supported, is
+// Code::kBadInput with one line naming file, field, expected and found.
+class Tokenizer {
+ public:
+  // Reads tokenizer.json and, where present, tokenizer_config.json of a model folder.
+  static Result<std::unique_ptr<Tokenizer>> load(const std::filesystem::path& model_dir);
+  // The same from memory; an empty `config_json` counts as absent. `name` stands before the file names in
+  // errors.
+  static Result<std::unique_ptr<Tokenizer>> from_json(std::string_view tokenizer_json,
+                                                      std::string_view config_json, const std::string& name);
+  ~Tokenizer();
+
+  // Ill-formed UTF-8 is read as U+FFFD. Special tokens written out in `text` become their ids;
+  // `add_special_tokens` adds those the model wants around a text (BOS).
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const;
+
+  // Well-formed UTF-8 always. Ids outside the vocabulary add nothing.
+  std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
+
+  // The bytes that the token adds in the middle of a text; maybe a part of a character. Empty for unknown
+  // ids.
+  std::string token_bytes(int32_t id) const;
+  std::optional<int32_t> id_of(std::string_view token) const;  // as spelt in the file
+
+  // One more than the largest id in the file; the model's embedding may have more rows.
+  int32_t vocab_size() const;
+  bool is_special(int32_t id) const;
+  std::optional<int32_t> bos() const;
+  std::optional<int32_t> eos() const;
+  // Their texts, for chat templates; empty where the model has none.
+  const std::string& bos_text() const;
+  const std::string& eos_text() const;
+
+  const TokenDecoder& decoder() const;
+
+ private:
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lowkey::coordinator
