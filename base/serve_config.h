@@ -27,7 +27,7 @@ struct ServeConfig {
   int max_batch = 64;
   int step_deadline_seconds = 30;
   std::string cluster_secret;  // empty: made at start and shared by MPI
-  std::string cluster_listen = "127.0.0.1";
+  std::string cluster_listen;
   int threads = 0;  // compute threads per worker; 0: cores / ranks on the host
   std::string log_level = "info";
 
@@ -53,7 +53,7 @@ struct ServeConfig {
              "a step or collective longer than this is a failure");
     v.secret("cluster-secret", c.cluster_secret,
              "joins processes to the cluster; empty: made at start, shared by MPI");
-    v.text("cluster-listen", c.cluster_listen, "address the control ports bind to");
+    v.text("cluster-listen", c.cluster_listen, "address the control ports bind to; empty: loopback on one host, else the first external address");
     v.number("threads", c.threads, 0, 1024, "compute threads per worker; 0: cores / ranks of the host");
     v.choice("log-level", c.log_level, {"debug", "info", "warning", "error"},
              "least severe line that is printed");
