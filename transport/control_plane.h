@@ -12,11 +12,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/deadline.h"
 #include "base/result.h"
 #include "transport/peer.h"
+#include "transport/stats.h"
 
 namespace boost::asio {
 class io_context;
@@ -38,14 +40,18 @@ enum class MessageType : uint16_t {
   kRelease = 69, kAbort = 70, kCommitReply = 71, kPoolInfo = 72,
 };
 
+// Bodies are plans, tables and metric pages, never cache content; the receiver buffers one whole message.
+inline constexpr size_t kMaxMessageBytes = 16u << 20;
+
 class ControlConnection {
  public:
   virtual ~ControlConnection() = default;
   virtual const PeerInfo& peer() const = 0;
   virtual uint64_t id() const = 0;  // unique within this process
-  // Queues the message; kResourceExhausted when more than the bound of bytes is in flight, kUnavailable when down.
+  // Queues the message; kTooLarge above kMaxMessageBytes, kResourceExhausted when more than the bound of bytes is
+  // in flight, kUnavailable when down.
   virtual Status send(MessageType type, std::string body) = 0;
-  virtual void close() = 0;  // orderly: sends Goodbye, on_down follows with kCancelled
+  virtual void close() = 0;  // orderly: sends Goodbye, on_down follows with kCancelled on both sides
 };
 using ConnectionPtr = std::shared_ptr<ControlConnection>;
 
@@ -75,6 +81,7 @@ class ControlPlane {
   virtual void connect(const std::string& address, Deadline deadline,
                        std::function<void(Result<ConnectionPtr>)> done) = 0;
   virtual void shutdown() = 0;  // closes every connection
+  virtual TransportStats stats() const = 0;  // of this plane and of the data plane made with it
 };
 
 }  // namespace lowkey::transport

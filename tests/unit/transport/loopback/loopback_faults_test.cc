@@ -1,0 +1,135 @@
+// The faults a LoopbackNetwork can inject, and what the planes make of them.
+#include <gtest/gtest.h>
+
+#include "tests/unit/transport/node.h"
+#include "transport/loopback/loopback_network.h"
+
+namespace lowkey::transport {
+namespace {
+
+using namespace std::chrono_literals;
+
+class LoopbackFaults : public ::testing::Test {
+ protected:
+  std::unique_ptr<Node> node(const ControlOptions& options) {
+    const auto make = [this](boost::asio::io_context& io, ControlOptions o,
+                             ControlHandlers h) -> decltype(Node::Make()(io, o, h)) {
+      LOWKEY_ASSIGN(transport, network_->make_transport(io, std::move(o), std::move(h)));
+      return std::pair(std::move(transport.control), std::move(transport.data));
+    };
+    return std::make_unique<Node>(make, options);
+  }
+  void SetUp() override {
+    auto options = test_options(Role::kStore, 3);
+    options.heartbeat_interval = 50ms;
+    server_ = node(options);
+    options.self.role = Role::kWorker;
+    client_ = node(options);
+    auto connected = client_->connect(server_->control->address());
+    ASSERT_TRUE(connected.ok());
+    connection_ = *connected;
+    ASSERT_TRUE(server_->wait_ups(1));
+    pool_ = *server_->on_io([&] { return server_->data->allocate(1 << 20); });
+    remote_ = *client_->on_io([&] { return client_->data->open(connection_, "", pool_->remote_handle()); });
+  }
+
+  std::shared_ptr<LoopbackNetwork> network_ = LoopbackNetwork::create();
+  std::unique_ptr<Node> server_, client_;
+  ConnectionPtr connection_;
+  std::shared_ptr<MemoryPool> pool_;
+  std::shared_ptr<RemotePool> remote_;
+};
+
+TEST_F(LoopbackFaults, DropEndsTheConnectionOnceOnBothSides) {
+  network_->drop(server_->control->address());
+  network_->drop(server_->control->address());
+  ASSERT_TRUE(client_->wait_downs(1));
+  ASSERT_TRUE(server_->wait_downs(1));
+  EXPECT_EQ(client_->downs()[0].error.code, Code::kUnavailable);
+  EXPECT_FALSE(client_->send(connection_, MessageType::kSubmit, "").ok());
+  client_->stop();
+  server_->stop();
+  EXPECT_EQ(client_->downs().size(), 1u);
+  EXPECT_EQ(server_->downs().size(), 1u);
+}
+
+TEST_F(LoopbackFaults, AStalledPeerIsNoticedByItsSilence) {
+  network_->stall(server_->control->address());
+  ASSERT_TRUE(client_->wait_downs(1));
+  EXPECT_NE(client_->downs()[0].error.message.find("no sign of life"), std::string::npos);
+  EXPECT_EQ(client_->stats().heartbeats_missed, 3u);
+}
+
+TEST_F(LoopbackFaults, HeartbeatsKeepAnIdleConnection) {
+  const Deadline deadline = Deadline::in(kPatience);
+  // The round trip is known only after a beat was answered.
+  while (client_->stats().heartbeat_round_trip_seconds == 0 && !deadline.passed()) std::this_thread::yield();
+  EXPECT_GT(client_->stats().heartbeat_round_trip_seconds, 0);
+  EXPECT_TRUE(client_->downs().empty());
+}
+
+TEST_F(LoopbackFaults, HeldMessagesArriveInOrderAfterResume) {
+  auto options = test_options(Role::kStore, 4);
+  auto server = node(options);
+  auto client = node(test_options());
+  auto connection = client->connect(server->control->address());
+  ASSERT_TRUE(connection.ok());
+  network_->stall(server->control->address());
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(client->send(*connection, MessageType::kSubmit, std::to_string(i)).ok());
+  }
+  EXPECT_GT(client->stats().message_bytes_in_flight_now, 0u);
+  EXPECT_TRUE(server->messages().empty());
+  network_->resume(server->control->address());
+  ASSERT_TRUE(server->wait_messages(100));
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(server->messages()[i].body, std::to_string(i));
+}
+
+TEST_F(LoopbackFaults, TheNthTransferFails) {
+  network_->inject(TransferFault::kFail, 2);
+  std::vector<std::byte> local(4096);
+  EXPECT_TRUE(client_->put(remote_, {{local, 0}}).ok());
+  const Status failed = client_->put(remote_, {{local, 0}});
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.error().message, "injected failure");
+  EXPECT_TRUE(client_->put(remote_, {{local, 0}}).ok());
+  EXPECT_EQ(client_->stats().transfers.at("loopback").failed_batches, 1u);
+}
+
+TEST_F(LoopbackFaults, AFlippedBitArrivesAsSuccess) {
+  std::vector<std::byte> local(4096);
+  network_->inject(TransferFault::kFlipBit, 1);
+  ASSERT_TRUE(client_->get(remote_, {{local, 0}}).ok());
+  EXPECT_EQ(local[2048], std::byte{0x10});
+}
+
+TEST_F(LoopbackFaults, AHangingTransferEndsAtItsDeadlineAndStaysQuarantined) {
+  auto local = std::make_shared<std::vector<std::byte>>(4096);
+  network_->inject(TransferFault::kNeverCompletes, 1);
+  const TimePoint start = Clock::now();
+  const Status status = client_->get(remote_, {{*local, 0}}, 100ms, local);
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().code, Code::kDeadlineExceeded);
+  EXPECT_GE(seconds(Clock::now() - start), 0.1);
+  EXPECT_EQ(client_->stats().quarantined_bytes_now, 4096u);
+  EXPECT_GT(local.use_count(), 1);
+  network_->drop(server_->control->address());
+  ASSERT_TRUE(client_->wait_downs(1));
+  EXPECT_EQ(client_->stats().quarantined_bytes_now, 0u);
+  EXPECT_EQ(local.use_count(), 1);
+}
+
+TEST_F(LoopbackFaults, APeersDeathFailsItsTransfersBeforeTheirDeadline) {
+  std::vector<std::byte> local(4096);
+  network_->inject(TransferFault::kNeverCompletes, 1);
+  auto answer = std::async(std::launch::async, [&] { return client_->get(remote_, {{local, 0}}, 60s); });
+  const Deadline deadline = Deadline::in(kPatience);
+  network_->drop(server_->control->address());
+  ASSERT_EQ(answer.wait_until(deadline.at()), std::future_status::ready);
+  const Status status = answer.get();
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().code, Code::kUnavailable);
+}
+
+}  // namespace
+}  // namespace lowkey::transport

@@ -1,0 +1,199 @@
+#include "transport/core/batch_plane.h"
+
+#include <boost/asio/post.hpp>
+
+#include "transport/core/session.h"
+#include "transport/core/session_context.h"
+
+namespace lowkey::transport {
+namespace {
+
+constexpr size_t kMaxBatches = 4096;      // under way or quarantined
+constexpr size_t kSliceBytes = 4u << 20;  // half a millisecond of shared-memory copy
+constexpr size_t kMaxOutstanding = 64;    // transfers of one batch; enough to fill any network
+
+}  // namespace
+
+struct BatchPlane::Batch {
+  Batch(boost::asio::io_context& io, TransferKind kind, std::shared_ptr<PoolView> pool)
+      : kind(kind), pool(std::move(pool)), timer(io) {}
+
+  const TransferKind kind;
+  const std::shared_ptr<PoolView> pool;
+  std::vector<Transfer> transfers;
+  size_t bytes = 0;
+  size_t next = 0;         // first transfer not started
+  size_t outstanding = 0;  // started, not completed (the flush included)
+  bool flushed = false;    // the flush has been started
+  bool advancing = false;  // a slice is being started or is posted
+  bool reported = false;
+  bool quarantined = false;
+  std::shared_ptr<void> keep_alive;
+  std::function<void(Status)> done;
+  boost::asio::steady_timer timer;
+  BatchPlane* plane = nullptr;  // null once the plane is gone
+};
+
+BatchPlane::BatchPlane(std::shared_ptr<SessionContext> context) : context_(std::move(context)) {
+  context_->down_observer = [this](uint64_t id, const Error& error) { fail_connection(id, error); };
+}
+
+BatchPlane::~BatchPlane() {
+  context_->down_observer = nullptr;
+  for (const auto& batch : batches_) {
+    batch->plane = nullptr;
+    batch->timer.cancel();
+    batch->done = nullptr;
+  }
+}
+
+void BatchPlane::put(const std::shared_ptr<RemotePool>& pool, std::vector<Transfer> batch, Deadline deadline,
+                     std::shared_ptr<void> keep_alive, std::function<void(Status)> done) {
+  submit(TransferKind::kPut, pool, std::move(batch), deadline, std::move(keep_alive), std::move(done));
+}
+
+void BatchPlane::get(const std::shared_ptr<RemotePool>& pool, std::vector<Transfer> batch, Deadline deadline,
+                     std::shared_ptr<void> keep_alive, std::function<void(Status)> done) {
+  submit(TransferKind::kGet, pool, std::move(batch), deadline, std::move(keep_alive), std::move(done));
+}
+
+Result<std::shared_ptr<Session>> BatchPlane::session_of(const ConnectionPtr& peer) const {
+  auto session = std::dynamic_pointer_cast<Session>(peer);
+  if (!session || !session->is_up()) return Error{Code::kUnavailable, "connection is down"};
+  const auto found = context_->sessions.find(session->id());
+  if (found == context_->sessions.end() || found->second != session) {
+    return Error{Code::kInvalidArgument, "connection of another transport"};
+  }
+  return session;
+}
+
+void BatchPlane::submit(TransferKind kind, const std::shared_ptr<RemotePool>& pool,
+                        std::vector<Transfer> transfers, Deadline deadline, std::shared_ptr<void> keep_alive,
+                        std::function<void(Status)> done) {
+  auto view = std::dynamic_pointer_cast<PoolView>(pool);
+  LOWKEY_CHECK(view != nullptr, "a pool of another plane");
+  auto batch = std::make_shared<Batch>(context_->io, kind, std::move(view));
+  batch->plane = this;
+  batch->transfers = std::move(transfers);
+  for (const Transfer& transfer : batch->transfers) batch->bytes += transfer.local.size();
+  batch->keep_alive = std::move(keep_alive);
+  batch->done = std::move(done);
+  const Status admitted = admit(*batch);
+  batches_.insert(batch);
+  batch->timer.expires_at(deadline.at());
+  batch->timer.async_wait([this, batch](boost::system::error_code ec) {
+    if (ec || !batch->plane) return;
+    report(batch, Error{Code::kDeadlineExceeded,
+                        fmt::format("{} of {} bytes did not finish before its deadline",
+                                    batch->kind == TransferKind::kPut ? "put" : "get", batch->bytes)});
+    release_if_settled(batch);
+  });
+  batch->advancing = true;
+  boost::asio::post(context_->io, [this, batch, admitted] {
+    if (!batch->plane) return;
+    batch->advancing = false;
+    if (!admitted.ok()) report(batch, admitted);
+    advance(batch);
+  });
+}
+
+Status BatchPlane::admit(const Batch& batch) const {
+  if (batches_.size() >= kMaxBatches) {
+    return Error{Code::kResourceExhausted,
+                 fmt::format("{} batches under way or quarantined", batches_.size())};
+  }
+  if (!context_->sessions.contains(batch.pool->connection_id())) {
+    return Error{Code::kUnavailable, "the pool's process is down"};
+  }
+  for (const Transfer& transfer : batch.transfers) {
+    const uint64_t size = batch.pool->size();
+    if (transfer.remote_offset > size || transfer.local.size() > size - transfer.remote_offset) {
+      return Error{Code::kInvalidArgument, fmt::format("{} bytes at offset {} of a pool of {}",
+                                                       transfer.local.size(), transfer.remote_offset, size)};
+    }
+  }
+  return {};
+}
+
+void BatchPlane::advance(const BatchPtr& batch) {
+  if (!batch->reported && !batch->advancing) start_slice(batch);
+  release_if_settled(batch);
+}
+
+void BatchPlane::start_slice(const BatchPtr& batch) {
+  const auto completion = [this, batch](Status status) { completed(batch, status); };
+  size_t slice = 0;
+  while (!batch->flushed && batch->outstanding < kMaxOutstanding) {
+    if (slice >= kSliceBytes) {
+      batch->advancing = true;
+      boost::asio::post(context_->io, [this, batch] {
+        if (!batch->plane) return;
+        batch->advancing = false;
+        advance(batch);
+      });
+      return;
+    }
+    const bool last = batch->next == batch->transfers.size();
+    auto started = last ? flush(*batch->pool, completion)
+                        : start(*batch->pool, batch->kind, batch->transfers[batch->next], completion);
+    if (!started.ok()) return report(batch, started.error());
+    if (*started) ++batch->outstanding;
+    if (last) {
+      batch->flushed = true;
+    } else {
+      slice += batch->transfers[batch->next++].local.size();
+    }
+  }
+  if (batch->flushed && batch->outstanding == 0) report(batch, {});
+}
+
+void BatchPlane::completed(const BatchPtr& batch, const Status& status) {
+  --batch->outstanding;
+  if (!batch->plane) return;
+  if (!status.ok()) {
+    report(batch, status);
+  } else if (batch->flushed && batch->outstanding == 0) {
+    report(batch, {});
+  }
+  advance(batch);
+}
+
+void BatchPlane::report(const BatchPtr& batch, Status status) {
+  if (batch->reported) return;
+  batch->reported = true;
+  batch->timer.cancel();
+  TransferStats& stats = context_->stats.transfers[batch->pool->transport()];
+  if (!status.ok()) {
+    ++stats.failed_batches;
+  } else if (batch->kind == TransferKind::kPut) {
+    ++stats.put_batches;
+    stats.put_bytes += batch->bytes;
+  } else {
+    ++stats.get_batches;
+    stats.get_bytes += batch->bytes;
+  }
+  if (batch->outstanding > 0) {
+    batch->quarantined = true;
+    context_->stats.quarantined_bytes_now += batch->bytes;
+  }
+  if (auto done = std::exchange(batch->done, nullptr)) done(std::move(status));
+}
+
+void BatchPlane::release_if_settled(const BatchPtr& batch) {
+  if (!batch->reported || batch->outstanding > 0) return;
+  if (std::exchange(batch->quarantined, false)) context_->stats.quarantined_bytes_now -= batch->bytes;
+  batch->keep_alive.reset();
+  batches_.erase(batch);
+}
+
+void BatchPlane::fail_connection(uint64_t connection_id, const Error& error) {
+  const auto batches = batches_;
+  for (const auto& batch : batches) {
+    if (batch->pool->connection_id() != connection_id) continue;
+    report(batch, Error{Code::kUnavailable, "the pool's process is down: " + error.message});
+    release_if_settled(batch);
+  }
+  connection_down(connection_id);
+}
+
+}  // namespace lowkey::transport

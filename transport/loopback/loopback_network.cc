@@ -1,0 +1,154 @@
+#include "transport/loopback/loopback_network.h"
+
+#include <boost/asio/post.hpp>
+
+#include "base/log.h"
+#include "transport/core/session_context.h"
+#include "transport/core/session_plane.h"
+#include "transport/loopback/loopback_data_plane.h"
+#include "transport/loopback/loopback_link.h"
+
+namespace lowkey::transport {
+
+std::shared_ptr<LoopbackNetwork> LoopbackNetwork::create() {
+  return std::shared_ptr<LoopbackNetwork>(new LoopbackNetwork());
+}
+
+Result<LoopbackTransport> LoopbackNetwork::make_transport(boost::asio::io_context& io, ControlOptions options,
+                                                          ControlHandlers handlers) {
+  LOWKEY_TRY(validate(options));
+  auto context = std::make_shared<SessionContext>(io, std::move(options), std::move(handlers));
+  auto links = std::make_unique<LoopbackLinkProvider>(io, shared_from_this());
+  LoopbackTransport transport;
+  transport.control = std::make_unique<SessionPlane>(context, std::move(links));
+  transport.data = std::make_unique<LoopbackDataPlane>(context, shared_from_this());
+  return transport;
+}
+
+std::string LoopbackNetwork::join(boost::asio::io_context& io,
+                                  std::function<void(std::shared_ptr<Link>)> on_inbound) {
+  std::lock_guard lock(mutex_);
+  std::string address = "loopback:" + std::to_string(next_id_++);
+  nodes_.emplace(address, Node{&io, std::move(on_inbound)});
+  return address;
+}
+
+void LoopbackNetwork::leave(const std::string& address) {
+  std::vector<Held> dropped;  // destroyed after the lock: tasks own links, which may call back
+  std::lock_guard lock(mutex_);
+  nodes_.erase(address);
+  std::erase_if(held_, [&](Held& held) {
+    if (held.from != address && held.to != address) return false;
+    dropped.push_back(std::move(held));
+    return true;
+  });
+}
+
+bool LoopbackNetwork::stalled(const std::string& address) const {
+  const auto node = nodes_.find(address);
+  return node != nodes_.end() && node->second.stalled;
+}
+
+bool LoopbackNetwork::deliver(const std::string& from, const std::string& to, Task task) {
+  std::lock_guard lock(mutex_);
+  const auto node = nodes_.find(to);
+  if (node == nodes_.end()) return false;
+  if (stalled(from) || node->second.stalled) {
+    held_.push_back({from, to, std::move(task)});
+  } else {
+    boost::asio::post(*node->second.io, std::move(task));
+  }
+  return true;
+}
+
+bool LoopbackNetwork::run_at(const std::string& address, Task task) {
+  std::lock_guard lock(mutex_);
+  const auto node = nodes_.find(address);
+  if (node == nodes_.end()) return false;
+  boost::asio::post(*node->second.io, std::move(task));
+  return true;
+}
+
+bool LoopbackNetwork::accept(const std::string& from, const std::string& to,
+                             std::shared_ptr<LoopbackLink> link) {
+  return deliver(from, to, [self = shared_from_this(), to, link = std::move(link)] {
+    std::function<void(std::shared_ptr<Link>)> on_inbound;
+    {
+      std::lock_guard lock(self->mutex_);
+      const auto node = self->nodes_.find(to);
+      if (node != self->nodes_.end()) on_inbound = node->second.on_inbound;
+    }
+    if (on_inbound) on_inbound(link);
+  });
+}
+
+void LoopbackNetwork::track(const std::shared_ptr<LoopbackLink>& a, const std::shared_ptr<LoopbackLink>& b) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(links_, [](const auto& pair) { return pair.first.expired() && pair.second.expired(); });
+  links_.emplace_back(a, b);
+}
+
+void LoopbackNetwork::drop(const std::string& address) {
+  std::vector<std::shared_ptr<LoopbackLink>> broken;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [weak_a, weak_b] : links_) {
+      const auto a = weak_a.lock(), b = weak_b.lock();
+      const auto& any = a ? a : b;
+      if (!any || (any->local() != address && any->remote() != address)) continue;
+      if (a) broken.push_back(a);
+      if (b) broken.push_back(b);
+    }
+  }
+  for (auto& link : broken) {
+    run_at(link->local(), [link] { link->fail({Code::kUnavailable, "connection reset by peer"}); });
+  }
+}
+
+void LoopbackNetwork::stall(const std::string& address) {
+  std::lock_guard lock(mutex_);
+  const auto node = nodes_.find(address);
+  if (node != nodes_.end()) node->second.stalled = true;
+}
+
+void LoopbackNetwork::resume(const std::string& address) {
+  std::lock_guard lock(mutex_);
+  const auto node = nodes_.find(address);
+  if (node == nodes_.end()) return;
+  node->second.stalled = false;
+  std::vector<Held> still_held;
+  for (Held& held : held_) {
+    if (stalled(held.from) || stalled(held.to)) {
+      still_held.push_back(std::move(held));
+    } else {
+      boost::asio::post(*nodes_.at(held.to).io, std::move(held.task));
+    }
+  }
+  held_ = std::move(still_held);
+}
+
+uint64_t LoopbackNetwork::add_pool(std::weak_ptr<LoopbackPool> pool) {
+  std::lock_guard lock(mutex_);
+  const uint64_t id = next_id_++;
+  pools_.emplace(id, std::move(pool));
+  return id;
+}
+
+std::shared_ptr<LoopbackPool> LoopbackNetwork::find_pool(uint64_t id) {
+  std::lock_guard lock(mutex_);
+  const auto pool = pools_.find(id);
+  return pool == pools_.end() ? nullptr : pool->second.lock();
+}
+
+void LoopbackNetwork::inject(TransferFault fault, uint64_t nth) {
+  std::lock_guard lock(mutex_);
+  faults_[transfers_ + nth] = fault;
+}
+
+TransferFault LoopbackNetwork::next_transfer() {
+  std::lock_guard lock(mutex_);
+  const auto fault = faults_.find(++transfers_);
+  return fault == faults_.end() ? TransferFault::kNone : fault->second;
+}
+
+}  // namespace lowkey::transport

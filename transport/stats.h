@@ -1,0 +1,37 @@
+// What a transport has done so far. Counters only grow; the fields named "now" are gauges.
+// Thread rule: written and read on the I/O thread; stats() gives a copy to hand elsewhere.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace lowkey::transport {
+
+struct TransferStats {
+  uint64_t put_bytes = 0;
+  uint64_t get_bytes = 0;
+  uint64_t put_batches = 0;
+  uint64_t get_batches = 0;
+  uint64_t failed_batches = 0;  // errors and deadlines
+};
+
+struct TransportStats {
+  uint64_t messages_sent = 0;
+  uint64_t messages_received = 0;
+  uint64_t message_bytes_sent = 0;
+  uint64_t message_bytes_received = 0;
+  uint64_t sends_refused = 0;       // too large, too much in flight, or connection down
+  uint64_t handshakes_refused = 0;  // by this side or by the other
+  uint64_t connections_lost = 0;    // went down in any way but an orderly close
+  uint64_t heartbeats_missed = 0;
+  double heartbeat_round_trip_seconds = 0;  // the latest
+  uint32_t peers_up_now = 0;
+  uint32_t handshakes_now = 0;
+  uint64_t message_bytes_in_flight_now = 0;
+  uint64_t quarantined_bytes_now = 0;  // local memory of failed batches that the transport has not let go of
+  uint64_t endpoints_abandoned = 0;    // shared-memory endpoints of dead peers, which cannot be closed
+  std::map<std::string, TransferStats> transfers;  // by RemotePool::transport()
+};
+
+}  // namespace lowkey::transport
