@@ -1,0 +1,77 @@
+// The weights of a model folder, mapped: `model.safetensors`, or the files of `model.safetensors.index.json`.
+// Nothing is read but headers until a view's bytes are touched; release() gives touched file pages back.
+// A file that is truncated by someone else while it is mapped raises SIGBUS, as for any mapped file.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "worker/model/safetensors_header.h"
+
+namespace lowkey::worker {
+
+// A whole file mapped read-only; move-only.
+class MappedFile {
+ public:
+  static Result<MappedFile> open(const std::filesystem::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&&) = delete;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  std::span<const std::byte> bytes_;
+};
+
+// A weight tensor in a mapped file; valid while its reader lives.
+struct TensorView {
+  const std::byte* data = nullptr;
+  kernels::DType dtype = kernels::DType::kF32;
+  int64_t rows = 0;  // 1 for a vector
+  int64_t cols = 0;
+
+  size_t row_bytes() const { return static_cast<size_t>(cols) * kernels::dtype_bytes(dtype); }
+};
+
+class SafetensorsReader {
+ public:
+  // Errors: kBadInput naming the file. Tensors in two files, or listed by the index but absent, are errors.
+  static Result<SafetensorsReader> open(const std::filesystem::path& model_dir);
+
+  bool contains(const std::string& tensor) const { return tensors_.contains(tensor); }
+  // The tensor, checked: kBadInput naming file, tensor, expected and found shape or dtype.
+  Result<TensorView> matrix(const std::string& tensor, int64_t rows, int64_t cols) const;
+  Result<TensorView> vector(const std::string& tensor, int64_t size) const;
+
+  // Asks the kernel to read rows [first, first + count) ahead: other rows stay untouched.
+  static void prefetch(const TensorView& view, int64_t first, int64_t count);
+  // Drops the mapped pages that lie wholly in the tensor: they count no longer as this process's memory.
+  static void release(const TensorView& view);
+
+  uint64_t num_parameters() const;  // elements of all tensors
+  const std::vector<std::filesystem::path>& files() const { return paths_; }
+
+ private:
+  struct Location {
+    size_t file = 0;
+    const TensorEntry* entry = nullptr;
+  };
+
+  Status add_file(const std::filesystem::path& path);
+  Result<TensorView> view(const std::string& tensor, std::span<const int64_t> shape) const;
+
+  std::filesystem::path index_;  // where a missing tensor should have been: the index or the single file
+  std::vector<std::filesystem::path> paths_;
+  std::vector<MappedFile> maps_;
+  std::vector<std::unique_ptr<SafetensorsHeader>> headers_;  // stable: Locations point into them
+  std::unordered_map<std::string, Location> tensors_;
+};
+
+}  // namespace lowkey::worker
