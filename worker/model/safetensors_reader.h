@@ -56,7 +56,11 @@ class SafetensorsReader {
   static void release(const TensorView& view);
 
   uint64_t num_parameters() const;  // elements of all tensors
-  const std::vector<std::filesystem::path>& files() const { return paths_; }
+
+  // The files themselves, in order of their names.
+  size_t num_files() const { return maps_.size(); }
+  const MappedFile& file(size_t i) const { return maps_[i]; }
+  const SafetensorsHeader& header(size_t i) const { return *headers_[i]; }
 
  private:
   struct Location {

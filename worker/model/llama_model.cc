@@ -1,0 +1,183 @@
+#include "worker/model/llama_model.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "worker/model/safetensors_reader.h"
+
+namespace lowkey::worker {
+
+using kernels::Buffer;
+using kernels::Tensor;
+
+namespace {
+
+Tensor matrix(const std::unique_ptr<Buffer>& buffer, int rows, int cols) {
+  return {.data = buffer->data(), .rows = rows, .cols = cols};
+}
+
+// Columns [first, first + to.cols) of `from`.
+void copy_columns(const Tensor& from, int first, const Tensor& to) {
+  for (int row = 0; row < to.rows; ++row)
+    std::memcpy(to.as<float>() + size_t(row) * to.cols, from.as<float>() + size_t(row) * from.cols + first,
+                to.cols * sizeof(float));
+}
+
+Status all_reduce(const Tensor& x, transport::HostComm& comm, Deadline deadline) {
+  if (comm.size() == 1) return {};
+  return comm.all_reduce_sum({x.as<float>(), size_t(x.rows) * x.cols}, deadline);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> Model::load(const std::filesystem::path& model_dir, const ModelConfig& config,
+                                           int tp_rank, int tp_size, kernels::Backend& backend) {
+  LOWKEY_TRY(check_tensor_parallel(config, tp_rank, tp_size));
+  LOWKEY_ASSIGN(reader, SafetensorsReader::open(model_dir));
+  LOWKEY_ASSIGN(weights, load_decoder_weights(config, reader, tp_rank, tp_size, backend));
+  return std::unique_ptr<Model>(new LlamaModel(config, tp_rank, tp_size, std::move(weights), backend));
+}
+
+LlamaModel::LlamaModel(ModelConfig config, int rank, int size, DecoderWeights weights,
+                       kernels::Backend& backend)
+    : config_(std::move(config)),
+      rank_(rank),
+      size_(size),
+      shape_(config_, rank, size),
+      weights_(std::move(weights)),
+      rope_{.head_dim = config_.head_dim, .inv_freq = config_.rope_inv_freq()},
+      backend_(backend) {}
+
+Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm& comm,
+                           Deadline deadline, std::span<float> logits) {
+  LOWKEY_TRY(check(batch, layout, comm, logits));
+  const int rows = static_cast<int>(batch.tokens.size());
+  reserve(rows);
+  const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
+  backend_.embed(*weights_.embedding, batch.tokens, static_cast<int>(weights_.vocab.first), residual);
+  LOWKEY_TRY(all_reduce(residual, comm, deadline));
+  for (int i = 0; i < config_.num_layers; ++i) {
+    const LayerWeights& layer = weights_.layers[i];
+    LOWKEY_TRY(attention_block(layer, i, batch, layout, comm, deadline));
+    LOWKEY_TRY(mlp_block(layer, rows, comm, deadline));
+  }
+  if (!batch.logit_rows.empty()) write_logits(batch, logits);
+  return {};
+}
+
+// The engine builds batches from checked requests; what is wrong here is a broken invariant.
+Status LlamaModel::check(const Batch& batch, const kernels::PageLayout& layout,
+                         const transport::HostComm& comm, std::span<float> logits) const {
+  const size_t rows = batch.tokens.size();
+  LOWKEY_CHECK(rows > 0 && batch.positions.size() == rows, "{} tokens, {} positions", rows,
+               batch.positions.size());
+  LOWKEY_CHECK(comm.size() == size_ && comm.rank() == rank_, "rank {} of {} in a group of {}", rank_, size_,
+               comm.size());
+  LOWKEY_CHECK(layout.num_banks == config_.num_layers && layout.num_kv_heads == shape_.num_kv_heads &&
+                   layout.head_dim == config_.head_dim,
+               "layout of {} banks, {} heads of {}", layout.num_banks, layout.num_kv_heads, layout.head_dim);
+  LOWKEY_CHECK(logits.size() >= batch.logit_rows.size() * weights_.vocab_rows, "room for {} logits",
+               logits.size());
+  for (const int32_t token : batch.tokens)
+    if (token < 0 || token >= config_.vocab_size)
+      return Error{Code::kInvalidArgument,
+                   fmt::format("expected token ids from 0 to {}, found {}", config_.vocab_size - 1, token)};
+  return {};
+}
+
+void LlamaModel::reserve(int rows) {
+  if (rows <= buffers_.capacity) return;
+  const int capacity = static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(rows, 16))));
+  const auto allocate = [&](int cols) { return backend_.allocate(size_t(capacity) * cols * sizeof(float)); };
+  const int qkv = shape_.q_features + 2 * shape_.kv_features;
+  buffers_ = {};  // the old ones first: both at once would double the peak
+  buffers_ = {.capacity = capacity,
+              .residual = allocate(config_.hidden_size),
+              .normed = allocate(config_.hidden_size),
+              .qkv = allocate(qkv),
+              .split = allocate(qkv),
+              .attention = allocate(shape_.q_features),
+              .gate_up = allocate(2 * shape_.ffn),
+              .mlp = allocate(shape_.ffn)};
+}
+
+Status LlamaModel::attention_block(const LayerWeights& layer, int bank, const Batch& batch,
+                                   const kernels::PageLayout& layout, transport::HostComm& comm,
+                                   Deadline deadline) {
+  const int rows = static_cast<int>(batch.tokens.size());
+  const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
+  const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
+  const Tensor qkv = matrix(buffers_.qkv, rows, shape_.q_features + 2 * shape_.kv_features);
+  backend_.rms_norm(residual, floats(layer.attention_norm), config_.rms_norm_eps, normed);
+  backend_.linear(*layer.qkv, normed, floats(layer.qkv_bias), false, qkv);
+
+  // One row is already q, k, v one after the other; more rows are taken apart.
+  float* split = (rows == 1 ? qkv : matrix(buffers_.split, rows, qkv.cols)).as<float>();
+  const Tensor q{.data = split, .rows = rows, .cols = shape_.q_features};
+  const Tensor k{.data = q.as<float>() + size_t(rows) * q.cols, .rows = rows, .cols = shape_.kv_features};
+  const Tensor v{.data = k.as<float>() + size_t(rows) * k.cols, .rows = rows, .cols = shape_.kv_features};
+  if (rows > 1) {
+    copy_columns(qkv, 0, q);
+    copy_columns(qkv, q.cols, k);
+    copy_columns(qkv, q.cols + k.cols, v);
+  }
+  backend_.rope(rope_, batch.positions, q);
+  backend_.rope(rope_, batch.positions, k);
+
+  const Tensor attention = matrix(buffers_.attention, rows, shape_.q_features);
+  backend_.attend({.layout = &layout,
+                   .bank = bank,
+                   .num_q_heads = shape_.num_heads,
+                   .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                   .q = q,
+                   .k = k,
+                   .v = v,
+                   .out = attention,
+                   .sequences = batch.sequences});
+  return project(*layer.o, layer.o_bias, attention, comm, deadline);
+}
+
+Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::HostComm& comm,
+                             Deadline deadline) {
+  const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
+  const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
+  const Tensor gate_up = matrix(buffers_.gate_up, rows, 2 * shape_.ffn);
+  const Tensor mlp = matrix(buffers_.mlp, rows, shape_.ffn);
+  backend_.rms_norm(residual, floats(layer.mlp_norm), config_.rms_norm_eps, normed);
+  backend_.linear(*layer.gate_up, normed, floats(layer.gate_up_bias), false, gate_up);
+  backend_.silu_mul(gate_up, mlp);
+  return project(*layer.down, layer.down_bias, mlp, comm, deadline);
+}
+
+Status LlamaModel::project(const kernels::Linear& weight, const DeviceVector& bias, const Tensor& x,
+                           transport::HostComm& comm, Deadline deadline) {
+  const Tensor residual = matrix(buffers_.residual, x.rows, config_.hidden_size);
+  if (comm.size() == 1) {
+    backend_.linear(weight, x, floats(bias), true, residual);
+    return {};
+  }
+  const Tensor partial = matrix(buffers_.normed, x.rows, config_.hidden_size);
+  backend_.linear(weight, x, floats(bias), false, partial);
+  LOWKEY_TRY(all_reduce(partial, comm, deadline));
+  backend_.add(partial, residual);
+  return {};
+}
+
+void LlamaModel::write_logits(const Batch& batch, std::span<float> logits) {
+  const int rows = static_cast<int>(batch.logit_rows.size());
+  const Tensor residual =
+      matrix(buffers_.residual, static_cast<int>(batch.tokens.size()), config_.hidden_size);
+  const Tensor wanted = matrix(buffers_.normed, rows, config_.hidden_size);
+  const Tensor out{.data = logits.data(), .rows = rows, .cols = weights_.vocab_rows};
+  backend_.gather_rows(residual, batch.logit_rows, wanted);
+  backend_.rms_norm(wanted, floats(weights_.final_norm), config_.rms_norm_eps, wanted);
+  backend_.linear(weights_.output_head(), wanted, nullptr, false, out);
+  for (int row = 0; row < rows; ++row)
+    std::fill(logits.begin() + size_t(row) * out.cols + weights_.vocab.count,
+              logits.begin() + size_t(row + 1) * out.cols, -std::numeric_limits<float>::infinity());
+}
+
+}  // namespace lowkey::worker

@@ -1,0 +1,59 @@
+// The Llama-type decoder (Llama 2/3, Qwen2, Mistral without window): pre-norm, RoPE, grouped-query attention
+// over cache pages, SwiGLU. (Touvron et al. 2023, "LLaMA", section 2.2)
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "worker/model/decoder_weights.h"
+#include "worker/model/model.h"
+
+namespace lowkey::worker {
+
+// Thread rule: the step thread only.
+class LlamaModel : public Model {
+ public:
+  LlamaModel(ModelConfig config, int rank, int size, DecoderWeights weights, kernels::Backend& backend);
+
+  const ModelConfig& config() const override { return config_; }
+  uint64_t packed_bytes() const override { return weights_.packed_bytes; }
+  int vocab_shard() const override { return weights_.vocab_rows; }
+
+  Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm& comm,
+                 Deadline deadline, std::span<float> logits) override;
+
+ private:
+  // Everything a layer writes, for up to `capacity` rows; grown, never shrunk: no allocation in steady state.
+  struct Activations {
+    int capacity = 0;
+    std::unique_ptr<kernels::Buffer> residual;   // [rows, hidden]
+    std::unique_ptr<kernels::Buffer> normed;     // [rows, hidden]; also the output of o and down
+    std::unique_ptr<kernels::Buffer> qkv;        // [rows, q + 2 kv]
+    std::unique_ptr<kernels::Buffer> split;      // q [rows, ..], k, v: what attention wants
+    std::unique_ptr<kernels::Buffer> attention;  // [rows, q]
+    std::unique_ptr<kernels::Buffer> gate_up;    // [rows, 2 ffn]
+    std::unique_ptr<kernels::Buffer> mlp;        // [rows, ffn]
+  };
+
+  Status check(const Batch& batch, const kernels::PageLayout& layout, const transport::HostComm& comm,
+               std::span<float> logits) const;
+  void reserve(int rows);
+  Status attention_block(const LayerWeights& layer, int bank, const Batch& batch,
+                         const kernels::PageLayout& layout, transport::HostComm& comm, Deadline deadline);
+  Status mlp_block(const LayerWeights& layer, int rows, transport::HostComm& comm, Deadline deadline);
+  // residual += all-reduce(x weight^T + bias)
+  Status project(const kernels::Linear& weight, const DeviceVector& bias, const kernels::Tensor& x,
+                 transport::HostComm& comm, Deadline deadline);
+  void write_logits(const Batch& batch, std::span<float> logits);
+
+  const ModelConfig config_;
+  const int rank_;
+  const int size_;
+  const DecoderShape shape_;
+  const DecoderWeights weights_;
+  const kernels::RopeTable rope_;
+  kernels::Backend& backend_;
+  Activations buffers_;
+};
+
+}  // namespace lowkey::worker
