@@ -1,0 +1,207 @@
+"""A real cluster for tests: `lowkey serve` under mpirun, with a deadline on everything and no process left behind.
+
+    with Cluster(workers=2, flags=["--dtype", "fp32"]) as cluster:
+        urllib.request.urlopen(cluster.url + "/v1/models")
+
+Standard library only. Exit code 77 (`skip`) tells CTest that a test cannot run here.
+"""
+
+import atexit
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEMO_MODEL = ROOT / "deploy" / "demo-model"
+_TAG = "LKTEST_RUN_ID"  # marks every process of a cluster in its environment
+
+
+def skip(reason):
+    """Ends the test as skipped, with the reason in its output."""
+    print(f"SKIPPED: {reason}", flush=True)
+    sys.exit(77)
+
+
+def binary():
+    """The lowkey executable under test: TEST_BINARY, or the release build."""
+    path = pathlib.Path(os.environ.get("TEST_BINARY", ROOT / "build" / "release" / "lowkey"))
+    if not path.exists():
+        skip(f"{path} is not built")
+    return path
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_until(condition, seconds, what):
+    """Polls until `condition()` is true and returns its value; raises TimeoutError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{what}: not within {seconds} s")
+        time.sleep(0.02)
+
+
+def http(url, body=None, headers=None, timeout=60):
+    """(status, parsed JSON or text) of a GET, or of a POST when there is a body."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            status, text = response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        status, text = error.code, error.read().decode()
+    try:
+        return status, json.loads(text)
+    except ValueError:
+        return status, text
+
+
+def sse(url, body, headers=None, timeout=120):
+    """Yields the data of each server-sent event of a streamed answer; `[DONE]` ends it, and must come."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        for line in response:
+            line = line.decode().rstrip("\r\n")
+            if line == "data: [DONE]":
+                return
+            if line.startswith("data: "):
+                yield json.loads(line[len("data: "):])
+    raise EOFError("the stream ended without [DONE]")
+
+
+class Cluster:
+    """`mpirun -n 1 + workers + stores lowkey serve`; ready when the `with` body begins."""
+
+    def __init__(self, model=DEMO_MODEL, workers=2, stores=1, flags=(), env=None, ready_seconds=60, ranks=None,
+                 headers=None):
+        self.model = pathlib.Path(model)
+        self.ranks = ranks or 1 + workers + stores
+        self.flags = [str(flag) for flag in flags]
+        if stores != 1 and "--stores" not in self.flags:
+            self.flags += ["--tp", str(workers), "--replicas", "1", "--stores", str(stores)]
+        self.env = dict(env or {})
+        self.ready_seconds = ready_seconds
+        self.headers = headers or {}
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._id = uuid.uuid4().hex
+        self._folder = tempfile.TemporaryDirectory(prefix="lowkey-cluster-")
+        self.log_path = pathlib.Path(self._folder.name) / "log"
+        self._mpirun = None
+        self.seconds_to_ready = None
+
+    def command(self):
+        launcher = ["mpirun", "--oversubscribe", "--enable-recovery", "--bind-to", "none", "-n", str(self.ranks)]
+        if os.geteuid() == 0:
+            launcher.insert(1, "--allow-run-as-root")
+        return launcher + [str(binary()), "serve", "--model", str(self.model), "--port", str(self.port), *self.flags]
+
+    def start(self):
+        if not shutil.which("mpirun"):
+            skip("mpirun is not installed")
+        env = {k: v for k, v in os.environ.items() if not k.startswith("LOWKEY_")}
+        env.update(self.env)
+        env[_TAG] = self._id
+        atexit.register(self.kill)  # also when a test forgets, or is interrupted
+        begin = time.monotonic()
+        with open(self.log_path, "wb") as log:
+            self._mpirun = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        try:
+            wait_until(self._ready_or_dead, self.ready_seconds, "/ready")
+            if self._mpirun.poll() is not None:
+                raise RuntimeError(f"mpirun ended with {self._mpirun.returncode} before the cluster was ready")
+        except Exception as error:
+            self.kill()
+            raise RuntimeError(f"{error}\n--- log of the cluster ---\n{self.log()}") from None
+        self.seconds_to_ready = time.monotonic() - begin
+        return self
+
+    def _ready_or_dead(self):
+        if self._mpirun.poll() is not None:
+            return True
+        try:
+            return http(self.url + "/ready", timeout=5)[0] == 200
+        except OSError:
+            return False
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def processes(self):
+        """{MPI rank: pid} of the ranks that are alive."""
+        found = {}
+        for pid, env in self._tagged():
+            rank = env.get("OMPI_COMM_WORLD_RANK")
+            if rank is not None:
+                found[int(rank)] = pid
+        return dict(sorted(found.items()))
+
+    def _tagged(self):
+        for entry in pathlib.Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                raw = (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if state != "Z" and f"{_TAG}={self._id}".encode() in raw:
+                yield int(entry.name), dict(p.split("=", 1) for p in raw.decode(errors="replace").split("\0") if "=" in p)
+
+    def metrics(self):
+        """The text of /metrics."""
+        status, text = http(self.url + "/metrics", headers=self.headers)
+        if status != 200:
+            raise RuntimeError(f"/metrics answered {status}: {text}")
+        return text
+
+    def stop(self, seconds=30):
+        """SIGTERM to the coordinator: it drains and ends the job. Returns mpirun's exit status."""
+        coordinator = self.processes().get(0)
+        if coordinator:
+            os.kill(coordinator, signal.SIGTERM)
+        return self._mpirun.wait(seconds)
+
+    def kill(self):
+        """Ends every process of this cluster, whatever state it is in."""
+        for _ in range(50):
+            alive = [pid for pid, _ in self._tagged()]
+            for pid in alive:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if self._mpirun:
+                self._mpirun.poll()
+            if not alive:
+                break
+            time.sleep(0.02)
+        if self._mpirun:
+            self._mpirun.wait(10)
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            print(f"--- log of the cluster ---\n{self.log()}", file=sys.stderr)
+        self.kill()
+        self._folder.cleanup()
