@@ -13,7 +13,10 @@ struct TransferStats {
   uint64_t get_bytes = 0;
   uint64_t put_batches = 0;
   uint64_t get_batches = 0;
-  uint64_t failed_batches = 0;  // errors and deadlines
+  uint64_t failed_puts = 0;  // batches: errors and deadlines
+  uint64_t failed_gets = 0;
+  double put_seconds = 0;  // of successful batches, from submission to report
+  double get_seconds = 0;
 };
 
 struct TransportStats {
@@ -24,6 +27,7 @@ struct TransportStats {
   uint64_t sends_refused = 0;       // too large, too much in flight, or connection down
   uint64_t handshakes_refused = 0;  // by this side or by the other
   uint64_t connections_lost = 0;    // went down in any way but an orderly close
+  uint64_t peers_silent = 0;         // of those, for want of heartbeats
   uint64_t heartbeats_missed = 0;
   double heartbeat_round_trip_seconds = 0;  // the latest
   uint32_t peers_up_now = 0;

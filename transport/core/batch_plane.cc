@@ -20,6 +20,7 @@ struct BatchPlane::Batch {
 
   const TransferKind kind;
   const std::shared_ptr<PoolView> pool;
+  const TimePoint submitted = Clock::now();
   std::vector<Transfer> transfers;
   size_t bytes = 0;
   size_t next = 0;         // first transfer not started
@@ -163,14 +164,13 @@ void BatchPlane::report(const BatchPtr& batch, Status status) {
   batch->reported = true;
   batch->timer.cancel();
   TransferStats& stats = context_->stats.transfers[batch->pool->transport()];
+  const bool put = batch->kind == TransferKind::kPut;
   if (!status.ok()) {
-    ++stats.failed_batches;
-  } else if (batch->kind == TransferKind::kPut) {
-    ++stats.put_batches;
-    stats.put_bytes += batch->bytes;
+    ++(put ? stats.failed_puts : stats.failed_gets);
   } else {
-    ++stats.get_batches;
-    stats.get_bytes += batch->bytes;
+    ++(put ? stats.put_batches : stats.get_batches);
+    (put ? stats.put_bytes : stats.get_bytes) += batch->bytes;
+    (put ? stats.put_seconds : stats.get_seconds) += seconds(Clock::now() - batch->submitted);
   }
   if (batch->outstanding > 0) {
     batch->quarantined = true;

@@ -171,6 +171,7 @@ void Session::heartbeat_tick() {
   }
   heard_ = false;
   if (missed_ >= context_->options.missed_heartbeats) {
+    ++context_->stats.peers_silent;
     const double silent = missed_ * seconds(context_->options.heartbeat_interval);
     return down({Code::kUnavailable, fmt::format("no sign of life for {:.1f} s", silent)}, Duration::zero());
   }

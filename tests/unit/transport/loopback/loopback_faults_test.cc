@@ -93,7 +93,8 @@ TEST_F(LoopbackFaults, TheNthTransferFails) {
   ASSERT_FALSE(failed.ok());
   EXPECT_EQ(failed.error().message, "injected failure");
   EXPECT_TRUE(client_->put(remote_, {{local, 0}}).ok());
-  EXPECT_EQ(client_->stats().transfers.at("loopback").failed_batches, 1u);
+  const TransferStats stats = client_->stats().transfers.at("loopback");
+  EXPECT_EQ(stats.failed_puts + stats.failed_gets, 1u);
 }
 
 TEST_F(LoopbackFaults, AFlippedBitArrivesAsSuccess) {
