@@ -141,7 +141,7 @@ Result<ModelConfig> ModelConfig::read(const std::filesystem::path& model_dir) {
                  fmt::format("{}: expected a model folder, found {}", model_dir.string(),
                              std::filesystem::exists(model_dir, ec) ? "something else" : "nothing")};
   ModelConfig config;
-  config.name = std::filesystem::weakly_canonical(model_dir / "", ec).parent_path().filename().string();
+  config.name = std::filesystem::canonical(model_dir, ec).filename().string();
 
   const std::string file = (model_dir / "config.json").string();
   LOWKEY_ASSIGN(object, read_json_object(file, kMaxConfigBytes));
