@@ -1,0 +1,69 @@
+// Pages on their way to and from a store, and what may be believed of them. Plain data.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/hash128.h"
+#include "base/result.h"
+#include "kernels/page/page_header.h"
+
+namespace lowkey::kvstore {
+
+// A complete page of this rank, checksummed. The bytes stay as they are until `keep_alive` is let go, which
+// may be after the outcome was reported: a transfer that was given up can still be reading them.
+struct PageWrite {
+  kernels::PageHeader header;
+  std::array<std::span<const std::byte>, kernels::kMaxSlabs> slabs;  // levels, then the sink; empty: none
+  std::shared_ptr<void> keep_alive;
+};
+
+// Memory of a page to be filled from a store. Written only between restore() and its `done`, with verified
+// bytes.
+struct PageRead {
+  Hash128 identity;  // rank slice mixed in
+  std::array<std::span<std::byte>, kernels::kMaxSlabs> slabs;
+};
+
+// The pages of one spill(), by what became of them.
+struct SpillOutcome {
+  size_t stored = 0;
+  size_t already_present = 0;
+  size_t store_full = 0;
+  size_t staging_full = 0;  // too much in flight: not even asked
+  size_t failed = 0;
+  std::string reason;  // of the failures; may be empty
+
+  SpillOutcome& operator+=(const SpillOutcome& other);
+};
+
+// Whose pages a reader accepts.
+struct PageOrigin {
+  Hash128 model_fingerprint;
+  Hash128 layout_fingerprint;
+  uint16_t rank = 0;
+  uint16_t num_ranks = 1;
+};
+
+// One message names at most this many pages (a prompt of 131072 tokens in pages of 32).
+inline constexpr int kMaxPagesPerMessage = 4096;
+
+// The 128 bytes of a header as they travel. Refuses another size (kInvalidArgument), another format version
+// or a checksum that does not match (kDataLoss).
+Result<kernels::PageHeader> parse_page_header(std::string_view bytes);
+std::string_view page_header_bytes(const kernels::PageHeader& header);
+
+Result<Hash128> parse_hash128(std::string_view bytes);  // 16 bytes, as stored by hash128_bytes()
+std::string hash128_bytes(const Hash128& hash);
+
+// Number of slabs that the header speaks of: its levels and the sink.
+int num_slabs(const kernels::PageHeader& header);
+
+// Whether a page found in a store is the one wanted, in the form wanted. kDataLoss with what differs.
+Status check_page(const kernels::PageHeader& header, const PageRead& wanted, const PageOrigin& origin);
+
+}  // namespace lowkey::kvstore

@@ -1,0 +1,247 @@
+#include "kvstore/service/store_service.h"
+
+#include <boost/asio/io_context.hpp>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "kvstore/service/page_io.h"
+#include "monitoring/metrics.h"
+#include "transport/wire/lowkey.pb.h"
+
+namespace lowkey::kvstore {
+
+using monitoring::Metric;
+using transport::ConnectionPtr;
+using transport::MessageType;
+
+namespace {
+
+Error malformed(const std::string& what) {
+  return {Code::kInvalidArgument, what};
+}
+
+template <class Message>
+Result<Message> parse(std::string_view body, const char* name) {
+  Message message;
+  if (!message.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+    return malformed(fmt::format("{}: {} bytes that are not one", name, body.size()));
+  }
+  return message;
+}
+
+Status check_count(const char* name, int count) {
+  if (count <= kMaxPagesPerMessage) return {};
+  return malformed(fmt::format("{}: {} pages, at most {}", name, count, kMaxPagesPerMessage));
+}
+
+void send(const ConnectionPtr& peer, MessageType type, const google::protobuf::MessageLite& message) {
+  // A peer that takes no answers runs into its own deadline, and what it was granted expires.
+  if (const Status sent = peer->send(type, message.SerializeAsString()); !sent) {
+    spdlog::warn("answer to rank {} lost: {}", peer->peer().world_rank, sent.error().message);
+  }
+}
+
+}  // namespace
+
+Result<std::shared_ptr<StoreService>> StoreService::make(boost::asio::io_context& io,
+                                                         transport::DataPlane& data,
+                                                         monitoring::Metrics& metrics,
+                                                         const Options& options) {
+  LOWKEY_ASSIGN(pool, data.allocate(options.host_bytes));
+  return std::shared_ptr<StoreService>(
+      new StoreService(io, std::move(pool), data.address(), metrics, options));
+}
+
+StoreService::StoreService(boost::asio::io_context& io, std::shared_ptr<transport::MemoryPool> pool,
+                           std::string data_address, monitoring::Metrics& metrics, const Options& options)
+    : options_(options),
+      pool_(std::move(pool)),
+      data_address_(std::move(data_address)),
+      metrics_(metrics),
+      index_({.capacity = pool_->bytes().size(),
+              .reservation_ttl = options.reservation_ttl,
+              .lease_ttl = options.lease_ttl}),
+      timer_(io) {
+  settle();
+}
+
+void StoreService::on_up(const ConnectionPtr& peer) {
+  if (peer->peer().role != transport::Role::kWorker) return;
+  const auto milliseconds = [](Duration d) {
+    return static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(d).count());
+  };
+  wire::PoolInfo info;
+  info.set_data_address(data_address_);
+  info.set_remote_handle(pool_->remote_handle());
+  info.set_capacity_bytes(index_.ledger().capacity);
+  info.set_reservation_ms(milliseconds(options_.reservation_ttl));
+  info.set_lease_ms(milliseconds(options_.lease_ttl));
+  send(peer, MessageType::kPoolInfo, info);
+}
+
+void StoreService::on_message(const ConnectionPtr& peer, MessageType type, std::string_view body) {
+  if (const Status handled = handle(peer, type, body); !handled) {
+    spdlog::warn("closing rank {}: {}", peer->peer().world_rank, handled.error().message);
+    peer->close(handled.error().message);
+  }
+  settle();
+}
+
+void StoreService::on_down(const ConnectionPtr& peer) {
+  index_.drop_owner(peer->id());
+  settle();
+}
+
+Status StoreService::handle(const ConnectionPtr& peer, MessageType type, std::string_view body) {
+  switch (type) {
+    case MessageType::kReserveRequest: {
+      LOWKEY_ASSIGN(request, parse<wire::ReserveRequest>(body, "ReserveRequest"));
+      return reserve(peer, request);
+    }
+    case MessageType::kCommitRequest: {
+      LOWKEY_ASSIGN(request, parse<wire::CommitRequest>(body, "CommitRequest"));
+      return commit(peer, request);
+    }
+    case MessageType::kLookupRequest: {
+      LOWKEY_ASSIGN(request, parse<wire::LookupRequest>(body, "LookupRequest"));
+      return lookup(peer, request);
+    }
+    case MessageType::kAbort: {
+      LOWKEY_ASSIGN(abort, parse<wire::Abort>(body, "Abort"));
+      for (const uint64_t reservation : abort.reservations()) index_.abort(peer->id(), reservation);
+      return {};
+    }
+    case MessageType::kRelease: {
+      LOWKEY_ASSIGN(release, parse<wire::Release>(body, "Release"));
+      for (const uint64_t lease : release.leases()) index_.release(peer->id(), lease);
+      for (const uint64_t lease : release.corrupt()) index_.release_corrupt(peer->id(), lease);
+      return {};
+    }
+    default:
+      return malformed(fmt::format("message type {} is not for a store", static_cast<int>(type)));
+  }
+}
+
+Status StoreService::reserve(const ConnectionPtr& peer, const wire::ReserveRequest& request) {
+  LOWKEY_TRY(check_count("ReserveRequest", request.pages_size()));
+  for (const auto& page : request.pages()) {  // all of it is well-formed, or none of it is done
+    if (const auto identity = parse_hash128(page.identity()); !identity) return identity.error();
+    uint64_t bytes = 0;
+    for (const uint32_t slab : page.slab_bytes()) bytes += slab;
+    if (page.slab_bytes_size() > kernels::kMaxSlabs || bytes == 0) {
+      return malformed(fmt::format("ReserveRequest: page of {} slabs and {} bytes, expected 1 to {} slabs",
+                                   page.slab_bytes_size(), bytes, kernels::kMaxSlabs));
+    }
+  }
+  wire::ReserveReply reply;
+  reply.set_id(request.id());
+  const TimePoint now = Clock::now();
+  for (const auto& page : request.pages()) {
+    const std::span slab_bytes(page.slab_bytes().data(), page.slab_bytes_size());
+    const auto reservation = index_.reserve(peer->id(), *parse_hash128(page.identity()), slab_bytes, now);
+    wire::PageGrant& grant = *reply.add_pages();
+    grant.set_already_present(reservation.grant == StoreIndex::Grant::kAlreadyPresent);
+    if (reservation.grant != StoreIndex::Grant::kGranted) continue;
+    grant.set_granted(true);
+    grant.set_reservation(reservation.id);
+    for (int i = 0; i < page.slab_bytes_size(); ++i) grant.add_offsets(reservation.slabs[i].offset);
+  }
+  send(peer, MessageType::kReserveReply, reply);
+  return {};
+}
+
+Status StoreService::commit(const ConnectionPtr& peer, const wire::CommitRequest& request) {
+  LOWKEY_TRY(check_count("CommitRequest", request.pages_size()));
+  for (const auto& page : request.pages()) {
+    const auto header = parse_page_header(page.header());
+    if (!header && header.error().code == Code::kInvalidArgument) return header.error();
+  }
+  wire::CommitReply reply;
+  reply.set_id(request.id());
+  for (const auto& page : request.pages()) {
+    reply.add_committed(commit_page(peer->id(), page.reservation(), page.header()));
+  }
+  send(peer, MessageType::kCommitReply, reply);
+  return {};
+}
+
+bool StoreService::commit_page(uint64_t owner, uint64_t reservation, std::string_view bytes) {
+  const auto header = parse_page_header(bytes);
+  const auto slabs = index_.reserved(owner, reservation);
+  bool fits = header.ok();
+  if (fits && slabs) {
+    fits = num_slabs(*header) ==
+           std::count_if(slabs->begin(), slabs->end(), [](auto& s) { return s.bytes > 0; });
+  }
+  if (fits && index_.commit(owner, reservation, *header, Clock::now())) return true;
+  index_.abort(owner, reservation);
+  return false;
+}
+
+Status StoreService::lookup(const ConnectionPtr& peer, const wire::LookupRequest& request) {
+  LOWKEY_TRY(check_count("LookupRequest", request.identities_size()));
+  std::vector<Hash128> identities;
+  for (const auto& bytes : request.identities()) {
+    LOWKEY_ASSIGN(identity, parse_hash128(bytes));
+    identities.push_back(identity);
+  }
+  wire::LookupReply reply;
+  reply.set_id(request.id());
+  for (const auto& found : index_.lookup(peer->id(), identities, Clock::now())) {
+    wire::FoundPage& page = *reply.add_pages();
+    page.set_lease(found.lease);
+    page.set_header(std::string(page_header_bytes(found.header)));
+    for (const Slab& slab : found.slabs) {
+      page.add_offsets(slab.offset);
+      page.add_slab_bytes(slab.bytes);
+    }
+  }
+  send(peer, MessageType::kLookupReply, reply);
+  return {};
+}
+
+void StoreService::settle() {
+  const StoreLedger ledger = index_.ledger();
+  const auto kv = [&](Metric metric, const char* state, uint64_t value) {
+    metrics_.set(metric, static_cast<double>(value), {{"tier", "host"}, {"state", state}});
+  };
+  kv(Metric::kKvBytes, "capacity", ledger.capacity);
+  kv(Metric::kKvBytes, "used", ledger.pinned);
+  kv(Metric::kKvBytes, "evictable", ledger.evictable);
+  kv(Metric::kKvBytes, "in_flight", ledger.in_flight);
+  kv(Metric::kKvBytes, "free", ledger.free);
+  kv(Metric::kKvPages, "used", ledger.pages_pinned);
+  kv(Metric::kKvPages, "evictable", ledger.pages_evictable);
+  kv(Metric::kKvPages, "in_flight", ledger.pages_in_flight);
+  metrics_.set(Metric::kStoreLeases, static_cast<double>(index_.num_leases()));
+  const StoreCounters& now = index_.counters();
+  metrics_.add(Metric::kStoreEvictions, static_cast<double>(now.evicted_pages - counted_.evicted_pages));
+  metrics_.add(Metric::kStoreExpired, static_cast<double>(now.expired_leases - counted_.expired_leases),
+               {{"what", "lease"}});
+  metrics_.add(Metric::kStoreExpired,
+               static_cast<double>(now.expired_reservations - counted_.expired_reservations),
+               {{"what", "reservation"}});
+  counted_ = now;
+  arm();
+}
+
+void StoreService::arm() {
+  const auto next = index_.next_expiry();
+  if (next == armed_) return;
+  armed_ = next;
+  if (!next) {
+    timer_.cancel();
+    return;
+  }
+  timer_.expires_at(*next);
+  timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const auto self = weak.lock();
+    if (error || !self) return;
+    self->armed_.reset();
+    self->index_.expire(Clock::now());
+    self->settle();
+  });
+}
+
+}  // namespace lowkey::kvstore

@@ -1,0 +1,63 @@
+// The stores of a cluster as one: each page has one store, chosen by rendezvous hashing of its identity among
+// the stores that are connected, so that all ranks agree and the loss of one store moves no other store's
+// pages. Thread rule: as StoreClient.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvstore/service/store_client.h"
+
+namespace lowkey::monitoring {
+class Metrics;
+}
+
+namespace lowkey::kvstore {
+
+// Index of the store that keeps this page; `stores`: the stores' world ranks in any order, at least one.
+size_t rendezvous(const Hash128& identity, std::span<const int> stores);
+
+class StoreSet {
+ public:
+  // `origin`: whose pages are read and written. Everything referred to outlives the set.
+  StoreSet(boost::asio::io_context& io, transport::DataPlane& data, monitoring::Metrics& metrics,
+           const PageOrigin& origin);
+  ~StoreSet();
+
+  // To be called from the worker's ControlHandlers for peers of Role::kStore.
+  void on_up(const transport::ConnectionPtr& store);
+  void on_message(const transport::ConnectionPtr& store, transport::MessageType type, std::string_view body);
+  void on_down(const transport::ConnectionPtr& store, const Error& error);
+
+  size_t num_ready() const;  // stores that can be used now
+
+  // Each page to its store. `done` may be empty; exactly once otherwise, possibly before spill() returns.
+  void spill(std::vector<PageWrite> pages, Deadline deadline, std::function<void(const SpillOutcome&)> done);
+  // Fills the pages in order up to the first that cannot be had. `done(n, reason)`: the first n are in place;
+  // `reason` says why not more. Targets behind them may have been written too.
+  void restore(std::vector<PageRead> pages, Deadline deadline,
+               std::function<void(size_t restored, std::string reason)> done);
+
+ private:
+  struct Restore;
+  // The pages of each store (by index into `pages`); under nullptr all of them when no store is ready.
+  template <class Identity>
+  std::map<StoreClient*, std::vector<size_t>> split(size_t num_pages, Identity&& identity_of) const;
+  // Static, because a restore can end after the set is gone.
+  static void count(monitoring::Metrics& metrics, const SpillOutcome& outcome);
+  static void finish(monitoring::Metrics& metrics, const Restore& restore);
+
+  boost::asio::io_context& io_;
+  transport::DataPlane& data_;
+  monitoring::Metrics& metrics_;
+  const PageOrigin origin_;
+  const std::shared_ptr<PageVerifier> verifier_;
+  const std::shared_ptr<BounceBuffers> buffers_;
+  std::map<uint64_t, std::unique_ptr<StoreClient>> clients_;  // by connection id
+};
+
+}  // namespace lowkey::kvstore
