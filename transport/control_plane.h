@@ -51,7 +51,8 @@ class ControlConnection {
   // Queues the message; kTooLarge above kMaxMessageBytes, kResourceExhausted when more than the bound of bytes is
   // in flight, kUnavailable when down.
   virtual Status send(MessageType type, std::string body) = 0;
-  virtual void close() = 0;  // orderly: sends Goodbye, on_down follows with kCancelled on both sides
+  // Orderly: sends Goodbye with the reason; on_down follows with kCancelled on both sides.
+  virtual void close(const std::string& reason = "closed") = 0;
 };
 using ConnectionPtr = std::shared_ptr<ControlConnection>;
 

@@ -145,10 +145,10 @@ void Session::transmit(MessageType type, std::string body) {
   });
 }
 
-void Session::close() {
+void Session::close(const std::string& why) {
   if (state_ == State::kDown || closing_) return;
   closing_ = true;
-  const Error reason{Code::kCancelled, "closed"};
+  const Error reason{Code::kCancelled, why};
   transmit(MessageType::kGoodbye, Handshake::goodbye(reason));
   boost::asio::post(context_->io,
                     [self = shared_from_this(), reason] { self->down(reason, kGoodbyeLinger); });

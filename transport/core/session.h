@@ -27,7 +27,7 @@ class Session final : public ControlConnection, public std::enable_shared_from_t
   const PeerInfo& peer() const override { return handshake_.peer(); }
   uint64_t id() const override { return id_; }
   Status send(MessageType type, std::string body) override;
-  void close() override;
+  void close(const std::string& reason) override;
 
   bool is_up() const { return state_ == State::kUp && !closing_; }
   bool is_handshaking() const { return state_ == State::kHandshaking; }

@@ -55,7 +55,7 @@ void SessionPlane::accept(std::shared_ptr<Link> link) {
 void SessionPlane::shutdown() {
   links_->stop_listening();
   const auto sessions = context_->sessions;
-  for (const auto& [id, session] : sessions) session->close();
+  for (const auto& [id, session] : sessions) session->close("shutting down");
 }
 
 TransportStats SessionPlane::stats() const {
