@@ -24,8 +24,7 @@ size_t page_bytes(const PageRead& page) {
 
 RestoreTransfer::RestoreTransfer(std::shared_ptr<StoreLink> link, uint64_t id, std::vector<PageRead> pages,
                                  Deadline deadline, const PageOrigin& origin,
-                                 std::shared_ptr<BounceBuffers> buffers,
-                                 std::shared_ptr<PageVerifier> verifier, Done done)
+                                 std::shared_ptr<BounceBuffers> buffers, PageVerifier& verifier, Done done)
     : link_(std::move(link)),
       io_(link_->io),
       id_(id),
@@ -33,7 +32,7 @@ RestoreTransfer::RestoreTransfer(std::shared_ptr<StoreLink> link, uint64_t id, s
       origin_(origin),
       pages_(std::move(pages)),
       buffers_(std::move(buffers)),
-      verifier_(std::move(verifier)),
+      verifier_(verifier),
       done_(std::move(done)),
       timer_(link_->io) {}
 
@@ -137,10 +136,12 @@ void RestoreTransfer::verify(size_t first, size_t count, std::shared_ptr<BounceB
     }
     job.pages.push_back(page);
   }
-  job.done = [self = shared_from_this(), count](size_t good) {
-    boost::asio::post(self->io_, [self, count, good] { self->verified(count, good); });
+  // Moved on, so that the transfer is never destroyed on the verifier's thread.
+  job.done = [self = shared_from_this(), count](size_t good) mutable {
+    boost::asio::io_context& io = self->io_;
+    boost::asio::post(io, [self = std::move(self), count, good] { self->verified(count, good); });
   };
-  if (!verifier_->submit(std::move(job)))
+  if (!verifier_.submit(std::move(job)))
     return stop(RestoreEnd::kFailed, "too many pages wait for verification");
   ++verifying_;
   fetch_next();

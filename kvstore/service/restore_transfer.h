@@ -36,7 +36,7 @@ class RestoreTransfer : public std::enable_shared_from_this<RestoreTransfer> {
 
   RestoreTransfer(std::shared_ptr<StoreLink> link, uint64_t id, std::vector<PageRead> pages,
                   Deadline deadline, const PageOrigin& origin, std::shared_ptr<BounceBuffers> buffers,
-                  std::shared_ptr<PageVerifier> verifier, Done done);
+                  PageVerifier& verifier, Done done);
 
   uint64_t id() const { return id_; }
   void arm();    // the deadline runs from here, also while it waits for its turn
@@ -63,7 +63,7 @@ class RestoreTransfer : public std::enable_shared_from_this<RestoreTransfer> {
   const PageOrigin origin_;
   std::vector<PageRead> pages_;
   const std::shared_ptr<BounceBuffers> buffers_;
-  const std::shared_ptr<PageVerifier> verifier_;
+  PageVerifier& verifier_;  // not touched any more once stopped
   Done done_;
   boost::asio::steady_timer timer_;
 

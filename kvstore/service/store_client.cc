@@ -24,10 +24,10 @@ Result<Message> parse(std::string_view body, const char* name) {
 
 StoreClient::StoreClient(boost::asio::io_context& io, transport::DataPlane& data,
                          transport::ConnectionPtr connection, const PageOrigin& origin,
-                         std::shared_ptr<PageVerifier> verifier, std::shared_ptr<BounceBuffers> buffers)
+                         PageVerifier& verifier, std::shared_ptr<BounceBuffers> buffers)
     : link_(std::make_shared<StoreLink>(StoreLink{io, data, std::move(connection), nullptr})),
       origin_(origin),
-      verifier_(std::move(verifier)),
+      verifier_(verifier),
       buffers_(std::move(buffers)),
       spill_budget_(std::make_shared<TransferBudget>(kMaxSpillBytes, kMaxSpills)),
       self_(std::make_shared<StoreClient*>(this)) {}

@@ -22,10 +22,9 @@ class StoreClient {
   static constexpr uint64_t kMaxSpillBytes = 64ull << 20;
   static constexpr uint32_t kMaxSpills = 16;
 
-  // `verifier` and `buffers` are shared by all stores of a worker. `data` outlives the client.
+  // `verifier` and `buffers` are shared by all stores of a worker. `data` and `verifier` outlive the client.
   StoreClient(boost::asio::io_context& io, transport::DataPlane& data, transport::ConnectionPtr connection,
-              const PageOrigin& origin, std::shared_ptr<PageVerifier> verifier,
-              std::shared_ptr<BounceBuffers> buffers);
+              const PageOrigin& origin, PageVerifier& verifier, std::shared_ptr<BounceBuffers> buffers);
   ~StoreClient();  // fails what is in flight
 
   const transport::ConnectionPtr& connection() const { return link_->connection; }
@@ -45,7 +44,7 @@ class StoreClient {
 
   const std::shared_ptr<StoreLink> link_;
   const PageOrigin origin_;
-  const std::shared_ptr<PageVerifier> verifier_;
+  PageVerifier& verifier_;
   const std::shared_ptr<BounceBuffers> buffers_;
   const std::shared_ptr<TransferBudget> spill_budget_;
   Duration max_spill_time_{};  // well within the store's reservations

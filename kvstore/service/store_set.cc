@@ -51,7 +51,6 @@ StoreSet::StoreSet(boost::asio::io_context& io, transport::DataPlane& data, moni
       data_(data),
       metrics_(metrics),
       origin_(origin),
-      verifier_(std::make_shared<PageVerifier>()),
       buffers_(std::make_shared<BounceBuffers>(kBounceBytes, kBounceBuffers)) {}
 
 StoreSet::~StoreSet() = default;

@@ -55,7 +55,7 @@ class StoreSet {
   transport::DataPlane& data_;
   monitoring::Metrics& metrics_;
   const PageOrigin origin_;
-  const std::shared_ptr<PageVerifier> verifier_;
+  PageVerifier verifier_;
   const std::shared_ptr<BounceBuffers> buffers_;
   std::map<uint64_t, std::unique_ptr<StoreClient>> clients_;  // by connection id
 };
