@@ -183,6 +183,20 @@ Status check_tensor_parallel(const ModelConfig& config, int rank, int size) {
   return {};
 }
 
+uint64_t weight_bytes(const ModelConfig& config, int rank, int size, DType dtype) {
+  const DecoderShape shape(config, rank, size);
+  const uint64_t hidden = config.hidden_size;
+  const uint64_t qkv = shape.q_features + 2 * shape.kv_features;
+  const uint64_t vocab = padded_shard(config.vocab_size, 0, size).count * hidden;
+  const uint64_t layer = hidden * (qkv + shape.q_features + 3 * shape.ffn);
+  uint64_t layer_f32 = 2 * hidden;
+  if (config.attention_bias) layer_f32 += qkv;
+  if (config.attention_bias && config.family == Family::kLlama && rank == 0) layer_f32 += hidden;
+  if (config.mlp_bias) layer_f32 += 2 * shape.ffn + (rank == 0 ? hidden : 0);
+  const uint64_t matrices = vocab * (config.tie_word_embeddings ? 1 : 2) + config.num_layers * layer;
+  return matrices * kernels::dtype_bytes(dtype) + (hidden + config.num_layers * layer_f32) * sizeof(float);
+}
+
 Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const SafetensorsReader& reader,
                                             int rank, int size, kernels::Backend& backend) {
   Loader loader(reader, backend);

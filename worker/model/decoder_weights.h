@@ -59,6 +59,9 @@ struct DecoderShape {
 // ffn.
 Status check_tensor_parallel(const ModelConfig& config, int rank, int size);
 
+// Bytes of one rank's weights in `dtype` (norms and biases in f32); a backend's padding comes on top.
+uint64_t weight_bytes(const ModelConfig& config, int rank, int size, kernels::DType dtype);
+
 // Reads only this rank's rows and columns, packs them, and gives the files' pages back tensor by tensor.
 // Errors: kBadInput naming file, tensor, expected and found. REQUIRES: check_tensor_parallel() is ok.
 Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const SafetensorsReader& reader,

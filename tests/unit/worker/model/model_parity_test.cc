@@ -3,6 +3,7 @@
 
 #include "tests/support/replica.h"
 #include "tests/unit/worker/model/golden.h"
+#include "worker/model/decoder_weights.h"
 
 namespace lowkey::testing {
 namespace {
@@ -133,6 +134,21 @@ TEST(ModelShards, RanksHoldTheirPartOnly) {
   const double all = whole.value()->model(0).packed_bytes();
   for (int rank = 0; rank < 2; ++rank)
     EXPECT_NEAR(halves.value()->model(rank).packed_bytes() / all, 0.5, 0.01) << "rank " << rank;
+}
+
+// The forecast of `lowkey inspect` against what a backend holds.
+TEST(ModelShards, WeightBytesForecast) {
+  for (const char* name : {"llama_bias", "llama_gqa_scaled", "qwen2_sharded"}) {
+    for (const int tp : {1, 4}) {
+      auto replica = Replica::load(golden_dir() / name, {.tp = tp});
+      ASSERT_TRUE(replica.ok());
+      for (int rank = 0; rank < tp; ++rank) {
+        const worker::Model& model = replica.value()->model(rank);
+        const double forecast = worker::weight_bytes(model.config(), rank, tp, kernels::DType::kF32);
+        EXPECT_NEAR(model.packed_bytes() / forecast, 1, 0.03) << name << " rank " << rank << " of " << tp;
+      }
+    }
+  }
 }
 
 TEST(ModelShards, SizeMustDivideKvHeads) {
