@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import unittest
 
-from support.catalog import catalog, series_names
+from catalog import DOC, catalog, document, series_names
 from support.cluster import ROOT
 
 DASHBOARD = ROOT / "monitoring" / "grafana" / "lowkey.json"
@@ -54,7 +54,12 @@ class Dashboard(unittest.TestCase):
                 used |= metric_names(target["expr"])
         self.assertLessEqual(used, series_names())
         stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
-        self.assertEqual(set(catalog()) - stems - used, set(), "metrics that no panel shows")
+        self.assertEqual({m.name for m in catalog()} - stems - used, set(), "metrics that no panel shows")
+
+
+class Documentation(unittest.TestCase):
+    def test_is_what_the_catalog_says(self):
+        self.assertEqual(DOC.read_text(), document(), "run monitoring/catalog.py")
 
 
 class Alerts(unittest.TestCase):

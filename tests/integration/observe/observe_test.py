@@ -12,7 +12,7 @@ import tempfile
 import unittest
 import urllib.parse
 
-from support.catalog import catalog
+from catalog import catalog
 from support.cluster import ROOT, Cluster, free_port, http, skip, sse, wait_until
 
 DASHBOARD = json.loads((ROOT / "monitoring" / "grafana" / "lowkey.json").read_text())
@@ -146,7 +146,7 @@ class Observe(unittest.TestCase):
     def test_every_declared_metric_is_fed_and_labels_are_the_catalogs(self):
         def missing():
             text = self.cluster.metrics()
-            return set(catalog()) - set(re.findall(r"^# TYPE (\w+)", text, re.M))
+            return {m.name for m in catalog()} - set(re.findall(r"^# TYPE (\w+)", text, re.M))
         try:
             wait_until(lambda: not missing(), 40, "all metrics on the page")
         except TimeoutError:
