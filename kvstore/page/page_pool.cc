@@ -69,11 +69,10 @@ std::optional<PageRef> PagePool::find(const Hash128& identity, std::span<const i
   return PageRef(this, found->second);
 }
 
-uint64_t PagePool::evictable_bytes(const Hash128& identity) const {
-  const auto found = index_.find(identity);
-  if (found == index_.end()) return 0;
-  const Record& record = records_[found->second];
-  return record.references == 0 ? page_bytes(record.has_sink) : 0;
+std::optional<PageRef> PagePool::find(PageId page, const Hash128& identity) {
+  const Record& record = records_[page];
+  if (!record.published || record.identity != identity) return std::nullopt;
+  return PageRef(this, page);
 }
 
 PageRef PagePool::publish(const PageRef& page, const Hash128& identity, std::span<const int32_t> tokens) {

@@ -87,10 +87,9 @@ class PagePool {
 
   // The published page with this identity, if its tokens are these (a hash alone is not trusted).
   std::optional<PageRef> find(const Hash128& identity, std::span<const int32_t> tokens);
-  // The same question without taking a reference or renewing the page's age.
+  // A reference to the page if it is still published under this identity.
+  std::optional<PageRef> find(PageId page, const Hash128& identity);
   bool contains(const Hash128& identity) const { return index_.contains(identity); }
-  // How many more bytes would be in use if the page were referenced now; 0 when it is already.
-  uint64_t evictable_bytes(const Hash128& identity) const;
 
   // Makes a complete page findable. When an equal page is published already, that one is returned and the
   // caller's is not published: exchange it, and the double goes back.

@@ -70,6 +70,9 @@ class SlabPool {
 
   uint64_t slab_bytes() const { return slab_bytes_; }
   uint32_t slabs_per_superblock() const { return slabs_per_superblock_; }
+  uint64_t max_slabs() const {
+    return uint64_t{arena_->num_superblocks()} * slabs_per_superblock_;
+  }  // ids are below
   uint64_t used_slabs() const { return used_slabs_; }
   uint32_t held_superblocks() const { return held_superblocks_; }
 

@@ -1,0 +1,144 @@
+// The engine of one replica's leader: requests in, token events out, one step at a time.
+//
+// Threads: submit, cancel, drain, on_restore_result and state may be called from any thread; step and
+// wait_for_work from the step thread only, where the ports are called too.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "base/deadline.h"
+#include "base/hash128.h"
+#include "base/result.h"
+#include "kvstore/page/page_pool.h"
+#include "monitoring/metrics.h"
+#include "worker/engine/engine_ports.h"
+#include "worker/engine/executor.h"
+#include "worker/engine/prefix_restores.h"
+#include "worker/engine/scheduler.h"
+#include "worker/engine/spill_queue.h"
+
+namespace lowkey::wire {
+class RestoreResult;
+class Submit;
+class TokenEvent;
+class TokenEvents;
+}  // namespace lowkey::wire
+
+namespace lowkey::worker {
+
+struct EngineOptions {
+  SchedulerOptions scheduler;
+  ExecutorOptions executor;
+  Duration restore_wait = std::chrono::seconds(2);  // longest that a sequence waits for a store
+  size_t max_waiting = 256;                         // requests not yet started; more are refused
+};
+
+struct EngineState {
+  uint32_t running = 0;
+  uint32_t waiting = 0;
+  uint64_t max_sequence_tokens = 0;  // longest prompt + answer that can ever fit
+  uint64_t kv_bytes_used = 0;
+  uint64_t kv_bytes_capacity = 0;
+  bool draining = false;
+  bool broken = false;  // a step was lost: nothing runs any more, the process should go
+};
+
+class Engine {
+ public:
+  // Everything named outlives the engine; whoever serves `ports.restore` must have stopped writing before it
+  // goes.
+  Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& memory, transport::HostComm& comm,
+         EnginePorts ports, monitoring::Metrics& metrics);
+  ~Engine();
+
+  // Errors: kInvalidArgument (with the parameter), kResourceExhausted (queue full), kUnavailable (draining,
+  // broken). After success every outcome arrives through ports.emit, the last event with a finish reason.
+  Status submit(const wire::Submit& request);
+  void cancel(uint64_t request_id);  // takes effect in the next step; unknown ids are ignored
+  void drain();                      // refuses new requests; running and waiting ones end as usual
+  void on_restore_result(int rank, const wire::RestoreResult& result);
+  EngineState state() const;
+
+  // One iteration. False when there was nothing to do.
+  bool step();
+  // Returns when there may be work for step(), or at the deadline.
+  void wait_for_work(Deadline deadline);
+
+ private:
+  struct RestoreAnswer {
+    int rank;
+    uint64_t restore_id;
+    size_t pages;
+    std::string reason;
+  };
+  // What other threads leave for the step thread.
+  struct Inbox {
+    std::mutex mutex;
+    std::condition_variable arrived;
+    std::vector<std::unique_ptr<Sequence>> submitted;
+    std::vector<uint64_t> cancelled;
+    std::vector<RestoreAnswer> restores;
+    std::unordered_set<uint64_t> live;  // request ids that have not ended
+    EngineState state;
+    uint64_t next_sequence_id = 1;
+    bool work_left = false;  // the last step ended with more to do
+    std::optional<TimePoint> restore_deadline;
+
+    void answer(RestoreAnswer answer);
+  };
+  struct Step {
+    Schedule schedule;
+    std::vector<PendingSpill> spills;
+    std::vector<kvstore::PageRef> pinned;  // pages being copied for a store
+    kvstore::Ledger device;
+    uint64_t used_pages = 0, evictable_pages = 0;
+    TimePoint start = Clock::now();
+    bool empty() const { return schedule.sequences.empty() && schedule.released.empty() && spills.empty(); }
+  };
+
+  Result<std::unique_ptr<Sequence>> admit(const wire::Submit& request, uint64_t fallback_seed) const;
+  Step schedule();
+  Status execute(const Step& step);
+  bool commit(const Step& step, const Status& status);
+
+  void take_inbox();
+  void end_restores();
+  void on_restore_finished(const PrefixRestores::Finished& finished);
+  void run_on(Sequence& sequence, size_t restored_pages);
+  void plan_spills(Step* step);
+  void commit_sequence(Sequence& sequence, int num_tokens, const float* logits_row,
+                       wire::TokenEvents* events);
+  void publish_pages(Sequence& sequence, int first_page);
+  void sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event);
+  void finish(Sequence& sequence);
+  void fail_all(const Error& error);
+  void emit(const wire::TokenEvents& events);
+  void update_state(bool work_left);
+  void count_step(const Step& step);
+
+  const EngineOptions options_;
+  Model& model_;
+  kvstore::PageMemory& memory_;
+  const EnginePorts ports_;
+  monitoring::Metrics& metrics_;
+  const uint64_t seed_;  // of requests that bring none
+  std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
+  kvstore::PagePool pool_;
+  Executor executor_;
+  PrefixRestores restores_;
+  SpillQueue spills_;
+  Scheduler scheduler_;
+  std::vector<std::unique_ptr<wire::TokenEvent>> ended_;  // by cancellation, to be emitted with the next step
+  uint64_t step_number_ = 0;
+  uint64_t preemptions_counted_ = 0, queries_counted_ = 0;
+  bool broken_ = false;
+};
+
+}  // namespace lowkey::worker

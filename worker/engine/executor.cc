@@ -1,0 +1,233 @@
+#include "worker/engine/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kvstore/page/page_identity.h"
+#include "transport/wire/lowkey.pb.h"
+#include "worker/engine/plan_codec.h"
+
+namespace lowkey::worker {
+
+using kernels::kMaxSlabs;
+using monitoring::Metric;
+
+namespace {
+
+size_t staged_page_bytes(const kernels::PageLayout& layout) {
+  size_t bytes = 0;
+  for (int i = 0; i < layout.num_slabs(); ++i) bytes += layout.slab_bytes[i];
+  return bytes;
+}
+
+Error bad_plan(const std::string& what) {
+  return Error{Code::kInternal, "step plan: " + what, {}};
+}
+
+}  // namespace
+
+Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMemory& memory,
+                   transport::HostComm& comm, const EnginePorts& ports, monitoring::Metrics& metrics)
+    : options_(options),
+      model_(model),
+      memory_(memory),
+      comm_(comm),
+      ports_(ports),
+      metrics_(metrics),
+      staging_(
+          StagingPool::create(staged_page_bytes(memory.layout()), ports.spill ? options.staging_bytes : 0)) {
+  const kernels::PageLayout& layout = memory.layout();
+  constexpr uint64_t kRatioTokens = 8192;
+  metrics_.set(Metric::kKvBytes, static_cast<double>(memory.capacity_bytes()),
+               {{"tier", "device"}, {"state", "capacity"}});
+  metrics_.set(Metric::kKvPages, static_cast<double>(memory.max_pages()),
+               {{"tier", "device"}, {"state", "capacity"}});
+  metrics_.set(Metric::kKvBytesPerToken, layout.bytes_per_token());
+  metrics_.set(Metric::kKvCompressionRatio, static_cast<double>(layout.bf16_bytes_for_tokens(kRatioTokens)) /
+                                                static_cast<double>(layout.bytes_for_tokens(kRatioTokens)));
+}
+
+Status Executor::execute(const wire::StepPlan& plan) {
+  for (const uint64_t id : plan.released()) tables_.erase(id);
+  if (plan.spills_size() > 0) LOWKEY_TRY(spill(plan));
+  if (plan.sequences_size() > 0) LOWKEY_TRY(run_model(plan));
+  if (plan.has_device()) report(plan.device());
+  metrics_.add(Metric::kCollectiveSeconds, comm_.take_seconds());
+  return {};
+}
+
+// Brings the sequence's table up to date.
+Status Executor::apply(const wire::PlannedSequence& planned, Table* table) {
+  if (planned.tail() >= memory_.tails().max_slabs()) return bad_plan("a tail beyond this rank's memory");
+  size_t page = planned.first_page();
+  if (page * kMaxSlabs > table->slabs.size()) {
+    return bad_plan(fmt::format("sequence {}: pages from {} on, but {} are known", planned.sequence_id(),
+                                page, table->slabs.size() / kMaxSlabs));
+  }
+  table->slabs.resize(page * kMaxSlabs);
+  for (int next = 0; next < planned.slabs_size(); ++page) {
+    table->slabs.resize((page + 1) * kMaxSlabs, nullptr);
+    const int count = memory_.slabs_of_page(page);
+    if (next + count > planned.slabs_size()) return bad_plan("a page lacks slabs");
+    for (int slab = 0; slab < count; ++slab, ++next) {
+      if (planned.slabs(next) >= memory_.slabs(slab).max_slabs())
+        return bad_plan("a slab beyond this rank's memory");
+      table->slabs[page * kMaxSlabs + slab] = memory_.slab_address(slab, planned.slabs(next));
+    }
+  }
+  const size_t complete = (planned.first_position() + planned.tokens_size()) / memory_.layout().page_tokens;
+  if (planned.tokens_size() == 0 || table->slabs.size() < complete * kMaxSlabs) {
+    return bad_plan(fmt::format("sequence {}: {} pages for {} tokens from {}", planned.sequence_id(),
+                                table->slabs.size() / kMaxSlabs, planned.tokens_size(),
+                                planned.first_position()));
+  }
+  return {};
+}
+
+Status Executor::run_model(const wire::StepPlan& plan) {
+  std::vector<int32_t> tokens, positions, logit_rows;
+  std::vector<kernels::SequenceSlice> slices;
+  slices.reserve(plan.sequences_size());
+  for (const wire::PlannedSequence& planned : plan.sequences()) {
+    Table& table = tables_[planned.sequence_id()];
+    LOWKEY_TRY(apply(planned, &table));
+    slices.push_back({.first_row = static_cast<int>(tokens.size()),
+                      .num_rows = planned.tokens_size(),
+                      .first_position = static_cast<int>(planned.first_position()),
+                      .slabs = table.slabs.data(),
+                      .levels = static_cast<int>(planned.levels()),
+                      .tail = memory_.tail_address(planned.tail())});
+    tokens.insert(tokens.end(), planned.tokens().begin(), planned.tokens().end());
+    for (int i = 0; i < planned.tokens_size(); ++i) positions.push_back(planned.first_position() + i);
+    if (planned.want_logits()) logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
+  }
+  const Deadline deadline = Deadline::in(options_.step_deadline);
+  shard_logits_.resize(logit_rows.size() * model_.vocab_shard());
+  const Batch batch{.tokens = tokens, .positions = positions, .sequences = slices, .logit_rows = logit_rows};
+  LOWKEY_TRY(model_.forward(batch, memory_.layout(), comm_, deadline, shard_logits_));
+  return logit_rows.empty() ? Status() : gather_logits(logit_rows.size(), deadline);
+}
+
+Status Executor::gather_logits(size_t rows, Deadline deadline) {
+  const bool leader = comm_.rank() == 0;
+  if (leader) gathered_.resize(comm_.size() * shard_logits_.size());
+  LOWKEY_TRY(comm_.gather(shard_logits_, gathered_, 0, deadline));
+  if (!leader) return {};
+  const size_t shard = model_.vocab_shard(), vocab = model_.config().vocab_size;
+  logits_.resize(rows * vocab);
+  for (size_t rank = 0; rank < static_cast<size_t>(comm_.size()); ++rank) {
+    const size_t first = rank * shard;
+    if (first >= vocab) break;
+    const size_t count = std::min(shard, vocab - first);  // the last shard is padded
+    for (size_t row = 0; row < rows; ++row) {
+      const float* from = gathered_.data() + (rank * rows + row) * shard;
+      std::copy(from, from + count, logits_.data() + row * vocab + first);
+    }
+  }
+  return {};
+}
+
+std::span<const float> Executor::logits(size_t i) const {
+  const size_t vocab = model_.config().vocab_size;
+  return std::span(logits_).subspan(i * vocab, vocab);
+}
+
+Result<std::vector<std::byte*>> Executor::addresses(const wire::PlacedPage& page) const {
+  const int levels = memory_.layout().num_levels;
+  if (page.slabs_size() != levels && page.slabs_size() != memory_.layout().num_slabs()) {
+    return bad_plan(fmt::format("a page with {} slabs", page.slabs_size()));
+  }
+  std::vector<std::byte*> slabs;
+  for (int slab = 0; slab < page.slabs_size(); ++slab) {
+    if (page.slabs(slab) >= memory_.slabs(slab).max_slabs())
+      return bad_plan("a slab beyond this rank's memory");
+    slabs.push_back(memory_.slab_address(slab, page.slabs(slab)));
+  }
+  return slabs;
+}
+
+Status Executor::spill(const wire::StepPlan& plan) {
+  if (!ports_.spill) return {};
+  std::vector<StagedPage> staged;
+  for (const wire::PlacedPage& page : plan.spills()) {
+    LOWKEY_ASSIGN(identity, identity_from_bytes(page.identity()));
+    LOWKEY_ASSIGN(slabs, addresses(page));
+    if (!stage(page, identity, slabs, &staged)) {
+      metrics_.add(Metric::kSpillOutcomes, 1, {{"outcome", "dropped_staging_full"}});
+    }
+  }
+  if (!staged.empty()) ports_.spill(std::move(staged));
+  return {};
+}
+
+bool Executor::stage(const wire::PlacedPage& page, const Hash128& identity, std::span<std::byte* const> slabs,
+                     std::vector<StagedPage>* staged) {
+  std::shared_ptr<std::byte> buffer = staging_->acquire();
+  if (!buffer) return false;
+  const kernels::PageLayout& layout = memory_.layout();
+  StagedPage copy;
+  kernels::PageHeader& header = copy.header;
+  header.levels_present = static_cast<uint8_t>((1u << layout.num_levels) - 1);
+  header.read_at_least_level = static_cast<uint8_t>(layout.num_levels - 1);
+  header.has_sink = static_cast<int>(slabs.size()) > layout.num_levels;
+  header.identity = kvstore::rank_identity(identity, comm_.rank(), comm_.size());
+  header.model_fingerprint = options_.model_fingerprint;
+  header.layout_fingerprint = options_.layout_fingerprint;
+  header.rank = static_cast<uint16_t>(comm_.rank());
+  header.num_ranks = static_cast<uint16_t>(comm_.size());
+  header.first_token = page.first_token();
+  std::byte* to = buffer.get();
+  for (size_t i = 0; i < slabs.size(); ++i) {
+    const size_t bytes = layout.slab_bytes[i];
+    std::memcpy(to, slabs[i], bytes);
+    copy.slabs[i] = {to, bytes};
+    header.checksums[i] = slab_checksum(copy.slabs[i]);
+    to += bytes;
+  }
+  header.header_checksum = header.compute_checksum();
+  copy.keep_alive = std::move(buffer);
+  staged->push_back(std::move(copy));
+  return true;
+}
+
+void Executor::restore(const wire::RestoreCommand& command,
+                       std::function<void(const wire::RestoreResult&)> done) {
+  wire::RestoreResult result;
+  result.set_restore_id(command.restore_id());
+  std::vector<RestoreTarget> targets;
+  const auto add = [&](const wire::PlacedPage& page) -> Status {
+    LOWKEY_ASSIGN(identity, identity_from_bytes(page.identity()));
+    LOWKEY_ASSIGN(slabs, addresses(page));
+    RestoreTarget& target = targets.emplace_back();
+    target.identity = kvstore::rank_identity(identity, comm_.rank(), comm_.size());
+    for (size_t i = 0; i < slabs.size(); ++i) target.slabs[i] = {slabs[i], memory_.layout().slab_bytes[i]};
+    return {};
+  };
+  Status status = ports_.restore ? Status() : Error{Code::kUnavailable, "this rank has no store", {}};
+  for (int i = 0; i < command.pages_size() && status.ok(); ++i) status = add(command.pages(i));
+  if (!status.ok()) {
+    result.set_first_miss_reason(status.error().message);
+    return done(result);
+  }
+  ports_.restore(std::move(targets),
+                 [result, done = std::move(done)](size_t pages, std::string reason) mutable {
+                   result.set_pages_restored(static_cast<uint32_t>(pages));
+                   result.set_first_miss_reason(std::move(reason));
+                   done(result);
+                 });
+}
+
+void Executor::report(const wire::DeviceTier& device) {
+  const auto set = [&](Metric metric, const char* state, uint64_t value) {
+    metrics_.set(metric, static_cast<double>(value), {{"tier", "device"}, {"state", state}});
+  };
+  set(Metric::kKvBytes, "used", device.used_bytes());
+  set(Metric::kKvBytes, "evictable", device.evictable_bytes());
+  set(Metric::kKvBytes, "free", device.free_bytes());
+  set(Metric::kKvPages, "used", device.used_pages());
+  set(Metric::kKvPages, "evictable", device.evictable_pages());
+  metrics_.set(Metric::kKvUsage,
+               static_cast<double>(device.used_bytes()) / static_cast<double>(memory_.capacity_bytes()));
+}
+
+}  // namespace lowkey::worker

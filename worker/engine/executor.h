@@ -1,0 +1,92 @@
+// Executes step plans on one rank: leader and followers run the same code on the same plans. It knows where
+// every sequence's pages lie, and nothing of requests, references or identities of others.
+//
+// Order inside a step: forget released sequences, copy pages to be spilled, run the model, gather the logits.
+// The copies come first so that, once the leader has the model's last all-reduce, no rank still reads a page
+// that the next plan may give away. A failed step changes nothing that counts: pages become real when the
+// leader commits.
+//
+// Thread rule: the step thread. Plans and restores must arrive in the order in which the leader sent them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "base/deadline.h"
+#include "kernels/page/page_header.h"
+#include "kvstore/page/page_memory.h"
+#include "monitoring/metrics.h"
+#include "worker/engine/engine_ports.h"
+#include "worker/engine/staging_pool.h"
+#include "worker/engine/timed_comm.h"
+#include "worker/model/model.h"
+
+namespace lowkey::wire {
+class DeviceTier;
+class PlacedPage;
+class PlannedSequence;
+class StepPlan;
+class RestoreCommand;
+class RestoreResult;
+}  // namespace lowkey::wire
+
+namespace lowkey::worker {
+
+struct ExecutorOptions {
+  Hash128 model_fingerprint;
+  Hash128 layout_fingerprint;
+  uint64_t staging_bytes = 64ull << 20;  // bound of page copies on their way to a store
+  Duration step_deadline = std::chrono::seconds(30);
+};
+
+class Executor {
+ public:
+  // Everything named outlives the executor. `ports.restore` and `ports.spill` may be empty: no store.
+  Executor(const ExecutorOptions& options, Model& model, kvstore::PageMemory& memory,
+           transport::HostComm& comm, const EnginePorts& ports, monitoring::Metrics& metrics);
+
+  // Errors: of a collective or of a plan that does not fit this rank's tables; the step is lost.
+  Status execute(const wire::StepPlan& plan);
+
+  // Leader: logits [vocab_size] of the i-th sequence of the last plan that wanted them.
+  std::span<const float> logits(size_t i) const;
+
+  // `done` on any thread, exactly once.
+  void restore(const wire::RestoreCommand& command, std::function<void(const wire::RestoreResult&)> done);
+
+  bool can_spill() const { return ports_.spill != nullptr; }
+  size_t spill_room() const { return staging_->available(); }  // pages
+  size_t known_sequences() const { return tables_.size(); }
+
+ private:
+  struct Table {
+    std::vector<std::byte*> slabs;  // [page * kMaxSlabs + slab]
+  };
+
+  Status apply(const wire::PlannedSequence& planned, Table* table);
+  Status run_model(const wire::StepPlan& plan);
+  Status gather_logits(size_t rows, Deadline deadline);
+  Result<std::vector<std::byte*>> addresses(const wire::PlacedPage& page) const;
+  Status spill(const wire::StepPlan& plan);
+  bool stage(const wire::PlacedPage& page, const Hash128& identity, std::span<std::byte* const> slabs,
+             std::vector<StagedPage>* staged);
+  void report(const wire::DeviceTier& device);
+
+  ExecutorOptions options_;
+  Model& model_;
+  kvstore::PageMemory& memory_;
+  TimedComm comm_;
+  const EnginePorts& ports_;
+  monitoring::Metrics& metrics_;
+  std::shared_ptr<StagingPool> staging_;
+  std::unordered_map<uint64_t, Table> tables_;  // by sequence id
+  std::vector<float> shard_logits_;             // [rows, vocab_shard]
+  std::vector<float> gathered_;                 // [ranks, rows, vocab_shard], leader
+  std::vector<float> logits_;                   // [rows, vocab_size], leader
+};
+
+}  // namespace lowkey::worker

@@ -1,0 +1,31 @@
+#include "worker/engine/plan_codec.h"
+
+#include <cstring>
+
+#include "transport/wire/lowkey.pb.h"
+
+namespace lowkey::worker {
+
+std::string identity_bytes(const Hash128& identity) {
+  return std::string(reinterpret_cast<const char*>(&identity), sizeof(identity));
+}
+
+Result<Hash128> identity_from_bytes(const std::string& bytes) {
+  Hash128 identity;
+  if (bytes.size() != sizeof(identity)) {
+    return Error{
+        Code::kInternal, fmt::format("page identity: expected 16 bytes, found {}", bytes.size()), {}};
+  }
+  std::memcpy(&identity, bytes.data(), sizeof(identity));
+  return identity;
+}
+
+wire::PlacedPage place_page(const kvstore::PageRef& page, const Hash128& identity, uint64_t first_token) {
+  wire::PlacedPage placed;
+  for (const kvstore::SlabId slab : page.slabs()) placed.add_slabs(slab);
+  placed.set_identity(identity_bytes(identity));
+  placed.set_first_token(static_cast<uint32_t>(first_token));
+  return placed;
+}
+
+}  // namespace lowkey::worker

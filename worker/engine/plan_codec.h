@@ -1,0 +1,22 @@
+// Identities and pages as they travel in plans and commands.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/hash128.h"
+#include "base/result.h"
+#include "kvstore/page/page_pool.h"
+
+namespace lowkey::wire {
+class PlacedPage;
+}
+
+namespace lowkey::worker {
+
+std::string identity_bytes(const Hash128& identity);            // 16 bytes
+Result<Hash128> identity_from_bytes(const std::string& bytes);  // kInternal unless 16 bytes
+
+wire::PlacedPage place_page(const kvstore::PageRef& page, const Hash128& identity, uint64_t first_token);
+
+}  // namespace lowkey::worker

@@ -1,0 +1,254 @@
+#include "worker/engine/scheduler.h"
+
+#include <algorithm>
+
+#include "kvstore/page/page_identity.h"
+
+namespace lowkey::worker {
+
+using kvstore::PageRef;
+
+namespace {
+
+void insert_by_age(std::vector<Sequence*>& list, Sequence* sequence) {
+  const auto older = [](const Sequence* a, const Sequence* b) { return a->id < b->id; };
+  list.insert(std::lower_bound(list.begin(), list.end(), sequence, older), sequence);
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options, kvstore::PagePool& pool, FetchPrefix fetch_prefix)
+    : options_(options),
+      pool_(&pool),
+      fetch_prefix_(std::move(fetch_prefix)),
+      page_tokens_(pool.memory().layout().page_tokens) {}
+
+void Scheduler::add(std::unique_ptr<Sequence> sequence) {
+  insert_by_age(waiting_, sequence.get());
+  sequences_.emplace(sequence->id, std::move(sequence));
+}
+
+Schedule Scheduler::schedule() {
+  Schedule plan;
+  preempted_ = false;
+  ++steps_;
+  schedule_decodes(&plan, options_.step_tokens - prefill_reserve());
+  const int rest = schedule_prefills(&plan, options_.step_tokens - plan.decode_tokens);
+  admit(&plan, rest);
+  plan.released = std::exchange(released_, {});
+  return plan;
+}
+
+int Scheduler::prefill_reserve() {
+  const bool prefills = !waiting_.empty() ||
+                        std::ranges::any_of(running_, [](const Sequence* s) { return s->remaining() > 1; });
+  if (!prefills) return 0;
+  return options_.step_tokens >= 8 ? options_.step_tokens / 8 : static_cast<int>(steps_ % 2);
+}
+
+void Scheduler::schedule_decodes(Schedule* plan, int budget) {
+  std::vector<Sequence*> decodes;
+  for (Sequence* sequence : running_) {
+    if (sequence->remaining() == 1) decodes.push_back(sequence);
+  }
+  if (decodes.empty()) return;
+  if (static_cast<int>(decodes.size()) > budget) {
+    std::rotate(decodes.begin(), decodes.begin() + next_decode_ % decodes.size(), decodes.end());
+    next_decode_ += budget;
+  }
+  for (Sequence* sequence : decodes) {
+    if (plan->decode_tokens >= budget) break;
+    if (sequence->state != Sequence::State::kRunning) continue;  // gave way to an older one meanwhile
+    plan_tokens(*sequence, 1, plan);
+  }
+}
+
+int Scheduler::schedule_prefills(Schedule* plan, int budget) {
+  const std::vector<Sequence*> snapshot = running_;
+  for (Sequence* sequence : snapshot) {
+    if (budget <= 0) break;
+    if (sequence->state != Sequence::State::kRunning || sequence->remaining() <= 1) continue;
+    budget -= plan_tokens(*sequence, std::min(budget, sequence->remaining()), plan);
+  }
+  return budget;
+}
+
+// Plans up to `wanted` tokens and reserves the pages they complete; younger sequences give way. Returns how
+// many it could: fewer, or none, when the memory is with older sequences or restores, until those let go.
+int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
+  const size_t pages = (sequence.computed + wanted) / page_tokens_;
+  while (sequence.pages.size() < pages) {
+    if (auto page = pool_->allocate(sequence.pages.empty())) {
+      sequence.pages.push_back(std::move(*page));
+    } else if (running_.back() != &sequence) {
+      preempt_youngest(plan);
+    } else {
+      break;
+    }
+  }
+  const int room = static_cast<int>(sequence.pages.size() + 1) * page_tokens_ - 1 - sequence.computed;
+  const int count = std::min(wanted, room);
+  if (count <= 0) return 0;
+  (sequence.remaining() == 1 ? plan->decode_tokens : plan->prefill_tokens) += count;
+  plan->sequences.push_back({&sequence, count});
+  return count;
+}
+
+void Scheduler::preempt_youngest(Schedule* plan) {
+  Sequence& victim = *running_.back();
+  running_.pop_back();
+  std::erase_if(plan->sequences, [&](const ScheduledSequence& scheduled) {
+    if (scheduled.sequence != &victim) return false;
+    (victim.remaining() == 1 ? plan->decode_tokens : plan->prefill_tokens) -= scheduled.num_tokens;
+    return true;
+  });
+  forget(victim);
+  victim.release_memory();
+  victim.state = Sequence::State::kWaiting;
+  insert_by_age(waiting_, &victim);
+  ++preemptions_;
+  preempted_ = true;
+}
+
+void Scheduler::admit(Schedule* plan, int budget) {
+  for (auto next = waiting_.begin(); next != waiting_.end();) {
+    // A sequence preempted in this step would only push out the next one.
+    if (preempted_ || budget <= 0 || static_cast<int>(running()) >= options_.max_batch) return;
+    Sequence& sequence = **next;
+    switch (try_start(sequence)) {
+      case Admission::kNoRoom:
+        return;
+      case Admission::kLater:
+        ++next;
+        break;
+      case Admission::kRestoring:
+        next = waiting_.erase(next);
+        sequence.state = Sequence::State::kRestoring;
+        ++restoring_;
+        break;
+      case Admission::kRunning:
+        next = waiting_.erase(next);
+        sequence.state = Sequence::State::kRunning;
+        insert_by_age(running_, &sequence);
+        budget -= plan_tokens(sequence, std::min(budget, sequence.remaining()), plan);
+        break;
+    }
+  }
+}
+
+Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
+  const kvstore::Ledger before = pool_->ledger();
+  std::vector<PageRef> hits = device_hits(sequence);
+  if (!forecast_fits(sequence, hits, before.free + before.evictable) && running() > 0) {
+    while (!hits.empty()) hits.pop_back();
+    return Admission::kNoRoom;
+  }
+  auto tail = pool_->allocate_tail();
+  if (!tail) {
+    while (!hits.empty()) hits.pop_back();
+    return Admission::kNoRoom;
+  }
+  sequence.tail = std::move(*tail);
+  sequence.pages = std::move(hits);
+  sequence.computed = static_cast<int>(sequence.pages.size()) * page_tokens_;
+  const Prefix prefix = fetch_prefix_ ? fetch_prefix_(sequence) : Prefix::kCompute;
+  if (prefix == Prefix::kElsewhere) {
+    sequence.release_memory();
+    return Admission::kLater;
+  }
+  if (sequence.admissions++ == 0) {
+    sequence.queue_seconds = seconds(Clock::now() - sequence.submitted);
+    sequence.cached_device = sequence.computed;
+    prefix_queries_ += sequence.prompt_tokens;
+  }
+  return prefix == Prefix::kFetching ? Admission::kRestoring : Admission::kRunning;
+}
+
+std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
+  // The last token is always computed: its logits are wanted.
+  const size_t limit = (sequence.tokens.size() - 1) / page_tokens_;
+  std::vector<PageRef> hits;
+  while (hits.size() < limit) {
+    extend_identities(sequence, hits.size() + 1, page_tokens_);
+    const std::span tokens = std::span(sequence.tokens).subspan(hits.size() * page_tokens_, page_tokens_);
+    auto page = pool_->find(sequence.identities[hits.size()], tokens);
+    if (!page) break;
+    hits.push_back(std::move(*page));
+  }
+  return hits;
+}
+
+// `idle_before`: free and evictable bytes before the hits were referenced.
+bool Scheduler::forecast_fits(const Sequence& candidate, const std::vector<PageRef>& hits,
+                              uint64_t idle_before) const {
+  const kvstore::Ledger now = pool_->ledger();
+  const uint64_t idle = now.free + now.evictable;
+  uint64_t needed = missing_bytes(candidate);
+  for (size_t i = 0; i < hits.size(); ++i) needed -= pool_->page_bytes(i == 0) + kernels::kPageHeaderBytes;
+  needed += idle_before - idle;  // hits that nobody else uses
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->state != Sequence::State::kWaiting) needed += missing_bytes(*sequence);
+  }
+  return needed <= idle_before;
+}
+
+// What a sequence still takes to hold its known tokens and one page more (fewer if it must end before).
+uint64_t Scheduler::missing_bytes(const Sequence& sequence) const {
+  const kernels::PageLayout& layout = pool_->memory().layout();
+  const int end = sequence.prompt_tokens + sequence.sampling.max_tokens;
+  const int target = std::min(static_cast<int>(sequence.tokens.size()) + page_tokens_, end);
+  const uint64_t whole = layout.bytes_for_tokens(target);
+  const uint64_t held =
+      sequence.tail ? layout.bytes_for_tokens(std::max<size_t>(sequence.pages.size() * page_tokens_, 1)) : 0;
+  return whole - std::min(whole, held);
+}
+
+void Scheduler::extend_identities(Sequence& sequence, size_t pages, int page_tokens) {
+  while (sequence.identities.size() < pages) {
+    const size_t page = sequence.identities.size();
+    const Hash128& parent = page == 0 ? sequence.root : sequence.identities.back();
+    const std::span tokens = std::span(sequence.tokens).subspan(page * page_tokens, page_tokens);
+    sequence.identities.push_back(kvstore::chain_hash(parent, tokens));
+  }
+}
+
+void Scheduler::restored(Sequence& sequence) {
+  LOWKEY_CHECK(sequence.state == Sequence::State::kRestoring, "sequence {}", sequence.id);
+  --restoring_;
+  sequence.state = Sequence::State::kRunning;
+  insert_by_age(running_, &sequence);
+}
+
+void Scheduler::remove(Sequence& sequence) {
+  forget(sequence);
+  if (sequence.state == Sequence::State::kRestoring) --restoring_;
+  std::erase(running_, &sequence);
+  std::erase(waiting_, &sequence);
+  sequence.release_memory();
+  sequences_.erase(sequence.id);
+}
+
+void Scheduler::forget(Sequence& sequence) {
+  if (!std::exchange(sequence.known_to_ranks, false)) return;
+  released_.push_back(sequence.id);
+}
+
+Sequence* Scheduler::find(uint64_t sequence_id) {
+  const auto found = sequences_.find(sequence_id);
+  return found == sequences_.end() ? nullptr : found->second.get();
+}
+
+Sequence* Scheduler::find_request(uint64_t request_id) {
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->request_id == request_id) return sequence.get();
+  }
+  return nullptr;
+}
+
+std::vector<Sequence*> Scheduler::all() {
+  std::vector<Sequence*> all;
+  for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
+  return all;
+}
+
+}  // namespace lowkey::worker

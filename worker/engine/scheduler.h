@@ -1,0 +1,110 @@
+// Who computes what in the next step: continuous batching with chunked prefill. Pure bookkeeping on the
+// leader.
+//
+// - Every decode gets its token in every step; prefills share the rest of the token budget, oldest first.
+// Where
+//   decodes alone would fill the budget, an eighth of it (with tiny budgets: every other step, one token) is
+//   kept for prefills and decodes take turns, so neither starves.
+// - Admission is first come, first served, by byte forecast: a sequence starts when its known tokens and one
+// page
+//   more fit beside what the running ones still need for theirs.
+// - When memory runs out nevertheless, the youngest running sequence gives way to an older one and is
+// recomputed
+//   later; its published pages stay findable, so most of that is a prefix hit. The oldest is never preempted
+//   and may take from all others: it always finishes.
+//
+// Thread rule: the step thread only. The pool outlives the scheduler.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "kvstore/page/page_pool.h"
+#include "worker/engine/sequence.h"
+
+namespace lowkey::worker {
+
+struct SchedulerOptions {
+  int step_tokens = 512;  // budget of one step, >= 1
+  int max_batch = 64;     // sequences that hold memory together, >= 1
+};
+
+struct ScheduledSequence {
+  Sequence* sequence;
+  int num_tokens;  // from sequence->computed on
+  bool wants_logits() const { return num_tokens == sequence->remaining(); }
+};
+
+struct Schedule {
+  std::vector<ScheduledSequence> sequences;  // each at most once
+  std::vector<uint64_t> released;            // ids that ranks shall forget before this step
+  int prefill_tokens = 0;
+  int decode_tokens = 0;
+};
+
+class Scheduler {
+ public:
+  // What becomes of a sequence's prefix beyond its device hits, asked at admission.
+  enum class Prefix {
+    kCompute,   // nothing to fetch
+    kFetching,  // pages are on their way: restored() will be called
+    kElsewhere  // another sequence is fetching them: ask again later
+  };
+  using FetchPrefix = std::function<Prefix(Sequence&)>;
+
+  Scheduler(const SchedulerOptions& options, kvstore::PagePool& pool, FetchPrefix fetch_prefix);
+
+  void add(std::unique_ptr<Sequence> sequence);
+  Schedule schedule();
+  void restored(Sequence& sequence);  // its fetch has ended: it runs from `computed` on
+  void remove(Sequence& sequence);    // finished or cancelled; returns all its memory
+
+  Sequence* find(uint64_t sequence_id);
+  Sequence* find_request(uint64_t request_id);
+  std::vector<Sequence*> all();
+
+  size_t running() const { return running_.size() + restoring_; }
+  size_t waiting() const { return waiting_.size(); }
+  bool has_released() const { return !released_.empty(); }
+  uint64_t preemptions() const { return preemptions_; }
+  uint64_t prefix_queries() const { return prefix_queries_; }  // prompt tokens looked up
+
+  // The identities of the first `pages` pages of a sequence.
+  static void extend_identities(Sequence& sequence, size_t pages, int page_tokens);
+
+ private:
+  enum class Admission { kRunning, kRestoring, kNoRoom, kLater };
+
+  void schedule_decodes(Schedule* plan, int budget);
+  int schedule_prefills(Schedule* plan, int budget);
+  void admit(Schedule* plan, int budget);
+  Admission try_start(Sequence& sequence);
+  bool forecast_fits(const Sequence& candidate, const std::vector<kvstore::PageRef>& hits,
+                     uint64_t idle_before) const;
+  std::vector<kvstore::PageRef> device_hits(Sequence& sequence);
+  uint64_t missing_bytes(const Sequence& sequence) const;
+  int plan_tokens(Sequence& sequence, int wanted, Schedule* plan);
+  void preempt_youngest(Schedule* plan);
+  int prefill_reserve();
+  void forget(Sequence& sequence);
+
+  SchedulerOptions options_;
+  kvstore::PagePool* pool_;
+  FetchPrefix fetch_prefix_;
+  int page_tokens_;
+  std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;
+  std::vector<Sequence*> waiting_;  // both oldest first
+  std::vector<Sequence*> running_;
+  size_t restoring_ = 0;
+  std::vector<uint64_t> released_;
+  uint64_t steps_ = 0;
+  uint64_t preemptions_ = 0;
+  uint64_t prefix_queries_ = 0;
+  size_t next_decode_ = 0;  // whose turn it is when not all decodes fit
+  bool preempted_ = false;  // in this step: nobody is admitted
+};
+
+}  // namespace lowkey::worker
