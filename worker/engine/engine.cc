@@ -4,6 +4,7 @@
 #include <random>
 
 #include "base/bytes.h"
+#include "base/log.h"
 #include "kvstore/page/page_identity.h"
 #include "transport/wire/lowkey.pb.h"
 #include "worker/engine/plan_codec.h"

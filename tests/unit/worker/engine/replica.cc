@@ -1,0 +1,210 @@
+#include "tests/unit/worker/engine/replica.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <sstream>
+
+#include "transport/loopback/loopback_comm.h"
+
+namespace lowkey::worker {
+
+void MemoryStore::put(std::vector<StagedPage> pages) {
+  std::lock_guard lock(mutex_);
+  for (const StagedPage& staged : pages) {
+    Page page{.header = staged.header};
+    for (size_t i = 0; i < staged.slabs.size(); ++i)
+      page.slabs[i].assign(staged.slabs[i].begin(), staged.slabs[i].end());
+    pages_[staged.header.identity] = std::move(page);
+  }
+}
+
+std::pair<size_t, std::string> MemoryStore::get(const std::vector<RestoreTarget>& targets) const {
+  std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const auto found = pages_.find(targets[i].identity);
+    if (found == pages_.end()) return {i, "not in the store"};
+    const Page& page = found->second;
+    if (page.header.header_checksum != page.header.compute_checksum()) return {i, "header"};
+    for (size_t slab = 0; slab < page.slabs.size(); ++slab) {
+      if (page.slabs[slab].size() != targets[i].slabs[slab].size()) return {i, "another layout"};
+      if (page.slabs[slab].empty()) continue;
+      if (slab_checksum(page.slabs[slab]) != page.header.checksums[slab]) return {i, "checksum"};
+      std::memcpy(targets[i].slabs[slab].data(), page.slabs[slab].data(), page.slabs[slab].size());
+    }
+  }
+  return {targets.size(), ""};
+}
+
+size_t MemoryStore::pages() const {
+  std::lock_guard lock(mutex_);
+  return pages_.size();
+}
+
+void MemoryStore::forget_all() {
+  std::lock_guard lock(mutex_);
+  pages_.clear();
+}
+
+void MemoryStore::damage_all() {
+  std::lock_guard lock(mutex_);
+  for (auto& [identity, page] : pages_) page.slabs[0][17] ^= std::byte{1};
+}
+
+void MemoryStore::forget_rank(int rank) {
+  std::lock_guard lock(mutex_);
+  std::erase_if(pages_, [&](const auto& entry) { return entry.second.header.rank == rank; });
+}
+
+Replica::Replica(ReplicaOptions options) : options_(std::move(options)), ranks_(options_.ranks) {
+  options_.engine.executor.model_fingerprint = options_.model_fingerprint;
+  auto comms = transport::make_loopback_comms(options_.ranks);
+  for (int rank = 0; rank < options_.ranks; ++rank) {
+    Rank& mine = ranks_[rank];
+    mine.comm = std::move(comms[rank]);
+    mine.model = options_.model(rank, options_.ranks);
+    const kernels::CacheShape shape = mine.model->config().cache_shape(options_.ranks, options_.dtype);
+    const auto layout = kernels::PageLayout::make(options_.spec, shape);
+    options_.engine.executor.layout_fingerprint = layout->fingerprint();
+    mine.memory = std::move(kvstore::PageMemory::make(*layout, options_.kv_bytes)).value();
+    mine.metrics = std::make_unique<monitoring::Metrics>(
+        monitoring::Labels{{"role", "worker"}, {"rank", std::to_string(rank)}});
+    mine.queue = std::make_unique<BoundedQueue<Message>>(1024);
+  }
+  engine_ = std::make_unique<Engine>(options_.engine, *ranks_[0].model, *ranks_[0].memory, *ranks_[0].comm,
+                                     ports(0), *ranks_[0].metrics);
+  for (int rank = 1; rank < options_.ranks; ++rank) {
+    Rank& mine = ranks_[rank];
+    mine.follower = std::make_unique<Follower>(options_.engine.executor, *mine.model, *mine.memory,
+                                               *mine.comm, ports(rank), *mine.metrics);
+    mine.thread = std::thread([this, rank] { follow(rank); });
+  }
+}
+
+Replica::~Replica() {
+  for (Rank& rank : ranks_) {
+    rank.queue->close();
+    if (rank.thread.joinable()) rank.thread.join();
+  }
+}
+
+EnginePorts Replica::ports(int rank) {
+  EnginePorts ports;
+  if (rank == 0) {
+    ports.emit = [this](const wire::TokenEvents& events) { on_events(events); };
+    ports.publish_plan = [this](const wire::StepPlan& plan) {
+      int tokens = 0;
+      for (const auto& sequence : plan.sequences()) tokens += sequence.tokens_size();
+      largest_step_ = std::max(largest_step_, tokens);
+      for (int r = 1; r < options_.ranks; ++r) LOWKEY_CHECK(ranks_[r].queue->try_push(plan));
+    };
+    ports.send_restore = [this](const wire::RestoreCommand& command) {
+      for (int r = 1; r < options_.ranks; ++r) LOWKEY_CHECK(ranks_[r].queue->try_push(command));
+    };
+  }
+  if (options_.store == nullptr) return ports;
+  ports.spill = [store = options_.store](std::vector<StagedPage> pages) { store->put(std::move(pages)); };
+  ports.restore = [this, rank](std::vector<RestoreTarget> targets,
+                               std::function<void(size_t, std::string)> done) {
+    auto serve = [store = options_.store, targets = std::move(targets), done = std::move(done)] {
+      const auto [pages, reason] = store->get(targets);
+      done(pages, reason);
+    };
+    if (!options_.hold_restore || !options_.hold_restore(rank, serve)) serve();
+  };
+  return ports;
+}
+
+void Replica::follow(int rank) {
+  Rank& mine = ranks_[rank];
+  while (auto message = mine.queue->pop(Deadline::in(std::chrono::seconds(100)))) {
+    if (const auto* plan = std::get_if<wire::StepPlan>(&*message)) {
+      if (!mine.follower->execute(*plan).ok()) return;
+    } else {
+      mine.follower->restore(
+          std::get<wire::RestoreCommand>(*message),
+          [this, rank](const wire::RestoreResult& result) { engine_->on_restore_result(rank, result); });
+    }
+  }
+}
+
+wire::SamplingParams Replica::greedy() {
+  wire::SamplingParams sampling;
+  sampling.set_top_p(1);
+  return sampling;
+}
+
+uint64_t Replica::submit(std::vector<int32_t> prompt, int max_tokens, wire::SamplingParams sampling) {
+  const uint64_t id = next_request_++;
+  const Status status = try_submit(id, std::move(prompt), max_tokens, std::move(sampling));
+  LOWKEY_CHECK(status.ok(), "{}", status.error().message);
+  return id;
+}
+
+Status Replica::try_submit(uint64_t request_id, std::vector<int32_t> prompt, int max_tokens,
+                           wire::SamplingParams sampling, const std::string& salt) {
+  wire::Submit request;
+  request.set_request_id(request_id);
+  request.mutable_prompt()->Add(prompt.begin(), prompt.end());
+  sampling.set_max_tokens(max_tokens);
+  *request.mutable_sampling() = std::move(sampling);
+  request.set_salt(salt);
+  LOWKEY_TRY(engine_->submit(request));
+  ++open_;
+  return {};
+}
+
+void Replica::on_events(const wire::TokenEvents& events) {
+  for (const wire::TokenEvent& event : events.events()) {
+    Answer& answer = answers_[event.request_id()];
+    EXPECT_EQ(answer.finish, wire::FINISH_NONE) << "an event after the last one";
+    if (answer.events.empty()) {
+      answer.cached = event.cached_tokens();
+      answer.cached_store = event.cached_tokens_store();
+    }
+    answer.tokens.insert(answer.tokens.end(), event.tokens().begin(), event.tokens().end());
+    answer.events.push_back(event);
+    answer.finish = event.finish();
+    answer.error = event.error();
+    answer.error_code = event.error_code();
+    if (event.finish() != wire::FINISH_NONE) --open_;
+  }
+}
+
+double Replica::metric(int rank, const std::string& name, const std::string& label) const {
+  const std::string snapshot = ranks_[rank].metrics->serialize();
+  std::istringstream page(monitoring::render_page(std::span(&snapshot, 1)).value());
+  double sum = 0;
+  for (std::string line; std::getline(page, line);) {
+    if (!line.starts_with(name + "{") || line.find(label) == std::string::npos) continue;
+    sum += std::stod(line.substr(line.rfind(' ') + 1));
+  }
+  return sum;
+}
+
+bool Replica::step() {
+  const bool worked = engine_->step();
+  const EngineState state = engine_->state();
+  EXPECT_LE(state.kv_bytes_used, state.kv_bytes_capacity);
+  EXPECT_LE(state.kv_bytes_capacity, options_.kv_bytes);
+  return worked;
+}
+
+void Replica::run() {
+  const Deadline deadline = Deadline::in(std::chrono::seconds(100));
+  while (open_ > 0 && !deadline.passed()) {
+    if (!step()) engine_->wait_for_work(deadline);
+  }
+  ASSERT_EQ(open_, 0u) << "requests never ended";
+  while (step()) {
+  }
+  check_all_returned();
+}
+
+void Replica::check_all_returned() {
+  const EngineState state = engine_->state();
+  EXPECT_EQ(state.kv_bytes_used, 0u);
+  EXPECT_EQ(state.running + state.waiting, 0u);
+}
+
+}  // namespace lowkey::worker
