@@ -1,13 +1,13 @@
 #include "coordinator/text/tokenizer.h"
 
 #include <boost/json/monotonic_resource.hpp>
-#include <boost/json/stream_parser.hpp>
 #include <boost/json/value.hpp>
 
 #include "coordinator/text/added_tokens.h"
 #include "coordinator/text/bpe.h"
 #include "coordinator/text/file.h"
 #include "coordinator/text/json_node.h"
+#include "coordinator/text/json_parse.h"
 #include "coordinator/text/normalizer.h"
 #include "coordinator/text/post_processor.h"
 #include "coordinator/text/pre_tokenizer.h"
@@ -42,25 +42,6 @@ struct Tokenizer::Impl {
 };
 
 namespace {
-
-Result<boost::json::value> parse_json(std::string_view text, const std::string& file,
-                                      boost::json::storage_ptr storage) {
-  boost::json::error_code error;
-  boost::json::stream_parser parser(storage);
-  const size_t read = parser.write_some(text.data(), text.size(), error);
-  if (!error) parser.finish(error);
-  if (!error && read < text.size() && text.find_first_not_of(" \t\r\n", read) != std::string_view::npos) {
-    error = boost::json::error::extra_data;
-  }
-  if (error) {
-    return Error{Code::kBadInput,
-                 fmt::format("{}: expected JSON, found {} at byte {}", file, error.message(), read),
-                 {}};
-  }
-  boost::json::value value = parser.release();
-  if (!value.is_object()) return JsonNode(value, file).wrong("an object");
-  return value;
-}
 
 // tokenizer_config.json writes special tokens as strings or as {"content": ...}.
 Result<std::string> special_text(const JsonNode& config, std::string_view key) {

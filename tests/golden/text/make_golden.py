@@ -17,6 +17,7 @@ import shutil
 from tokenizers import Tokenizer
 
 import tokenizer_kinds
+from chat_golden import render_all
 from text_samples import strings
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -63,6 +64,7 @@ def main():
     for kind, folder in folders.items():
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         write(HERE / kind / "expected.json", expect(tokenizer, texts))
+    write(HERE / "chat.json", render_all())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+#include "coordinator/text/utf8.h"
+
+#include <gtest/gtest.h>
+
+namespace lowkey::coordinator {
+namespace {
+
+TEST(Utf8, EveryCharacterComesBack) {
+  for (char32_t code = 0; code <= 0x10FFFF; ++code) {
+    if (code >= 0xD800 && code <= 0xDFFF) continue;
+    std::string text;
+    append_utf8(text, code);
+    const Utf8Step step = next_utf8(text, 0);
+    ASSERT_EQ(step.state, Utf8State::kValid) << static_cast<uint32_t>(code);
+    ASSERT_EQ(step.code, code);
+    ASSERT_EQ(step.bytes, text.size());
+    for (size_t cut = 1; cut < text.size(); ++cut) {
+      ASSERT_EQ(next_utf8(text.substr(0, cut), 0).state, Utf8State::kIncomplete);
+    }
+  }
+}
+
+TEST(Utf8, ReplacesMaximalSubparts) {
+  const std::string r(kReplacementCharacter);
+  EXPECT_EQ(replace_invalid_utf8("a\x80z"), "a" + r + "z");
+  EXPECT_EQ(replace_invalid_utf8("\xC0\xAF"), r + r);          // overlong
+  EXPECT_EQ(replace_invalid_utf8("\xED\xA0\x80"), r + r + r);  // a surrogate
+  EXPECT_EQ(replace_invalid_utf8("\xF4\x90\x80\x80"), r + r + r + r);
+  EXPECT_EQ(replace_invalid_utf8("\xE2\x82z"), r + "z");  // one well-formed beginning, one replacement
+  EXPECT_EQ(replace_invalid_utf8("\xF0\x9F\x98"), r);
+  EXPECT_EQ(replace_invalid_utf8("\xF1\x80\xE2\x82\xAC"), r + "€");
+  EXPECT_FALSE(is_valid_utf8("\xFF"));
+  EXPECT_TRUE(is_valid_utf8("a€🙂"));
+}
+
+TEST(Utf8, KnowsPropertiesOfCharacters) {
+  EXPECT_TRUE(is_whitespace(0x3000));
+  EXPECT_FALSE(is_whitespace(0x180E));
+  EXPECT_TRUE(is_numeric(U'Ⅷ'));
+  EXPECT_TRUE(is_numeric(U'½'));
+  EXPECT_TRUE(is_punctuation(U'$'));
+  EXPECT_TRUE(is_punctuation(U'。'));
+  EXPECT_FALSE(is_punctuation(U'€'));
+  EXPECT_TRUE(is_word(U'_'));
+  EXPECT_TRUE(is_word(0x0301));
+  EXPECT_FALSE(is_word(U'-'));
+}
+
+TEST(Utf8, TrimsAndFoldsByCharacter) {
+  EXPECT_EQ(trim_whitespace("\u3000 é\u00a0"), "é");
+  EXPECT_EQ(trim_whitespace(" a ", false, true), " a");
+  EXPECT_EQ(trim_whitespace(" \n "), "");
+  EXPECT_EQ(to_lower("ÄİΣ"), "äi\u0307σ");
+  EXPECT_EQ(to_upper("straße"), "STRASSE");
+  EXPECT_EQ(normalize_unicode("e\u0301", UnicodeForm::kNfc), "é");
+  EXPECT_EQ(normalize_unicode("ﬁ", UnicodeForm::kNfkc), "fi");
+}
+
+}  // namespace
+}  // namespace lowkey::coordinator
