@@ -154,6 +154,10 @@ class Cluster:
                 found[int(rank)] = pid
         return dict(sorted(found.items()))
 
+    def all_pids(self):
+        """mpirun and all ranks."""
+        return [pid for pid, _ in self._tagged()]
+
     def _tagged(self):
         for entry in pathlib.Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -183,7 +187,7 @@ class Cluster:
     def kill(self):
         """Ends every process of this cluster, whatever state it is in."""
         for _ in range(50):
-            alive = [pid for pid, _ in self._tagged()]
+            alive = self.all_pids()
             for pid in alive:
                 try:
                     os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,53 @@
+"""`lowkey bench` against a live cluster: what it reports is what was asked for."""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+from support.cluster import Cluster, binary
+
+
+class Bench(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster(flags=["--api-key", "sesame"]).start()
+        cls.addClassCleanup(cls.cluster.kill)
+
+    def bench(self, *flags, key="sesame"):
+        with tempfile.NamedTemporaryFile(suffix=".json") as report:
+            done = subprocess.run([binary(), "bench", "--url", self.cluster.url, "--api-key", key, "--json", report.name,
+                                   *flags], capture_output=True, text=True, timeout=120)
+            text = pathlib.Path(report.name).read_text()
+        return done, json.loads(text) if text else None
+
+    def test_completions_at_fixed_concurrency(self):
+        done, report = self.bench("--concurrency", "4", "--requests", "12", "--prompt-tokens", "100", "--output-tokens", "20")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual((report["requests_answered"], report["requests_failed"]), (12, 0), done.stdout)
+        self.assertEqual(report["output_tokens"], 12 * 20)
+        self.assertAlmostEqual(report["prompt_tokens"] / 12, 100, delta=15)
+        self.assertIn("12 answered, 0 failed", done.stdout)
+        self.assertLess(report["to_first_token_seconds"]["p50"], report["whole_request_seconds"]["p50"])
+
+    def test_chat_with_poisson_arrivals(self):
+        done, report = self.bench("--endpoint", "chat", "--rate", "20", "--requests", "10", "--prompt-tokens",
+                                  "uniform:30,60", "--output-tokens", "uniform:5,10")
+        self.assertEqual(report["requests_failed"], 0, done.stdout + done.stderr)
+        self.assertTrue(50 <= report["output_tokens"] <= 100)
+
+    def test_for_a_duration(self):
+        done, report = self.bench("--duration", "2", "--concurrency", "2", "--output-tokens", "8")
+        self.assertEqual(report["requests_failed"], 0, done.stdout + done.stderr)
+        self.assertGreaterEqual(report["duration_seconds"], 1.5)
+        self.assertGreater(report["requests_answered"], 2)
+
+    def test_the_wrong_key_ends_it(self):
+        done, _ = self.bench(key="wrong")
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("401", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
