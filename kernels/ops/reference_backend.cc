@@ -59,10 +59,12 @@ class ReferenceBackend final : public Backend {
     LOWKEY_CHECK(x.cols == w.in_features() && y.cols == w.out_features() && x.rows == y.rows,
                  "linear [{}, {}] on [{}, {}] -> [{}, {}]", w.out_features(), w.in_features(), x.rows, x.cols,
                  y.rows, y.cols);
+    std::vector<double> input(x.cols);
     for (int r = 0; r < x.rows; ++r) {
+      for (int i = 0; i < x.cols; ++i) input[i] = round_to(dtype_, row_of(x, r)[i]);
       for (int o = 0; o < y.cols; ++o) {
         double sum = bias == nullptr ? 0.0 : bias[o];
-        for (int i = 0; i < x.cols; ++i) sum += double{round_to(dtype_, row_of(x, r)[i])} * w.row(o)[i];
+        for (int i = 0; i < x.cols; ++i) sum += input[i] * w.row(o)[i];
         if (accumulate) sum += row_of(y, r)[o];
         row_of(y, r)[o] = static_cast<float>(sum);
       }

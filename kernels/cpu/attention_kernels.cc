@@ -1,0 +1,162 @@
+#include "kernels/cpu/attention_kernels.h"
+
+#include <cstddef>
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attention_kernels.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "kernels/cpu/simd_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lowkey::kernels::simd::HWY_NAMESPACE {
+
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+// Rows x two vectors of c stay in registers: 6 x 2 accumulators hide the latency of two multiply-add pipes,
+// and with b and the broadcast they fit the 16 registers of SSE and AVX2.
+constexpr int kRows = 6;
+
+template <int Rows, int Vectors>
+HWY_INLINE void multiply_block(const TileProduct& p, int row, int column) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  V acc[Rows][Vectors];
+  float* c = p.c + static_cast<ptrdiff_t>(row) * p.c_stride + column;
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      acc[r][v] =
+          p.accumulate ? hn::LoadU(d, c + static_cast<ptrdiff_t>(r) * p.c_stride + v * lanes) : hn::Zero(d);
+    }
+  }
+  const float* a = p.a + static_cast<ptrdiff_t>(row) * p.a_stride;
+  const float* b = p.b + column;
+  for (int k = 0; k < p.k; ++k, b += p.b_stride) {
+    V column_values[Vectors];
+    for (int v = 0; v < Vectors; ++v) column_values[v] = hn::LoadU(d, b + v * lanes);
+    for (int r = 0; r < Rows; ++r) {
+      const V value = hn::Set(d, a[static_cast<ptrdiff_t>(r) * p.a_stride + k]);
+      for (int v = 0; v < Vectors; ++v) acc[r][v] = hn::MulAdd(value, column_values[v], acc[r][v]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      hn::StoreU(acc[r][v], d, c + static_cast<ptrdiff_t>(r) * p.c_stride + v * lanes);
+    }
+  }
+}
+
+template <int Rows>
+void multiply_rows(const TileProduct& p, int row) {
+  const int lanes = static_cast<int>(hn::Lanes(D()));
+  int column = 0;
+  for (; column + 2 * lanes <= p.n; column += 2 * lanes) multiply_block<Rows, 2>(p, row, column);
+  for (; column < p.n; column += lanes) multiply_block<Rows, 1>(p, row, column);
+}
+
+void multiply_tile(const TileProduct& p) {
+  int row = 0;
+  for (; row + kRows <= p.rows; row += kRows) multiply_rows<kRows>(p, row);
+  switch (p.rows - row) {
+    case 1:
+      return multiply_rows<1>(p, row);
+    case 2:
+      return multiply_rows<2>(p, row);
+    case 3:
+      return multiply_rows<3>(p, row);
+    case 4:
+      return multiply_rows<4>(p, row);
+    case 5:
+      return multiply_rows<5>(p, row);
+    default:
+      return;
+  }
+}
+
+HWY_INLINE float exp_one(float x) {
+  const hn::CappedTag<float, 1> d1;
+  return hn::GetLane(exp_f32(d1, hn::Set(d1, x)));
+}
+
+void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, float* acc, int dim) {
+  const D d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  V maxima = lowest;
+  for (int i = 0; i < valid; i += lanes) {
+    const V s = hn::LoadU(d, scores + i);
+    maxima = hn::Max(maxima, i + lanes <= valid ? s : hn::IfThenElse(hn::FirstN(d, valid - i), s, lowest));
+  }
+  const float page_maximum = hn::GetLane(hn::MaxOfLanes(d, maxima));
+  if (page_maximum > maximum) {
+    const float shrink = exp_one(maximum - page_maximum);
+    maximum = page_maximum;
+    sum *= shrink;
+    for (int f = 0; f < dim; f += lanes)
+      hn::StoreU(hn::Mul(hn::LoadU(d, acc + f), hn::Set(d, shrink)), d, acc + f);
+  }
+  V sums = hn::Zero(d);
+  const V shift = hn::Set(d, maximum);
+  for (int i = 0; i < n; i += lanes) {
+    V weight = hn::Zero(d);
+    if (i < valid) {
+      weight = exp_f32(d, hn::Sub(hn::LoadU(d, scores + i), shift));
+      if (i + lanes > valid) weight = hn::IfThenElseZero(hn::FirstN(d, valid - i), weight);
+    }
+    hn::StoreU(weight, d, scores + i);
+    sums = hn::Add(sums, weight);
+  }
+  sum += hn::GetLane(hn::SumOfLanes(d, sums));
+}
+
+void merge_row(float& maximum, float& sum, float* acc, float other_maximum, float other_sum,
+               const float* other_acc, int dim) {
+  if (other_sum == 0.0f) return;
+  const D d;
+  const float joint = maximum > other_maximum ? maximum : other_maximum;
+  const V a = hn::Set(d, exp_one(maximum - joint)), b = hn::Set(d, exp_one(other_maximum - joint));
+  for (int f = 0; f < dim; f += static_cast<int>(hn::Lanes(d))) {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, other_acc + f), b, hn::Mul(hn::LoadU(d, acc + f), a)), d, acc + f);
+  }
+  sum = sum * hn::GetLane(a) + other_sum * hn::GetLane(b);
+  maximum = joint;
+}
+
+void scale_row(const float* x, float scale, float* out, int n) {
+  const D d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  int i = 0;
+  for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, scale)), d, out + i);
+  for (; i < n; ++i) out[i] = x[i] * scale;
+}
+
+}  // namespace lowkey::kernels::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lowkey::kernels::simd {
+
+HWY_EXPORT(multiply_tile);
+HWY_EXPORT(softmax_row);
+HWY_EXPORT(merge_row);
+HWY_EXPORT(scale_row);
+
+void multiply_tile(const TileProduct& product) {
+  HWY_DYNAMIC_DISPATCH(multiply_tile)(product);
+}
+void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, float* acc, int dim) {
+  HWY_DYNAMIC_DISPATCH(softmax_row)(scores, valid, n, maximum, sum, acc, dim);
+}
+void merge_row(float& maximum, float& sum, float* acc, float other_maximum, float other_sum,
+               const float* other_acc, int dim) {
+  HWY_DYNAMIC_DISPATCH(merge_row)(maximum, sum, acc, other_maximum, other_sum, other_acc, dim);
+}
+void scale_row(const float* x, float scale, float* out, int n) {
+  HWY_DYNAMIC_DISPATCH(scale_row)(x, scale, out, n);
+}
+
+}  // namespace lowkey::kernels::simd
+#endif  // HWY_ONCE

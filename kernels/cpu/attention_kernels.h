@@ -1,0 +1,33 @@
+// The arithmetic of attention on tiles, in Highway. All of it is per query row in a fixed order, so a row's
+// bits do not depend on which other rows are computed with it.
+#pragma once
+
+namespace lowkey::kernels::simd {
+
+// c[rows][n] (+)= a[rows][k] b[k][n]: one fused multiply-add per k, ascending. n: a multiple of kTileLanes.
+struct TileProduct {
+  const float* a;
+  int a_stride;
+  const float* b;
+  int b_stride;
+  float* c;
+  int c_stride;
+  int rows, k, n;
+  bool accumulate;
+};
+void multiply_tile(const TileProduct& product);
+
+// Online softmax of one query row over one page (Milakov & Gimelshein 2018): scores[0 .. valid) become
+// weights e^(score - new maximum), the rest up to `n` becomes 0; `sum` and `acc` are rescaled to the new
+// maximum. REQUIRES: valid >= 1.
+void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, float* acc, int dim);
+
+// (maximum, sum, acc) of one segment merged into another by log-sum-exp; an empty one (sum 0) changes
+// nothing.
+void merge_row(float& maximum, float& sum, float* acc, float other_maximum, float other_sum,
+               const float* other_acc, int dim);
+
+// out = x * scale.
+void scale_row(const float* x, float scale, float* out, int n);
+
+}  // namespace lowkey::kernels::simd

@@ -1,0 +1,34 @@
+// Pages to and from f32 tiles in Highway. A tile holds one stored vector of one page, ready for products
+// without horizontal sums: keys as [feature][token], values as [token][feature]. Both strides are multiples
+// of kTileLanes with what lies behind the last token (keys) or feature (values) finite. Widths without a fast
+// version go through the reference codec.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/page/page_codec.h"
+
+namespace lowkey::kernels::simd {
+
+inline constexpr int kTileLanes = 16;  // f32 lanes of the widest vector
+
+inline int tile_stride(int n) {
+  return (n + kTileLanes - 1) / kTileLanes * kTileLanes;
+}
+
+// Codes at `levels` levels -> tile with stride tile_stride(page_tokens) (keys) or tile_stride(dim) (values).
+// `rows_scratch`: [page_tokens * dim] f32, for the widths without a fast version.
+void decode_tile(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels, float* tile,
+                 float* rows_scratch);
+
+// Exact rows [num_tokens][dim] of `dtype` -> tokens 0 .. num_tokens-1 of the tile; the others keep their
+// content.
+void load_tile(Side side, const std::byte* rows, DType dtype, int num_tokens, int page_tokens, int dim,
+               float* tile);
+
+// encode_vector() with the same bytes as a result. `codes_scratch`: at least dim + kTileLanes bytes and
+// `row_scratch` [dim] f32.
+void encode_page_vector(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows,
+                        PageView page, uint8_t* codes_scratch, float* row_scratch);
+
+}  // namespace lowkey::kernels::simd

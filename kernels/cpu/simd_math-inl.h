@@ -1,0 +1,59 @@
+// Vector functions shared by the SIMD files; included once per target (Highway's foreach_target).
+#if defined(LOWKEY_SIMD_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LOWKEY_SIMD_MATH_INL_H_
+#undef LOWKEY_SIMD_MATH_INL_H_
+#else
+#define LOWKEY_SIMD_MATH_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace lowkey::kernels::simd::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// e^x to about 2 ulp for x in [-87.3, 88]; below, 0; above, e^88. x = n ln 2 + r, |r| <= ln 2 / 2; the
+// polynomial is the Taylor series of e^r to r^7 (its remainder there is under 6e-9), 2^n goes into the
+// exponent bits.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp_f32(D d, V x) {
+  const hn::RebindToSigned<D> di;
+  const auto lowest = hn::Set(d, -87.3f);
+  const auto clamped = hn::Min(hn::Max(x, lowest), hn::Set(d, 88.0f));
+  const auto n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504f)));
+  auto r =
+      hn::NegMulAdd(n, hn::Set(d, 0.693359375f), clamped);  // ln 2 in two parts: the first is exact in n r
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  auto p = hn::Set(d, 1.0f / 5040);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 720));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 120));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 24));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 6));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.5f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
+  return hn::IfThenElseZero(hn::Ge(x, lowest), hn::Mul(p, hn::BitCast(d, exponent)));
+}
+
+// The first `count` lanes of p, zeros behind. Reads nothing beyond them.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> load_first(D d, const T* p, size_t count) {
+  return count >= hn::Lanes(d) ? hn::LoadU(d, p) : hn::MaskedLoad(hn::FirstN(d, count), d, p);
+}
+
+// Writes the first `count` lanes of v to p, nothing behind.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void store_first(hn::Vec<D> v, D d, T* p, size_t count) {
+  if (count >= hn::Lanes(d)) {
+    hn::StoreU(v, d, p);
+  } else {
+    hn::BlendedStore(v, hn::FirstN(d, count), d, p);
+  }
+}
+
+}  // namespace lowkey::kernels::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // LOWKEY_SIMD_MATH_INL_H_

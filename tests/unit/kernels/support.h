@@ -1,0 +1,104 @@
+// What the kernel tests share: backends as parameters, seeded data, guarded buffers, tolerances.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <ostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/ops/backend.h"
+#include "kernels/ops/reference_backend.h"
+
+namespace lowkey::kernels::test {
+
+// One backend under test. Another device is another entry in backends().
+struct BackendCase {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::function<std::unique_ptr<Backend>()> make;
+};
+
+inline std::vector<BackendCase> backends() {
+  std::vector<BackendCase> cases;
+  for (DType dtype : {DType::kF32, DType::kBf16}) {
+    for (int threads : {1, 3}) {
+      cases.push_back({std::string("cpu_") + to_string(dtype) + "_t" + std::to_string(threads), dtype,
+                       [=] { return make_cpu_backend({.dtype = dtype, .threads = threads}); }});
+    }
+  }
+  return cases;
+}
+
+inline void PrintTo(const BackendCase& c, std::ostream* out) {
+  *out << c.name;
+}
+
+// Relative to the largest magnitude that enters a sum. f32: sums of a few thousand products in another order
+// and with fused multiply-adds. bf16: the same, because products of bf16 are exact in f32 and K, V and inputs
+// are rounded alike on both sides.
+inline constexpr double kSumTolerance = 2e-6;
+// Relative, of functions evaluated in f32 (exp, rsqrt, rotation).
+inline constexpr double kFunctionTolerance = 4e-6;
+
+inline std::vector<float> normal_values(size_t n, uint32_t seed, float scale = 1.0f) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, scale);
+  std::vector<float> values(n);
+  for (float& x : values) x = normal(random);
+  return values;
+}
+
+// A tensor in a backend's memory with guard bytes on both sides; poisoned with NaN until filled.
+class GuardedTensor {
+ public:
+  GuardedTensor(Backend& backend, int rows, int cols) : rows_(rows), cols_(cols) {
+    buffer_ = backend.allocate(bytes() + 2 * kGuard);
+    std::memset(buffer_->data(), kPattern, buffer_->size());
+    std::memset(buffer_->data() + kGuard, 0xff, bytes());
+  }
+  GuardedTensor(Backend& backend, int rows, int cols, const std::vector<float>& values)
+      : GuardedTensor(backend, rows, cols) {
+    EXPECT_EQ(values.size(), static_cast<size_t>(rows) * cols);
+    std::memcpy(buffer_->data() + kGuard, values.data(), bytes());
+  }
+  ~GuardedTensor() {
+    size_t damaged = 0;
+    for (size_t i = 0; i < kGuard; ++i) {
+      damaged += std::to_integer<int>(buffer_->data()[i]) != kPattern;
+      damaged += std::to_integer<int>(buffer_->data()[kGuard + bytes() + i]) != kPattern;
+    }
+    EXPECT_EQ(damaged, 0u) << "bytes written outside a tensor of [" << rows_ << ", " << cols_ << "]";
+  }
+  GuardedTensor(const GuardedTensor&) = delete;
+  operator Tensor() const { return {buffer_->data() + kGuard, rows_, cols_, DType::kF32}; }
+  std::vector<float> values() const {
+    const auto* data = reinterpret_cast<const float*>(buffer_->data() + kGuard);
+    return {data, data + static_cast<size_t>(rows_) * cols_};
+  }
+
+ private:
+  static constexpr size_t kGuard = 256;
+  static constexpr int kPattern = 0x5a;
+  size_t bytes() const { return static_cast<size_t>(rows_) * cols_ * sizeof(float); }
+  int rows_, cols_;
+  std::unique_ptr<Buffer> buffer_;
+};
+
+inline void expect_close(const std::vector<float>& actual, const std::vector<float>& expected,
+                         double relative, double absolute, const std::string& what) {
+  ASSERT_EQ(actual.size(), expected.size()) << what;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double bound = absolute + relative * std::fabs(expected[i]);
+    ASSERT_LE(std::fabs(double{actual[i]} - expected[i]), bound)
+        << what << " element " << i << ": " << actual[i] << ", expected " << expected[i];
+  }
+}
+
+}  // namespace lowkey::kernels::test
