@@ -23,88 +23,93 @@ Error invalid(const char* param, const std::string& message) {
   return Error{Code::kInvalidArgument, fmt::format("{}: {}", param, message), param};
 }
 
+// Orders token ids, best first.
+struct Better {
+  std::span<const float> logits;
+  bool operator()(int32_t a, int32_t b) const {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+  }
+};
+
 // The `count` best token ids, best first.
 std::vector<int32_t> best(std::span<const float> logits, size_t count) {
-  const auto better = [&](int32_t a, int32_t b) {
-    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-  };
   std::vector<int32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);
   count = std::min(count, ids.size());
-  if (count < ids.size()) std::nth_element(ids.begin(), ids.begin() + count, ids.end(), better);
+  if (count < ids.size()) std::nth_element(ids.begin(), ids.begin() + count, ids.end(), Better{logits});
   ids.resize(count);
-  std::sort(ids.begin(), ids.end(), better);
+  std::sort(ids.begin(), ids.end(), Better{logits});
   return ids;
 }
 
+// Unnormalised probabilities of one draw: exp((logit - maximum) / temperature), float64.
 class Draw {
  public:
-  Draw(std::span<const float> logits, double maximum, double temperature, double uniform)
-      : logits_(logits), maximum_(maximum), temperature_(temperature), uniform_(uniform) {}
+  Draw(std::span<const float> logits, double maximum, double temperature) : logits_(logits) {
+    weights_.reserve(logits.size());
+    for (const float logit : logits) weights_.push_back(std::exp((logit - maximum) / temperature));
+  }
 
-  int32_t from_all() const {
-    std::vector<int32_t> ids(logits_.size());
+  std::vector<int32_t> all() const {
+    std::vector<int32_t> ids(weights_.size());
     std::iota(ids.begin(), ids.end(), 0);
-    return pick(ids, mass(ids));
+    return ids;
   }
 
-  int32_t from_best(int top_k, double top_p) const {
+  std::vector<int32_t> filtered(int top_k, double top_p) const {
+    if (top_k > 0) return nucleus(best(logits_, top_k), top_p);
+    // Sorting the whole vocabulary for a nucleus of ten tokens would cost more than the model's head. Tokens
+    // below (1 - p) / n of the mass hold less than 1 - p together, so the nucleus lies among the others.
+    const double total = std::accumulate(weights_.begin(), weights_.end(), 0.0);
+    const double least = (1 - top_p) * total / static_cast<double>(weights_.size());
     std::vector<int32_t> ids;
-    double total = 0;
-    if (top_k > 0) {
-      ids = best(logits_, top_k);
-      total = mass(ids);
-    } else {
-      for (size_t id = 0; id < logits_.size(); ++id) total += weight(id);
+    for (size_t id = 0; id < weights_.size(); ++id) {
+      if (weights_[id] >= least) ids.push_back(static_cast<int32_t>(id));
     }
-    // Sorting the whole vocabulary to find a nucleus of ten tokens would cost more than the model's head:
-    // grow.
-    size_t taken = ids.size();
-    for (size_t tried = 256; top_k == 0; tried *= 8) {
-      ids = best(logits_, tried);
-      taken = nucleus(ids, top_p * total);
-      if (taken > 0 || ids.size() == logits_.size()) break;
-    }
-    if (top_k > 0 && top_p < 1) taken = nucleus(ids, top_p * total);
-    if (taken > 0) ids.resize(taken);  // 0: rounding left the sum short, all stay
-    return pick(ids, mass(ids));
+    std::sort(ids.begin(), ids.end(), Better{logits_});
+    return leading(std::move(ids), top_p * total);
   }
 
- private:
-  double weight(size_t id) const { return std::exp((logits_[id] - maximum_) / temperature_); }
-
-  double mass(const std::vector<int32_t>& ids) const {
-    double sum = 0;
-    for (const int32_t id : ids) sum += weight(id);
-    return sum;
-  }
-
-  // Size of the smallest leading run that holds `wanted` mass; 0 when even all do not.
-  size_t nucleus(const std::vector<int32_t>& ids, double wanted) const {
-    double sum = 0;
-    for (size_t i = 0; i < ids.size(); ++i) {
-      sum += weight(ids[i]);
-      if (sum >= wanted) return i + 1;
-    }
-    return 0;
-  }
-
-  int32_t pick(const std::vector<int32_t>& ids, double total) const {
-    const double target = uniform_ * total;
+  // The first of `ids` at which the running sum passes `uniform` of the whole.
+  int32_t pick(const std::vector<int32_t>& ids, double uniform) const {
+    const double target = uniform * mass(ids);
     double sum = 0;
     int32_t last = ids.front();
     for (const int32_t id : ids) {
-      const double w = weight(id);
-      if (w == 0) continue;
-      sum += w;
+      if (weights_[id] == 0) continue;
+      sum += weights_[id];
       last = id;
       if (sum > target) break;
     }
     return last;
   }
 
+ private:
+  double mass(const std::vector<int32_t>& ids) const {
+    double sum = 0;
+    for (const int32_t id : ids) sum += weights_[id];
+    return sum;
+  }
+
+  std::vector<int32_t> nucleus(std::vector<int32_t> ids, double top_p) const {
+    return top_p < 1 ? leading(ids, top_p * mass(ids)) : ids;
+  }
+
+  // The smallest leading run that holds `wanted` mass; all, when rounding leaves even those short.
+  std::vector<int32_t> leading(std::vector<int32_t> ids, double wanted) const {
+    double sum = 0;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      sum += weights_[ids[i]];
+      if (sum >= wanted) {
+        ids.resize(i + 1);
+        break;
+      }
+    }
+    return ids;
+  }
+
   std::span<const float> logits_;
-  double maximum_, temperature_, uniform_;
+  std::vector<double> weights_;
 };
 
 void add_logprobs(std::span<const float> logits, double maximum, int count, SampledToken* sampled) {
@@ -169,10 +174,11 @@ Result<SampledToken> sample(std::span<const float> logits, const SamplingParams&
   if (params.temperature == 0) {
     sampled.token = static_cast<int32_t>(top);
   } else {
-    const Draw draw(logits, logits[top], params.temperature, uniform_at(params.seed, position));
+    const Draw draw(logits, logits[top], params.temperature);
     const bool filtered =
         (params.top_k > 0 && params.top_k < static_cast<int>(logits.size())) || params.top_p < 1;
-    sampled.token = filtered ? draw.from_best(params.top_k, params.top_p) : draw.from_all();
+    sampled.token = draw.pick(filtered ? draw.filtered(params.top_k, params.top_p) : draw.all(),
+                              uniform_at(params.seed, position));
   }
   if (params.logprobs) add_logprobs(logits, logits[top], params.top_logprobs, &sampled);
   return sampled;

@@ -5,13 +5,13 @@
 #include <random>
 
 #include "tests/unit/worker/engine/cache_reading_model.h"
-#include "tests/unit/worker/engine/replica.h"
+#include "tests/unit/worker/engine/engine_replica.h"
 
 namespace lowkey::worker {
 namespace {
 
-ReplicaOptions small(int ranks = 1) {
-  ReplicaOptions options;
+EngineReplicaOptions small(int ranks = 1) {
+  EngineReplicaOptions options;
   options.ranks = ranks;
   options.kv_bytes = 1 << 20;
   options.spec.page_tokens = 16;
@@ -31,7 +31,7 @@ std::vector<int32_t> random_prompt(std::mt19937& random, int length,
 
 TEST(Engine, AnswersOnEveryNumberOfRanks) {
   for (const int ranks : {1, 2, 4}) {
-    Replica replica(small(ranks));
+    EngineReplica replica(small(ranks));
     std::mt19937 random(1);
     for (const int length : {1, 15, 16, 17, 64, 65, 200}) {
       const auto prompt = random_prompt(random, length);
@@ -43,9 +43,9 @@ TEST(Engine, AnswersOnEveryNumberOfRanks) {
 
 TEST(Engine, ChunkingAndBatchMatesChangeNothing) {
   for (const int budget : {1, 2, 7, 64, 512}) {
-    ReplicaOptions options = small(2);
+    EngineReplicaOptions options = small(2);
     options.engine.scheduler.step_tokens = budget;
-    Replica replica(options);
+    EngineReplica replica(options);
     std::mt19937 random(budget);
     std::map<uint64_t, std::vector<int32_t>> prompts;
     for (int i = 0; i < 30; ++i) {
@@ -62,15 +62,15 @@ TEST(Engine, ChunkingAndBatchMatesChangeNothing) {
 
 TEST(Engine, PreemptionChangesNothing) {
   for (const int sink : {0, 4}) {
-    ReplicaOptions options = small(2);
+    EngineReplicaOptions options = small(2);
     options.spec.sink_tokens = sink;
     options.kv_bytes = 64 << 10;  // a few sequences' worth
-    Replica replica(options);
+    EngineReplica replica(options);
     std::mt19937 random(3);
     std::map<uint64_t, std::vector<int32_t>> prompts;
     for (int i = 0; i < 40; ++i) {
       auto prompt = random_prompt(random, 1 + random() % 40);
-      prompts[replica.submit(prompt, 80, Replica::greedy())] = prompt;
+      prompts[replica.submit(prompt, 80, EngineReplica::greedy())] = prompt;
     }
     replica.run();
     for (const auto& [id, prompt] : prompts)
@@ -81,7 +81,7 @@ TEST(Engine, PreemptionChangesNothing) {
 }
 
 TEST(Engine, ASecondEqualPromptHitsTheDevice) {
-  Replica replica(small(2));
+  EngineReplica replica(small(2));
   std::mt19937 random(4);
   const auto prompt = random_prompt(random, 100);
   const auto first = replica.complete(prompt, 20);
@@ -98,28 +98,28 @@ TEST(Engine, ASecondEqualPromptHitsTheDevice) {
 }
 
 TEST(Engine, SaltsShareNothing) {
-  Replica replica(small());
+  EngineReplica replica(small());
   std::mt19937 random(5);
   const auto prompt = random_prompt(random, 100);
   replica.complete(prompt, 2);
-  ASSERT_TRUE(replica.try_submit(1000, prompt, 2, Replica::greedy(), "alice").ok());
+  ASSERT_TRUE(replica.try_submit(1000, prompt, 2, EngineReplica::greedy(), "alice").ok());
   replica.run();
   EXPECT_EQ(replica.answer(1000).cached, 0u);
 }
 
 // Other prompts push the first one's pages off the device.
-void push_out(Replica& replica, std::mt19937& random) {
+void push_out(EngineReplica& replica, std::mt19937& random) {
   for (int i = 0; i < 30; ++i) replica.submit(random_prompt(random, 200), 2);
   replica.run();
 }
 
 TEST(Engine, ADroppedPrefixComesBackFromTheStore) {
   for (const int sink : {0, 4}) {
-    ReplicaOptions options = small(2);
+    EngineReplicaOptions options = small(2);
     options.spec.sink_tokens = sink;
     options.kv_bytes = 128 << 10;
     options.store = std::make_shared<MemoryStore>();
-    Replica replica(options);
+    EngineReplica replica(options);
     std::mt19937 random(6);
     const auto prompt = random_prompt(random, 300);
     const auto first = replica.complete(prompt, 20);
@@ -134,10 +134,10 @@ TEST(Engine, ADroppedPrefixComesBackFromTheStore) {
 }
 
 TEST(Engine, DamagedOrMissingPagesAreRecomputed) {
-  ReplicaOptions options = small(2);
+  EngineReplicaOptions options = small(2);
   options.kv_bytes = 128 << 10;
   options.store = std::make_shared<MemoryStore>();
-  Replica replica(options);
+  EngineReplica replica(options);
   std::mt19937 random(7);
   const auto prompt = random_prompt(random, 300);
   const auto expected = CacheReadingModel::answer(prompt, 20);
@@ -162,7 +162,7 @@ TEST(Engine, DamagedOrMissingPagesAreRecomputed) {
 }
 
 TEST(Engine, WaitingForTheStoreHoldsUpNobodyElseAndEnds) {
-  ReplicaOptions options = small(2);
+  EngineReplicaOptions options = small(2);
   options.kv_bytes = 256 << 10;
   options.store = std::make_shared<MemoryStore>();
   options.engine.restore_wait = std::chrono::milliseconds(50);
@@ -174,7 +174,7 @@ TEST(Engine, WaitingForTheStoreHoldsUpNobodyElseAndEnds) {
     if (hold) held.push_back(std::move(serve));
     return hold;
   };
-  Replica replica(options);
+  EngineReplica replica(options);
   std::mt19937 random(8);
   const auto prompt = random_prompt(random, 300);
   replica.complete(prompt, 5);
@@ -208,10 +208,10 @@ TEST(Engine, WaitingForTheStoreHoldsUpNobodyElseAndEnds) {
 }
 
 TEST(Engine, CancellationStorm) {
-  ReplicaOptions options = small(2);
+  EngineReplicaOptions options = small(2);
   options.kv_bytes = 96 << 10;
   options.store = std::make_shared<MemoryStore>();
-  Replica replica(options);
+  EngineReplica replica(options);
   std::mt19937 random(9);
   std::map<uint64_t, std::vector<int32_t>> prompts;
   std::vector<uint64_t> cancelled;
@@ -240,7 +240,7 @@ TEST(Engine, CancellationStorm) {
 }
 
 TEST(Engine, CancelTakesEffectInTheNextStep) {
-  Replica replica(small());
+  EngineReplica replica(small());
   const uint64_t id = replica.submit({5, 6, 7}, 1000);
   for (int i = 0; i < 3; ++i) replica.step();
   replica.engine().cancel(id);
@@ -250,9 +250,9 @@ TEST(Engine, CancelTakesEffectInTheNextStep) {
 }
 
 TEST(Engine, FinishReasons) {
-  Replica replica(small());
+  EngineReplica replica(small());
   std::mt19937 random(10);
-  wire::SamplingParams ignoring = Replica::greedy();
+  wire::SamplingParams ignoring = EngineReplica::greedy();
   ignoring.set_ignore_eos(true);
   bool stopped = false;
   for (int i = 0; i < 20; ++i) {
@@ -279,10 +279,10 @@ TEST(Engine, FinishReasons) {
 }
 
 TEST(Engine, RefusesWhatCannotBeServedWithOneClearLine) {
-  ReplicaOptions options = small();
+  EngineReplicaOptions options = small();
   options.kv_bytes = 32 << 10;
   options.engine.max_waiting = 2;
-  Replica replica(options);
+  EngineReplica replica(options);
   const auto refusal = [&](std::vector<int32_t> prompt, int max_tokens) {
     const Status status = replica.try_submit(99, std::move(prompt), max_tokens);
     EXPECT_FALSE(status.ok());
@@ -306,13 +306,13 @@ TEST(Engine, RefusesWhatCannotBeServedWithOneClearLine) {
 
 TEST(Engine, TheLongestSequenceThatFitsIsServed) {
   for (const int sink : {0, 4}) {
-    ReplicaOptions options = small();
+    EngineReplicaOptions options = small();
     options.kv_bytes = 32 << 10;
     options.spec.sink_tokens = sink;
-    Replica replica(options);
+    EngineReplica replica(options);
     const int longest = static_cast<int>(replica.engine().state().max_sequence_tokens);
     std::mt19937 random(11);
-    wire::SamplingParams ignoring = Replica::greedy();
+    wire::SamplingParams ignoring = EngineReplica::greedy();
     ignoring.set_ignore_eos(true);
     std::map<uint64_t, std::vector<int32_t>> prompts;
     for (int i = 0; i < 4; ++i) {  // together they fight for every page
@@ -328,7 +328,7 @@ TEST(Engine, TheLongestSequenceThatFitsIsServed) {
 }
 
 TEST(Engine, ALostStepEndsEveryRequestWithAnError) {
-  Replica replica(small());
+  EngineReplica replica(small());
   std::vector<uint64_t> ids;
   for (int i = 0; i < 30; ++i) ids.push_back(replica.submit({1, 2, i}, 500));
   for (int i = 0; i < 5; ++i) replica.step();
@@ -350,13 +350,13 @@ TEST(Engine, SeedsGiveTheSameTokensInAnyCompany) {
   sampling.set_seed(42);
   sampling.set_ignore_eos(true);
   const std::vector<int32_t> prompt{3, 1, 4, 1, 5};
-  Replica alone(small());
+  EngineReplica alone(small());
   const uint64_t first = alone.submit(prompt, 60, sampling);
   alone.run();
-  ReplicaOptions options = small(2);
+  EngineReplicaOptions options = small(2);
   options.kv_bytes = 48 << 10;
   options.engine.scheduler.step_tokens = 9;
-  Replica busy(options);
+  EngineReplica busy(options);
   std::mt19937 random(12);
   for (int i = 0; i < 10; ++i) busy.submit(random_prompt(random, 30), 60);
   const uint64_t second = busy.submit(prompt, 60, sampling);
@@ -370,8 +370,8 @@ TEST(Engine, SeedsGiveTheSameTokensInAnyCompany) {
 }
 
 TEST(Engine, LogprobsComeWithTheTokens) {
-  Replica replica(small(2));
-  wire::SamplingParams sampling = Replica::greedy();
+  EngineReplica replica(small(2));
+  wire::SamplingParams sampling = EngineReplica::greedy();
   sampling.set_logprobs(true);
   sampling.set_top_logprobs(3);
   const uint64_t id = replica.submit({1, 2}, 4, sampling);
@@ -388,12 +388,12 @@ TEST(Engine, LogprobsComeWithTheTokens) {
 // answer is right and every byte comes back.
 TEST(EngineSoak, EveryPageReturns) {
   for (const int ranks : {1, 2}) {
-    ReplicaOptions options = small(ranks);
+    EngineReplicaOptions options = small(ranks);
     options.kv_bytes = 160 << 10;
     options.spec.sink_tokens = ranks == 2 ? 4 : 0;
     options.store = std::make_shared<MemoryStore>();
     options.engine.executor.staging_bytes = 64 << 10;
-    Replica replica(options);
+    EngineReplica replica(options);
     std::mt19937 random(100 + ranks);
     std::vector<std::vector<int32_t>> stems;
     for (int i = 0; i < 12; ++i) stems.push_back(random_prompt(random, 20 + random() % 150));
@@ -432,7 +432,7 @@ TEST(EngineSoak, EveryPageReturns) {
 
 // Requests and cancels from other threads while the step thread runs.
 TEST(EngineSoak, ManyThreads) {
-  Replica replica(small(2));
+  EngineReplica replica(small(2));
   std::atomic<int> refused = 0;
   std::vector<std::thread> clients;
   std::atomic<int> submitting = 3;
@@ -443,7 +443,7 @@ TEST(EngineSoak, ManyThreads) {
         wire::Submit request;
         request.set_request_id(1'000'000 * (client + 1) + i);
         for (int t = random() % 50; t >= 0; --t) request.add_prompt(random() % 50);
-        *request.mutable_sampling() = Replica::greedy();
+        *request.mutable_sampling() = EngineReplica::greedy();
         request.mutable_sampling()->set_max_tokens(1 + random() % 20);
         if (!replica.engine().submit(request).ok()) ++refused;
         if (random() % 4 == 0) replica.engine().cancel(request.request_id());

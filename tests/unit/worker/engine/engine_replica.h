@@ -41,7 +41,7 @@ class MemoryStore {
   std::map<Hash128, Page> pages_;
 };
 
-struct ReplicaOptions {
+struct EngineReplicaOptions {
   int ranks = 1;
   uint64_t kv_bytes = 1 << 20;
   kernels::PageSpec spec;
@@ -63,10 +63,10 @@ struct Answer {
   uint32_t cached = 0, cached_store = 0;
 };
 
-class Replica {
+class EngineReplica {
  public:
-  explicit Replica(ReplicaOptions options);
-  ~Replica();
+  explicit EngineReplica(EngineReplicaOptions options);
+  ~EngineReplica();
 
   // Greedy unless `sampling` says otherwise. Returns the request id.
   uint64_t submit(std::vector<int32_t> prompt, int max_tokens, wire::SamplingParams sampling = greedy());
@@ -108,7 +108,7 @@ class Replica {
   void follow(int rank);
   void on_events(const wire::TokenEvents& events);
 
-  ReplicaOptions options_;
+  EngineReplicaOptions options_;
   std::vector<Rank> ranks_;
   std::unique_ptr<Engine> engine_;
   std::map<uint64_t, Answer> answers_;

@@ -1,4 +1,4 @@
-#include "tests/unit/worker/engine/replica.h"
+#include "tests/unit/worker/engine/engine_replica.h"
 
 #include <gtest/gtest.h>
 
@@ -56,7 +56,8 @@ void MemoryStore::forget_rank(int rank) {
   std::erase_if(pages_, [&](const auto& entry) { return entry.second.header.rank == rank; });
 }
 
-Replica::Replica(ReplicaOptions options) : options_(std::move(options)), ranks_(options_.ranks) {
+EngineReplica::EngineReplica(EngineReplicaOptions options)
+    : options_(std::move(options)), ranks_(options_.ranks) {
   options_.engine.executor.model_fingerprint = options_.model_fingerprint;
   auto comms = transport::make_loopback_comms(options_.ranks);
   for (int rank = 0; rank < options_.ranks; ++rank) {
@@ -81,14 +82,14 @@ Replica::Replica(ReplicaOptions options) : options_(std::move(options)), ranks_(
   }
 }
 
-Replica::~Replica() {
+EngineReplica::~EngineReplica() {
   for (Rank& rank : ranks_) {
     rank.queue->close();
     if (rank.thread.joinable()) rank.thread.join();
   }
 }
 
-EnginePorts Replica::ports(int rank) {
+EnginePorts EngineReplica::ports(int rank) {
   EnginePorts ports;
   if (rank == 0) {
     ports.emit = [this](const wire::TokenEvents& events) { on_events(events); };
@@ -115,7 +116,7 @@ EnginePorts Replica::ports(int rank) {
   return ports;
 }
 
-void Replica::follow(int rank) {
+void EngineReplica::follow(int rank) {
   Rank& mine = ranks_[rank];
   while (auto message = mine.queue->pop(Deadline::in(std::chrono::seconds(100)))) {
     if (const auto* plan = std::get_if<wire::StepPlan>(&*message)) {
@@ -128,21 +129,21 @@ void Replica::follow(int rank) {
   }
 }
 
-wire::SamplingParams Replica::greedy() {
+wire::SamplingParams EngineReplica::greedy() {
   wire::SamplingParams sampling;
   sampling.set_top_p(1);
   return sampling;
 }
 
-uint64_t Replica::submit(std::vector<int32_t> prompt, int max_tokens, wire::SamplingParams sampling) {
+uint64_t EngineReplica::submit(std::vector<int32_t> prompt, int max_tokens, wire::SamplingParams sampling) {
   const uint64_t id = next_request_++;
   const Status status = try_submit(id, std::move(prompt), max_tokens, std::move(sampling));
   LOWKEY_CHECK(status.ok(), "{}", status.error().message);
   return id;
 }
 
-Status Replica::try_submit(uint64_t request_id, std::vector<int32_t> prompt, int max_tokens,
-                           wire::SamplingParams sampling, const std::string& salt) {
+Status EngineReplica::try_submit(uint64_t request_id, std::vector<int32_t> prompt, int max_tokens,
+                                 wire::SamplingParams sampling, const std::string& salt) {
   wire::Submit request;
   request.set_request_id(request_id);
   request.mutable_prompt()->Add(prompt.begin(), prompt.end());
@@ -154,7 +155,7 @@ Status Replica::try_submit(uint64_t request_id, std::vector<int32_t> prompt, int
   return {};
 }
 
-void Replica::on_events(const wire::TokenEvents& events) {
+void EngineReplica::on_events(const wire::TokenEvents& events) {
   for (const wire::TokenEvent& event : events.events()) {
     Answer& answer = answers_[event.request_id()];
     EXPECT_EQ(answer.finish, wire::FINISH_NONE) << "an event after the last one";
@@ -171,7 +172,7 @@ void Replica::on_events(const wire::TokenEvents& events) {
   }
 }
 
-double Replica::metric(int rank, const std::string& name, const std::string& label) const {
+double EngineReplica::metric(int rank, const std::string& name, const std::string& label) const {
   const std::string snapshot = ranks_[rank].metrics->serialize();
   std::istringstream page(monitoring::render_page(std::span(&snapshot, 1)).value());
   double sum = 0;
@@ -182,7 +183,7 @@ double Replica::metric(int rank, const std::string& name, const std::string& lab
   return sum;
 }
 
-bool Replica::step() {
+bool EngineReplica::step() {
   const bool worked = engine_->step();
   const EngineState state = engine_->state();
   EXPECT_LE(state.kv_bytes_used, state.kv_bytes_capacity);
@@ -190,7 +191,7 @@ bool Replica::step() {
   return worked;
 }
 
-void Replica::run() {
+void EngineReplica::run() {
   const Deadline deadline = Deadline::in(std::chrono::seconds(100));
   while (open_ > 0 && !deadline.passed()) {
     if (!step()) engine_->wait_for_work(deadline);
@@ -201,7 +202,7 @@ void Replica::run() {
   check_all_returned();
 }
 
-void Replica::check_all_returned() {
+void EngineReplica::check_all_returned() {
   const EngineState state = engine_->state();
   EXPECT_EQ(state.kv_bytes_used, 0u);
   EXPECT_EQ(state.running + state.waiting, 0u);

@@ -1,0 +1,169 @@
+// The engine on a real model in fp32, against an independent float64 reference: whatever happens to a
+// sequence on its way, its tokens are those of the reference.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "tests/unit/worker/engine/engine_replica.h"
+#include "tests/unit/worker/model/golden.h"
+
+namespace lowkey::worker {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+
+struct Case {
+  Tokens prompt, expected;
+};
+
+class GreedyEngine : public ::testing::TestWithParam<int> {
+ protected:
+  void SetUp() override {
+    dir_ = testing::shared_data() / "models" / "stories260K-hf";
+    const auto reference = testing::shared_data() / "models" / "stories260K" / "greedy_reference.json";
+    if (!std::filesystem::exists(dir_) || !std::filesystem::exists(reference))
+      GTEST_SKIP() << "stories260K: " << dir_.string() << " or its greedy_reference.json is absent";
+    const auto golden = testing::read_json(reference);
+    for (const auto& item : golden.at("cases").as_array()) {
+      Tokens text = testing::ids(item.at("tokens_after_bos"));
+      text.insert(text.begin(), 1);
+      texts_.push_back(std::move(text));
+      prompt_sizes_.push_back(item.at("prompt_ids").as_array().size());
+    }
+  }
+
+  EngineReplicaOptions options() const {
+    EngineReplicaOptions options;
+    options.ranks = GetParam();
+    options.kv_bytes = (16 << 20) / GetParam();
+    options.engine.max_waiting = 1000;
+    const ModelConfig config = std::move(ModelConfig::read(dir_)).value();
+    auto backends = std::make_shared<std::vector<std::unique_ptr<kernels::Backend>>>();
+    options.model = [dir = dir_, config, backends](int rank, int ranks) {
+      backends->push_back(kernels::make_cpu_backend({.dtype = kernels::DType::kF32, .threads = 1}));
+      return std::move(Model::load(dir, config, rank, ranks, *backends->back())).value();
+    };
+    return options;
+  }
+
+  // The rest of a reference text, from a prompt that is its first `prompt` tokens.
+  Case cut(size_t text, size_t prompt, size_t limit = 1000) const {
+    const Tokens& all = texts_[text];
+    const size_t end = std::min(all.size(), prompt + limit);
+    return {Tokens(all.begin(), all.begin() + prompt), Tokens(all.begin() + prompt, all.begin() + end)};
+  }
+  uint64_t submit(EngineReplica& replica, const Case& c) const {
+    wire::SamplingParams sampling = EngineReplica::greedy();
+    sampling.set_ignore_eos(true);  // the references go on after it
+    return replica.submit(c.prompt, static_cast<int>(c.expected.size()), sampling);
+  }
+  void expect_all(EngineReplica& replica, const std::vector<Case>& cases) const {
+    std::map<uint64_t, const Case*> requests;
+    for (const Case& c : cases) requests[submit(replica, c)] = &c;
+    replica.run();
+    for (const auto& [id, c] : requests) {
+      EXPECT_EQ(replica.answer(id).tokens, c->expected) << "prompt of " << c->prompt.size();
+    }
+  }
+  // Prompts cut anywhere out of the references, short answers.
+  std::vector<Case> mixed(int count, unsigned seed) const {
+    std::mt19937 random(seed);
+    std::vector<Case> cases;
+    for (int i = 0; i < count; ++i) {
+      const size_t text = random() % texts_.size();
+      cases.push_back(cut(text, 1 + random() % (texts_[text].size() - 30), 4 + random() % 24));
+    }
+    return cases;
+  }
+
+  std::filesystem::path dir_;
+  std::vector<Tokens> texts_;  // BOS first
+  std::vector<size_t> prompt_sizes_;
+};
+
+TEST_P(GreedyEngine, WholeTextsAloneAndTogether) {
+  EngineReplica replica(options());
+  std::vector<Case> cases;
+  for (size_t i = 0; i < texts_.size(); ++i) cases.push_back(cut(i, prompt_sizes_[i]));
+  expect_all(replica, {cases[2]});
+  expect_all(replica, cases);
+}
+
+TEST_P(GreedyEngine, ManyMixedSequencesAtEveryBudget) {
+  for (const int budget : {1, 7, 64, 512}) {
+    EngineReplicaOptions o = options();
+    o.engine.scheduler.step_tokens = budget;
+    EngineReplica replica(o);
+    expect_all(replica, mixed(budget < 7 ? 4 : 24, budget));
+    EXPECT_LE(replica.largest_step(), budget);
+  }
+}
+
+TEST_P(GreedyEngine, UnderForcedPreemption) {
+  EngineReplicaOptions o = options();
+  o.kv_bytes = (480 << 10) / GetParam();  // room for one whole text
+  EngineReplica replica(o);
+  std::vector<Case> cases;
+  for (size_t i = 0; i < 6; ++i) cases.push_back(cut(i % texts_.size(), 20 + 10 * i, 120));
+  expect_all(replica, cases);
+  EXPECT_GT(replica.metric(0, "lowkey_num_preemptions_total"), 0);
+}
+
+TEST_P(GreedyEngine, AfterADevicePrefixHit) {
+  EngineReplica replica(options());
+  const Case c = cut(0, 200, 40);
+  expect_all(replica, {c});
+  const uint64_t again = submit(replica, c);
+  replica.run();
+  EXPECT_EQ(replica.answer(again).cached, 192u);
+  EXPECT_EQ(replica.answer(again).tokens, c.expected);
+}
+
+TEST_P(GreedyEngine, AfterARestoreFromTheStore) {
+  EngineReplicaOptions o = options();
+  o.kv_bytes = (480 << 10) / GetParam();
+  o.store = std::make_shared<MemoryStore>();
+  const Case c = cut(0, 200, 40);
+  {
+    EngineReplica replica(o);
+    expect_all(replica, {c});
+    expect_all(replica, {cut(2, 200, 1)});  // needs the device for itself
+    const uint64_t again = submit(replica, c);
+    replica.run();
+    EXPECT_GT(replica.answer(again).cached_store, 0u);
+    EXPECT_EQ(replica.answer(again).cached, 192u);
+    EXPECT_EQ(replica.answer(again).tokens, c.expected);
+  }
+  EngineReplica fresh(o);  // another process finds them, too
+  const uint64_t id = submit(fresh, c);
+  fresh.run();
+  EXPECT_EQ(fresh.answer(id).cached_store, 192u);
+  EXPECT_EQ(fresh.answer(id).tokens, c.expected);
+}
+
+// Codes instead of exact pages: not the reference's tokens, but always the same ones.
+TEST_P(GreedyEngine, Q8GivesTheSameTokensByEveryWay) {
+  EngineReplicaOptions o = options();
+  o.spec = {.recipe = "q8", .sink_tokens = 4, .quantizer = kernels::Quantizer::kEmbedded, .bits = 8};
+  EngineReplica plain(o);
+  std::vector<Case> cases{cut(0, 150, 60), cut(2, 150, 60)};
+  for (Case& c : cases) {
+    const uint64_t id = submit(plain, c);
+    plain.run();
+    c.expected = plain.answer(id).tokens;
+  }
+  expect_all(plain, cases);  // prefix hits, together
+  o.engine.scheduler.step_tokens = 7;
+  o.kv_bytes = (200 << 10) / GetParam();
+  o.store = std::make_shared<MemoryStore>();
+  EngineReplica tight(o);
+  expect_all(tight, cases);
+  expect_all(tight, {cut(0, 100, 1), cut(2, 90, 1)});
+  expect_all(tight, cases);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tp, GreedyEngine, ::testing::Values(1, 2, 4), ::testing::PrintToStringParamName());
+
+}  // namespace
+}  // namespace lowkey::worker
