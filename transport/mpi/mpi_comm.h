@@ -1,5 +1,4 @@
-// HostComm on an MPI communicator: non-blocking collectives, polled to a deadline. A blocking one hangs for
-// good, at full CPU, when a peer dies (measured with Open MPI 4.1).
+// HostComm over an MPI communicator: nonblocking collectives polled to the deadline.
 #pragma once
 
 #include <mpi.h>
@@ -10,14 +9,13 @@
 
 namespace lowkey::transport {
 
-// The one mapping of MPI's error codes.
-Status mpi_status(int code, const char* what);
-
 class MpiComm final : public HostComm {
  public:
-  // Owns `comm` (freed with the object, unless it is MPI_COMM_WORLD or a collective on it has failed).
-  explicit MpiComm(MPI_Comm comm);
+  // Takes over the communicator. `broken` is shared by all communicators of the process (mpi_runtime.h).
+  MpiComm(MPI_Comm comm, std::shared_ptr<bool> broken);
   ~MpiComm() override;
+  MpiComm(const MpiComm&) = delete;
+  MpiComm& operator=(const MpiComm&) = delete;
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
@@ -27,14 +25,14 @@ class MpiComm final : public HostComm {
   Result<std::vector<std::string>> all_gather(const std::string& mine, Deadline deadline) override;
 
  private:
-  // Polls until the request completes. After a failure the communicator is broken for good: the request, and
-  // the buffers MPI may still write to, are abandoned, and the caller ends the process.
-  Status wait(int started, MPI_Request* request, Deadline deadline, const char* what);
+  // `start` begins a nonblocking collective.
+  template <class Start>
+  Status run(const char* what, Deadline deadline, Start start);
+  Status wait(const char* what, MPI_Request request, Deadline deadline);
 
   MPI_Comm comm_;
-  int rank_ = 0;
-  int size_ = 1;
-  bool broken_ = false;
+  const std::shared_ptr<bool> broken_;
+  int rank_ = 0, size_ = 1;
 };
 
 }  // namespace lowkey::transport

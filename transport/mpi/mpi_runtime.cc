@@ -1,50 +1,56 @@
 #include "transport/mpi/mpi_runtime.h"
 
-#include <unistd.h>
+#include <mpi.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
 #include "base/log.h"
 #include "transport/mpi/mpi_comm.h"
+#include "transport/mpi/mpi_status.h"
 
 namespace lowkey::transport {
+namespace {
 
-Result<std::unique_ptr<MpiRuntime>> MpiRuntime::init() {
-  int provided = MPI_THREAD_SINGLE;
-  LOWKEY_TRY(
-      mpi_status(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
-  if (provided < MPI_THREAD_FUNNELED) {
-    return Error{Code::kInternal, "this MPI library does not support MPI_THREAD_FUNNELED", {}};
-  }
-  std::unique_ptr<MpiRuntime> runtime(new MpiRuntime);
-  runtime->world_ = std::make_shared<MpiComm>(MPI_COMM_WORLD);
-  const char* recovery = std::getenv("OMPI_MCA_orte_enable_recovery");
-  const bool enabled = recovery != nullptr && std::string_view(recovery) != "0";
-  if (!enabled && runtime->world_size() > 1 && runtime->world_rank() == 0) {
-    spdlog::warn(
-        "started without mpirun --enable-recovery: the death of any rank will end the whole cluster");
-  }
+void warn_without_recovery(int size) {
+  const char* flag = std::getenv("OMPI_MCA_orte_enable_recovery");
+  if (size == 1 || (flag && std::string_view(flag) == "1")) return;
+  spdlog::warn("started without mpirun --enable-recovery: one dead rank will end all {}", size);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<MpiRuntime>> MpiRuntime::start() {
+  int given = MPI_THREAD_SINGLE;
+  // Serialized, not funneled: the step thread makes the calls, the main thread starts and ends.
+  LOWKEY_TRY(mpi_status(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given), "MPI_Init"));
+  std::unique_ptr<MpiRuntime> runtime(new MpiRuntime());
+  if (given < MPI_THREAD_SERIALIZED) return Error{Code::kInternal, "this MPI has no thread support"};
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  MPI_Comm_rank(MPI_COMM_WORLD, &runtime->rank_);
+  MPI_Comm_size(MPI_COMM_WORLD, &runtime->size_);
+  warn_without_recovery(runtime->rank_ == 0 ? runtime->size_ : 1);
+
+  MPI_Comm host = MPI_COMM_NULL;
+  LOWKEY_TRY(mpi_status(
+      MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, runtime->rank_, MPI_INFO_NULL, &host),
+      "ranks per host"));
+  MPI_Comm_rank(host, &runtime->local_rank_);
+  MPI_Comm_size(host, &runtime->local_size_);
+  MPI_Comm_free(&host);
   return runtime;
 }
 
 MpiRuntime::~MpiRuntime() {
-  world_.reset();
-  MPI_Finalize();
+  if (finalize_ && !*broken_) MPI_Finalize();
 }
 
-Result<std::shared_ptr<HostComm>> MpiRuntime::split(int color, int key) {
+Result<std::unique_ptr<HostComm>> MpiRuntime::split(int color, int key) {
   MPI_Comm comm = MPI_COMM_NULL;
   LOWKEY_TRY(mpi_status(MPI_Comm_split(MPI_COMM_WORLD, color < 0 ? MPI_UNDEFINED : color, key, &comm),
-                        "MPI_Comm_split"));
-  if (comm == MPI_COMM_NULL) return std::shared_ptr<HostComm>();
-  return std::shared_ptr<HostComm>(std::make_shared<MpiComm>(comm));
-}
-
-void MpiRuntime::abandon(int exit_status) {
-  std::fflush(nullptr);
-  _exit(exit_status);
+                        "split of ranks"));
+  if (comm == MPI_COMM_NULL) return std::unique_ptr<HostComm>();
+  return std::unique_ptr<HostComm>(std::make_unique<MpiComm>(comm, broken_));
 }
 
 }  // namespace lowkey::transport

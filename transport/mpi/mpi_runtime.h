@@ -1,10 +1,11 @@
-// MPI's life in this process. MPI launches the ranks, exchanges their addresses at start and does the CPU
-// collectives inside a replica; nothing else goes through it. Works without mpirun too, as a job of one rank.
-// Thread rule: MPI_THREAD_FUNNELED; everything on the thread that called init(), a worker's step thread.
+// MPI in this process: launch, ranks, communicators. Nothing else of the project calls MPI.
+//
+// Thread rule: one thread at a time, made and destroyed on the same (main) thread.
 #pragma once
 
 #include <memory>
 
+#include "base/deadline.h"
 #include "base/result.h"
 #include "transport/host_comm.h"
 
@@ -12,27 +13,37 @@ namespace lowkey::transport {
 
 class MpiRuntime {
  public:
-  // Warns (rank 0) when the job was started without --enable-recovery: one dead rank then ends all of them.
-  static Result<std::unique_ptr<MpiRuntime>> init();
-  ~MpiRuntime();  // MPI_Finalize: waits for every rank of the job
+  // Works without mpirun too (one rank). Warns when more than one rank runs without --enable-recovery: then
+  // one dead rank ends the whole job.
+  static Result<std::unique_ptr<MpiRuntime>> start();
+  // Finalizes, which waits for all other ranks; see abandon().
+  ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
-  int world_rank() const { return world_->rank(); }
-  int world_size() const { return world_->size(); }
-  const std::shared_ptr<HostComm>& world() const { return world_; }
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  int local_rank() const { return local_rank_; }  // among the job's ranks on this host
+  int local_size() const { return local_size_; }
 
-  // Collective over all ranks: those with the same color form a communicator, ordered by key. A negative
-  // color: none.
-  Result<std::shared_ptr<HostComm>> split(int color, int key);
+  // Collective over all ranks of the job, and blocking (MPI has no other): for start-up only. Ranks of equal
+  // color get a communicator, ordered by key; a negative color gets none (null). The communicators go before
+  // the runtime.
+  Result<std::unique_ptr<HostComm>> split(int color, int key);
 
-  // Ends the process at once with this exit status, without MPI_Finalize, which would wait for ranks that are
-  // gone.
-  [[noreturn]] static void abandon(int exit_status);
+  // For every path on which a rank is gone or stopped: MPI_Finalize would wait for it for good. Call, then
+  // _exit.
+  void abandon() { finalize_ = false; }
 
  private:
   MpiRuntime() = default;
-  std::shared_ptr<HostComm> world_;
+
+  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+  bool finalize_ = true;
+  // Set by the first communicator that fails. Operations that missed their deadline may still write to their
+  // buffers, but only from inside MPI calls: so none is made any more, by any communicator, nor is MPI
+  // finalized.
+  std::shared_ptr<bool> broken_ = std::make_shared<bool>(false);
 };
 
 }  // namespace lowkey::transport

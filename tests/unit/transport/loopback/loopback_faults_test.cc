@@ -21,6 +21,8 @@ class LoopbackFaults : public ::testing::Test {
   }
   void SetUp() override { connect(1s); }
   void connect(Duration heartbeat_interval) {
+    connection_.reset();  // before its event loop
+    remote_.reset();
     auto options = test_options(Role::kStore, 3);
     options.heartbeat_interval = heartbeat_interval;
     server_ = node(options);
