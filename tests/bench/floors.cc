@@ -7,6 +7,7 @@
 #include <barrier>
 #include <cstdint>
 #include <dnnl.hpp>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -64,7 +65,7 @@ double best_read_bandwidth(int threads) {
   ::madvise(memory, kStreamBytes, MADV_HUGEPAGE);
   auto* data = static_cast<uint64_t*>(memory);
   const size_t count = kStreamBytes / sizeof(uint64_t);
-  std::fill(data, data + count, 1);
+  std::iota(data, data + count, uint64_t{1});
   std::vector<uint64_t> sink(threads * 64);
   double best = 0;
   using Reader = uint64_t (*)(const uint64_t*, size_t);
