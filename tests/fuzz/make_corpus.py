@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Writes the seeds of the fuzz targets: corpus/<target>/<name>. Run it again after changing a format."""
+import json
+import os
+import struct
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
+
+
+def seed(target, name, data):
+    os.makedirs(os.path.join(ROOT, target), exist_ok=True)
+    with open(os.path.join(ROOT, target, name), "wb") as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+
+
+def safetensors(header, data_bytes):
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + bytes(data_bytes)
+
+
+def make_safetensors():
+    two = {"a": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]},
+           "b": {"dtype": "F32", "shape": [], "data_offsets": [12, 16]}, "__metadata__": {"format": "pt"}}
+    seed("safetensors", "two", safetensors(two, 16))
+    seed("safetensors", "empty", safetensors({}, 0))
+    seed("safetensors", "gap", safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, 8))
+    seed("safetensors", "short", b"\xff" * 8)
+    seed("safetensors", "overflow", safetensors(
+        {"a": {"dtype": "F64", "shape": [1 << 62, 16], "data_offsets": [0, 8]}}, 8))
+
+
+def make_tokenizer():
+    def bpe(**more):
+        return {"version": "1.0", "added_tokens": [{"id": 4, "content": "<s>", "special": True}],
+                "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u0120": 3}, "merges": ["a b"]}, **more}
+
+    split = {"type": "Split", "pattern": {"Regex": "\\p{L}+|\\s"}, "behavior": "Isolated", "invert": False}
+    seed("tokenizer", "byte_level", json.dumps(bpe(
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [
+            split, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]},
+        decoder={"type": "ByteLevel"})))
+    seed("tokenizer", "metaspace", json.dumps(bpe(
+        normalizer={"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u2581"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+        decoder={"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]})))
+    seed("tokenizer", "no_model", "{}")
+
+
+def make_api_request():
+    seed("api_request", "completion", "\x00" + json.dumps(
+        {"model": "m", "prompt": "Once", "max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "stop": ["."],
+         "stream": True, "stream_options": {"include_usage": True}, "logprobs": 2, "seed": 7}))
+    seed("api_request", "tokens", "\x00" + json.dumps({"prompt": [1, 2, 3]}))
+    seed("api_request", "chat", "\x01" + json.dumps(
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "top_logprobs": 3,
+         "logprobs": True}))
+    seed("api_request", "tokenize", "\x02" + json.dumps({"prompt": "a b"}))
+    seed("api_request", "detokenize", "\x03" + json.dumps({"tokens": [1, 2]}))
+
+
+def page_header(version=1, levels=1, sink=0, identity=0):
+    fields = struct.pack("<IBBBB", version, levels, 0, sink, 0)
+    hashes = struct.pack("<6Q", 0, identity, 1, 2, 3, 4)
+    rest = struct.pack("<HHI4Q", 0, 1, 0, *[7] * 4)
+    header = fields + hashes + rest + bytes(8 + 24)
+    assert len(header) == 128
+    return header
+
+
+def varint(n):
+    out = b""
+    while True:
+        out += bytes([n & 127 | (128 if n > 127 else 0)])
+        n >>= 7
+        if not n:
+            return out
+
+
+def number(field, value):
+    return varint(field << 3) + varint(value)
+
+
+def blob(field, data):
+    return varint(field << 3 | 2) + varint(len(data)) + data
+
+
+def message(kind, body):
+    return struct.pack("<BH", kind, len(body)) + body
+
+
+def make_store_messages():
+    zero = bytes(16)
+    packed = blob(2, varint(256) + varint(0))
+    reserve = message(64, number(1, 1) + blob(2, blob(1, zero) + packed) + blob(2, blob(1, b"y" * 16) + packed))
+    commit = message(66, number(1, 1) + blob(2, number(1, 1) + blob(2, page_header())))
+    lookup = message(67, number(1, 2) + blob(2, zero))
+    granted = blob(2, number(1, 1) + number(3, 1) + blob(4, bytes(4)))
+    seed("store_messages", "to_store", reserve + commit + lookup + message(69, blob(1, varint(3))) +
+         message(70, blob(1, varint(2))))
+    seed("store_messages", "to_writer", message(65, number(1, 1) + granted * 2) +
+         message(71, number(1, 1) + blob(2, b"\x01\x01")))
+    found = blob(2, number(1, 5) + blob(2, page_header()) + blob(3, bytes(4)) + blob(4, varint(256) + bytes(3)))
+    seed("store_messages", "to_reader", message(68, number(1, 2) + found * 2))
+
+
+def main():
+    make_safetensors()
+    make_tokenizer()
+    make_api_request()
+    seed("page_header", "plain", page_header())
+    seed("page_header", "sink", page_header(levels=7, sink=1))
+    seed("page_header", "version", page_header(version=9))
+    make_store_messages()
+
+
+if __name__ == "__main__":
+    main()
