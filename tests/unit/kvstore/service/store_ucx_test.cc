@@ -1,0 +1,166 @@
+// Store and worker over UCX, the store in a process of its own that is really stopped and killed.
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include "base/unique_fd.h"
+#include "tests/unit/kvstore/service/store_cluster.h"
+#include "transport/host_identity.h"
+#include "transport/ucx/ucx_transport.h"
+
+namespace lowkey::kvstore {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Owner of the child: killed and reaped with the object.
+class StoreChild {
+ public:
+  StoreChild(uint64_t host_bytes, Duration lease, const std::string& host) {
+    int in[2], out[2];
+    if (::pipe(in) != 0 || ::pipe(out) != 0) throw std::runtime_error("pipe");
+    UniqueFd child_in(in[0]), child_out(out[1]);
+    stdin_ = UniqueFd(in[1]);
+    stdout_ = UniqueFd(out[0]);
+    posix_spawn_file_actions_t files;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_adddup2(&files, child_in.get(), STDIN_FILENO);
+    posix_spawn_file_actions_adddup2(&files, child_out.get(), STDOUT_FILENO);
+    for (const int fd : {in[0], in[1], out[0], out[1]}) posix_spawn_file_actions_addclose(&files, fd);
+    std::string program = LOWKEY_STORE_PROCESS, bytes = std::to_string(host_bytes), peer_host = host;
+    std::string lease_ms = std::to_string(lease / 1ms);
+    char* argv[] = {program.data(), bytes.data(), lease_ms.data(), peer_host.data(), nullptr};
+    const int failed = ::posix_spawn(&pid_, program.c_str(), &files, nullptr, argv, environ);
+    posix_spawn_file_actions_destroy(&files);
+    if (failed != 0) throw std::runtime_error("cannot start " + program);
+    address_ = read_line();
+  }
+  ~StoreChild() {
+    if (pid_ > 0) kill();
+  }
+  const std::string& address() const { return address_; }
+  void stop() { ::kill(pid_, SIGSTOP); }
+  void resume() { ::kill(pid_, SIGCONT); }
+  void kill() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+
+ private:
+  std::string read_line() {
+    std::string line;
+    for (const Deadline deadline = Deadline::in(kPatience); !deadline.passed();) {
+      pollfd readable{.fd = stdout_.get(), .events = POLLIN, .revents = 0};
+      char byte;
+      if (::poll(&readable, 1, 100) <= 0) continue;
+      if (::read(stdout_.get(), &byte, 1) != 1) break;
+      if (byte == '\n') return line;
+      line += byte;
+    }
+    throw std::runtime_error("the store did not start: " + line);
+  }
+  UniqueFd stdin_, stdout_;
+  pid_t pid_ = -1;
+  std::string address_;
+};
+
+// Parameter: whether both know a common host (shared memory) or not (network).
+class StoreUcx : public testing::TestWithParam<bool> {
+ protected:
+  void start(uint64_t host_bytes, Duration lease = 30s) {
+    const std::string host = GetParam() ? transport::host_identity() : "";
+    store = std::make_unique<StoreChild>(host_bytes, lease, host);
+    const auto planes = [host](auto& io, transport::ControlOptions options,
+                               auto handlers) -> decltype(MakePlanes()(io, options, std::move(handlers))) {
+      options.self.host = host;
+      LOWKEY_ASSIGN(transport, transport::make_ucx_transport(io, std::move(options), std::move(handlers)));
+      return std::pair(std::move(transport.control), std::move(transport.data));
+    };
+    worker = std::make_unique<WorkerProcess>(planes, 1, test_origin());
+    worker->connect(store->address());
+  }
+  std::unique_ptr<StoreChild> store;  // outlives the worker
+  std::unique_ptr<WorkerProcess> worker;
+};
+
+TEST_P(StoreUcx, PagesComeBackByteForByteOverTheRightTransport) {
+  start(64 << 20);
+  auto pages = test_pages(40, 150'016);
+  ASSERT_EQ(worker->spill(writes(pages)).stored, 40u);
+  const Restored restored = worker->restore(reads(pages));
+  EXPECT_EQ(restored.pages, 40u) << restored.reason;
+  for (const TestPage& page : pages) EXPECT_TRUE(page.came_back());
+  EXPECT_EQ(worker->spill(writes(pages)).already_present, 40u);
+  const auto stats = worker->on_io([&] { return worker->control->stats(); });
+  ASSERT_EQ(stats.transfers.size(), 1u);
+  EXPECT_EQ(stats.transfers.begin()->first, GetParam() ? "shm" : "tcp");
+  EXPECT_GT(stats.transfers.begin()->second.get_bytes, 40u * 150'016);
+}
+
+TEST_P(StoreUcx, AnUnfaithfulPageIsAMissAndDropped) {
+  start(1 << 20);
+  auto pages = test_pages(3);
+  pages[1].header.checksums[1] ^= 1;
+  pages[1].header.header_checksum = pages[1].header.compute_checksum();
+  ASSERT_EQ(worker->spill(writes(pages)).stored, 3u);
+  EXPECT_EQ(worker->restore(reads(pages)).pages, 1u);
+  EXPECT_EQ(worker->restored("corrupt"), 1);
+  EXPECT_EQ(worker->spill(writes(pages)).stored, 1u);
+}
+
+TEST_P(StoreUcx, AFullStoreEvictsOrDrops) {
+  start(64 << 10, 100ms);
+  auto huge = test_pages(1, 64 << 10);
+  EXPECT_EQ(worker->spill(writes(huge)).store_full, 1u);
+  auto pages = test_pages(20);
+  EXPECT_EQ(worker->spill(writes(pages)).store_full, 0u);
+  auto last = std::span(pages).last(5);
+  EXPECT_EQ(worker->restore(reads(last)).pages, 5u);
+  EXPECT_EQ(worker->restore(reads(pages)).pages, 0u) << "the first were evicted";
+}
+
+TEST_P(StoreUcx, AStoppedStoreIsAMissByTheDeadlineAndServesAgain) {
+  start(1 << 20);
+  auto pages = test_pages(3);
+  ASSERT_EQ(worker->spill(writes(pages)).stored, 3u);
+  store->stop();
+  const TimePoint begin = Clock::now();
+  EXPECT_EQ(worker->restore(reads(pages), 100ms).pages, 0u);
+  EXPECT_LT(Clock::now() - begin, kPatience);
+  EXPECT_EQ(worker->spill(writes(test_pages(1, 4096, 50)), 100ms).failed, 1u);
+  store->resume();
+  EXPECT_EQ(worker->restore(reads(pages)).pages, 3u);
+}
+
+TEST_P(StoreUcx, AStoreStoppedForGoodIsNoticedByItsSilence) {
+  start(1 << 20);
+  auto pages = test_pages(3);
+  ASSERT_EQ(worker->spill(writes(pages)).stored, 3u);
+  store->stop();
+  EXPECT_EQ(worker->restore(reads(pages), 1h).pages, 0u) << "ends with the connection, not with its deadline";
+  EXPECT_EQ(worker->on_io([&] { return worker->set->num_ready(); }), 0u);
+}
+
+TEST_P(StoreUcx, AKilledStoreInTheMiddleOfRestoresIsAMissAtOnce) {
+  start(256 << 20);
+  auto pages = test_pages(64, 1 << 20);
+  ASSERT_GT(worker->spill(writes(std::span(pages).first(32))).stored, 0u);
+  ASSERT_GT(worker->spill(writes(std::span(pages).last(32))).stored, 0u);
+  std::vector<std::future<Restored>> restores;
+  for (int i = 0; i < 4; ++i) restores.push_back(worker->start_restore(reads(pages), 1h));
+  restores.front().wait_for(kPatience);  // the others are under way
+  store->kill();
+  for (size_t i = 1; i < restores.size(); ++i) WorkerProcess::wait(std::move(restores[i]));
+  EXPECT_TRUE(worker->eventually([&] { return worker->set->num_ready() == 0; }));
+  EXPECT_EQ(worker->restore(reads(pages)).pages, 0u);
+  EXPECT_EQ(worker->spill(writes(std::span(pages).first(1))).failed, 1u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Transports, StoreUcx, testing::Bool(),
+                         [](const auto& info) { return info.param ? "SharedMemory" : "Network"; });
+
+}  // namespace
+}  // namespace lowkey::kvstore
