@@ -149,14 +149,16 @@ struct Regex::Finder::Impl {
   std::unique_ptr<pcre2_jit_stack, JitStackDeleter> stack;
   size_t from = 0;
   uint32_t options = 0;
+
+  int match_here() const {
+    return pcre2_match(regex->code.get(), bytes_of(text), text.size(), from, options, match.get(),
+                       context.get());
+  }
 };
 
 Regex::Finder::Finder(const Regex& regex) : impl_(std::make_unique<Impl>()) {
   impl_->regex = regex.impl_;
   impl_->match.reset(pcre2_match_data_create(1, nullptr));
-  impl_->context.reset(pcre2_match_context_create(nullptr));
-  impl_->stack.reset(pcre2_jit_stack_create(32 * 1024, kJitStackBytes, nullptr));
-  pcre2_jit_stack_assign(impl_->context.get(), nullptr, impl_->stack.get());
 }
 Regex::Finder::Finder(Finder&&) noexcept = default;
 Regex::Finder::~Finder() = default;
@@ -169,8 +171,14 @@ void Regex::Finder::start(std::string_view text) {
 
 std::optional<std::pair<size_t, size_t>> Regex::Finder::next() {
   if (impl_->from > impl_->text.size()) return std::nullopt;
-  const int found = pcre2_match(impl_->regex->code.get(), bytes_of(impl_->text), impl_->text.size(),
-                                impl_->from, impl_->options, impl_->match.get(), impl_->context.get());
+  int found = impl_->match_here();
+  if (found == PCRE2_ERROR_JIT_STACKLIMIT &&
+      !impl_->stack) {  // rare: more than the 32 KiB on the thread's own stack
+    impl_->context.reset(pcre2_match_context_create(nullptr));
+    impl_->stack.reset(pcre2_jit_stack_create(kJitStackBytes / 8, kJitStackBytes, nullptr));
+    pcre2_jit_stack_assign(impl_->context.get(), nullptr, impl_->stack.get());
+    found = impl_->match_here();
+  }
   impl_->options = PCRE2_NO_UTF_CHECK;  // the first call has checked the whole text
   if (found < 0) return std::nullopt;
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(impl_->match.get());

@@ -156,7 +156,7 @@ TEST(Tokenizer, LongWordsTakeNoQuadraticTime) {
     auto loaded = Tokenizer::load(kGoldenDir / kind);
     ASSERT_TRUE(loaded.ok());
     std::string same(200'000, 'a'), mixed, symbols;
-    for (int i = 0; i < 200'000; ++i) mixed += static_cast<char>('a' + (i * i + i / 7) % 26);
+    for (int i = 0; i < 200'000; ++i) mixed += static_cast<char>('a' + (int64_t{i} * i + i / 7) % 26);
     for (int i = 0; i < 20'000; ++i) symbols += "=-\"😀";
     const std::string spaces(200'000, ' ');
     for (const std::string& text : {same, mixed, symbols, spaces, spaces + "x"}) {
