@@ -185,15 +185,16 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
 
   awaitable<Written> write_answer(ExchangeState& current, const http::request_header<>& header, bool keep_alive) {
     while (!current.has_head()) co_await current.wake().async_wait(kAwait);
-    const bool go_on = keep_alive && !current.head().close && !draining_;
+    const bool chunkable = header.version() >= 11;  // otherwise the end of the connection ends a stream
+    const bool go_on = keep_alive && !current.head().close && !draining_ && (chunkable || !current.streaming());
     bool ok = false;
     if (current.streaming()) {
-      ok = co_await write_stream(current, header, go_on);
+      ok = co_await write_stream(current, header.version(), go_on);
     } else {
       ok = co_await write_whole(current.request(), current.head(), header, go_on);
     }
     if (!ok) co_return Written::kFailed;
-    co_return go_on ? Written::kKeepAlive : Written::kClose;
+    co_return go_on && !current.close_after() ? Written::kKeepAlive : Written::kClose;
   }
 
   awaitable<bool> write_whole(const HttpRequest& request, const HttpResponse& response,
@@ -218,11 +219,11 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
     co_return !ec;
   }
 
-  awaitable<bool> write_stream(ExchangeState& current, const http::request_header<>& header, bool keep_alive) {
+  awaitable<bool> write_stream(ExchangeState& current, unsigned version, bool keep_alive) {
     count(current.request().endpoint, current.head().status);
-    const bool chunked = header.version() >= 11;  // HTTP/1.0: the end of the connection ends the body
-    http::response<http::empty_body> message{http::int_to_status(current.head().status), header.version()};
-    set_head(message, current.head(), keep_alive && chunked);
+    const bool chunked = version >= 11;
+    http::response<http::empty_body> message{http::int_to_status(current.head().status), version};
+    set_head(message, current.head(), keep_alive);
     message.chunked(chunked);
     http::response_serializer<http::empty_body> serializer{message};
     stream_.expires_after(options_.write_deadline);

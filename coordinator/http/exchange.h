@@ -21,7 +21,7 @@ class HttpExchange {
   // Queues a piece of the stream. A client that lets more than ServerOptions::stream_buffer_bytes pile up is cut off:
   // counted, and told to the handler through on_disconnect.
   virtual void write(std::string piece) = 0;
-  virtual void finish() = 0;
+  virtual void finish(bool close_connection = false) = 0;
   // At most once, never from inside one of the calls above: the client closed, was cut off, or could not be written
   // to, before the answer was complete. A half-closed connection counts as closed.
   virtual void on_disconnect(std::function<void()> callback) = 0;

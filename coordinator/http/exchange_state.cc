@@ -39,10 +39,11 @@ void ExchangeState::write(std::string piece) {
   wake_.cancel();
 }
 
-void ExchangeState::finish() {
+void ExchangeState::finish(bool close_connection) {
   if (ended_) return;
   LOWKEY_CHECK(streaming_ && !finished_, "{} {}: finish outside a stream", request_.method, request_.path);
   finished_ = true;
+  close_after_ = close_connection;
   wake_.cancel();
 }
 

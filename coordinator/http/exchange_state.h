@@ -15,7 +15,7 @@ class ExchangeState final : public HttpExchange {
   void respond(HttpResponse response) override;
   void start_stream(HttpResponse head) override;
   void write(std::string piece) override;
-  void finish() override;
+  void finish(bool close_connection) override;
   void on_disconnect(std::function<void()> callback) override;
 
   // ---- for the connection ----
@@ -26,6 +26,7 @@ class ExchangeState final : public HttpExchange {
   std::string take_pending();
   bool has_pending() const { return !pending_.empty(); }
   bool finished() const { return finished_; }
+  bool close_after() const { return close_after_; }
   bool overflowed() const { return overflowed_; }
   // The connection is over. Tells the handler when its answer was cut short; the handler's callback is released.
   void end(bool complete);
@@ -38,6 +39,7 @@ class ExchangeState final : public HttpExchange {
   bool streaming_ = false;
   std::string pending_;
   bool finished_ = false;
+  bool close_after_ = false;
   bool overflowed_ = false;
   bool ended_ = false;
   std::function<void()> on_disconnect_;
