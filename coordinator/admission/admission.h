@@ -1,5 +1,5 @@
-// The bound on requests that the coordinator holds, from being parsed until answered, and the advice to those it
-// turns away. I/O thread only.
+// The bound on requests that the coordinator holds, from being parsed until answered, and the advice to those
+// it turns away. I/O thread only.
 #pragma once
 
 #include <cstddef>
@@ -38,8 +38,8 @@ class Admission {
   size_t held() const { return held_; }
   size_t limit() const { return max_held_; }
 
-  // Seconds for Retry-After, 1..60: when a tenth of the places should be free again at the rate at which requests
-  // were finished lately; 1 while nothing is known.
+  // Seconds for Retry-After, 1..60: when a tenth of the places should be free again at the rate at which
+  // requests were finished lately; 1 while nothing is known.
   int retry_after_seconds(TimePoint now = Clock::now()) const;
   // Tells the rate; release() does so itself.
   void note_finished(TimePoint now);

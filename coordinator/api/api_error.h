@@ -22,7 +22,8 @@ ApiError api_error(int status, std::string message);
 // kInvalidArgument: 400 with its param, kResourceExhausted: 429, kUnavailable: 503, ...; see Code.
 ApiError api_error(const Error& error);
 ApiError model_not_found(const std::string& model);
-ApiError context_length_exceeded(uint64_t limit, uint64_t prompt_tokens, uint64_t max_tokens, const char* param);
+ApiError context_length_exceeded(uint64_t limit, uint64_t prompt_tokens, uint64_t max_tokens,
+                                 const char* param);
 
 std::string error_body(const ApiError& error);
 HttpResponse error_http(const ApiError& error);

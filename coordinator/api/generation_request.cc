@@ -12,10 +12,12 @@ namespace json = boost::json;
 
 constexpr int64_t kMaxInt32 = 2147483647;
 
-std::string to_string(const json::string& text) { return std::string(text.data(), text.size()); }
+std::string to_string(const json::string& text) {
+  return std::string(text.data(), text.size());
+}
 
-// OpenAI's parameters, and the commonest extensions, that we cannot honour: accepted with a value that changes
-// nothing, refused by name with any other.
+// OpenAI's parameters, and the commonest extensions, that we cannot honour: accepted with a value that
+// changes nothing, refused by name with any other.
 struct Unsupported {
   const char* name;
   const char* neutral;  // JSON array of the values that are accepted
@@ -56,7 +58,8 @@ void refuse_unsupported(Fields& fields) {
     const auto* value = fields.find(name);
     if (!value) continue;
     bool accepted = false;
-    for (const auto& candidate : json::parse(neutral).as_array()) accepted = accepted || equal(*value, candidate);
+    const json::value candidates = json::parse(neutral);
+    for (const auto& candidate : candidates.as_array()) accepted = accepted || equal(*value, candidate);
     if (!accepted) fields.fail(name, fmt::format("'{}' = {} is not supported.", name, describe(*value)));
   }
 }
@@ -81,8 +84,9 @@ void read_prompt(Fields& fields, GenerationRequest& request) {
   if (!value) return fields.fail("prompt", "'prompt' is missing: a string or an array of token ids.");
   if (const auto* array = value->if_array(); array && !array->empty() && !array->front().is_number()) {
     if (array->size() > 1)
-      return fields.fail("prompt", fmt::format("'prompt' holds {} prompts; only one per request is supported.",
-                                               array->size()));
+      return fields.fail(
+          "prompt",
+          fmt::format("'prompt' holds {} prompts; only one per request is supported.", array->size()));
     value = &array->front();
   }
   if (const auto* text = value->if_string()) {
@@ -147,8 +151,9 @@ std::optional<std::vector<ChatMessage>> read_messages(Fields& fields) {
     Fields message(item.get_object(), where + ".");
     auto role = message.text("role");
     if (!message.error() && role != "system" && role != "developer" && role != "user" && role != "assistant")
-      message.fail("role", fmt::format("'{}' must be system, developer, user or assistant; found {}.",
-                                       message.param("role"), role ? fmt::format("\"{}\"", *role) : "nothing"));
+      message.fail("role",
+                   fmt::format("'{}' must be system, developer, user or assistant; found {}.",
+                               message.param("role"), role ? fmt::format("\"{}\"", *role) : "nothing"));
     for (const char* name : {"tool_calls", "function_call", "audio"})
       if (message.find(name)) message.fail(name, fmt::format("'{}' is not supported.", message.param(name)));
     auto content = read_content(message);
@@ -174,10 +179,11 @@ void read_stop(Fields& fields, GenerationRequest& request) {
       request.stop.push_back(to_string(item.get_string()));
     }
   } else {
-    return fields.fail("stop", fmt::format("'stop' must be a string or an array of strings; found {}.",
-                                           describe(*value)));
+    return fields.fail(
+        "stop", fmt::format("'stop' must be a string or an array of strings; found {}.", describe(*value)));
   }
-  if (auto checked = StopMatcher::create(request.stop); !checked.ok()) fields.fail("stop", checked.error().message);
+  if (auto checked = StopMatcher::create(request.stop); !checked.ok())
+    fields.fail("stop", checked.error().message);
 }
 
 void read_sampling(Fields& fields, const SamplingDefaults& defaults, GenerationRequest& request) {
@@ -215,8 +221,8 @@ void read_stream(Fields& fields, GenerationRequest& request) {
   const auto* options = fields.find("stream_options");
   if (!options) return;
   if (!options->is_object())
-    return fields.fail("stream_options", fmt::format("'stream_options' must be an object; found {}.",
-                                                     describe(*options)));
+    return fields.fail("stream_options",
+                       fmt::format("'stream_options' must be an object; found {}.", describe(*options)));
   if (!request.stream) return fields.fail("stream_options", "'stream_options' needs 'stream': true.");
   Fields inner(options->get_object(), "stream_options.");
   request.include_usage = inner.boolean("include_usage").value_or(false);

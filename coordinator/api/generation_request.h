@@ -1,4 +1,5 @@
-// A completion or chat request, checked: what /v1/completions and /v1/chat/completions have in common from here on.
+// A completion or chat request, checked: what /v1/completions and /v1/chat/completions have in common from
+// here on.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +28,9 @@ struct GenerationRequest {
   std::string model;  // empty: not named
   std::variant<std::string, std::vector<int32_t>, std::vector<ChatMessage>> input;
 
-  double temperature = 1;             // [0, 2]; 0: greedy
-  double top_p = 1;                   // (0, 1]
-  int32_t top_k = 0;                  // 0: off
+  double temperature = 1;  // [0, 2]; 0: greedy
+  double top_p = 1;        // (0, 1]
+  int32_t top_k = 0;       // 0: off
   std::optional<uint64_t> seed;
   std::optional<uint32_t> max_tokens;  // >= 1; empty: the endpoint's default
   std::vector<std::string> stop;       // <= StopMatcher::kMaxStops
@@ -42,8 +43,9 @@ struct GenerationRequest {
   std::vector<int32_t> prompt;  // token ids; set by encode_prompt()
 };
 
-// kInvalidArgument with the parameter's name. OpenAI's parameters that this server cannot honour are refused by name
-// unless they hold their neutral value; names unknown to us are ignored, as OpenAI-compatible servers do.
+// kInvalidArgument with the parameter's name. OpenAI's parameters that this server cannot honour are refused
+// by name unless they hold their neutral value; names unknown to us are ignored, as OpenAI-compatible servers
+// do.
 Result<GenerationRequest> parse_generation(Endpoint endpoint, std::string_view body,
                                            const SamplingDefaults& defaults);
 

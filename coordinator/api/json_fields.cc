@@ -7,7 +7,7 @@ namespace lowkey::coordinator {
 namespace json = boost::json;
 
 namespace {
-constexpr size_t kMaxDepth = 16;         // requests nest four deep; more is an attack on the stack
+constexpr size_t kMaxDepth = 16;  // requests nest four deep; more is an attack on the stack
 constexpr size_t kMaxDescribedBytes = 60;
 }  // namespace
 
@@ -26,7 +26,8 @@ Result<json::object> parse_object(std::string_view body) {
   }
   json::value value = parser.release();
   if (!value.is_object())
-    return Error{Code::kInvalidArgument, fmt::format("The request body must be a JSON object; found {}.", describe(value))};
+    return Error{Code::kInvalidArgument,
+                 fmt::format("The request body must be a JSON object; found {}.", describe(value))};
   return std::move(value.get_object());
 }
 
@@ -67,7 +68,8 @@ std::optional<double> Fields::number(std::string_view name, double low, double h
   std::optional<double> result;
   if (value->is_number()) result = value->to_number<double>();
   if (result && *result >= low && *result <= high) return result;
-  fail(name, fmt::format("'{}' must be a number from {} to {}; found {}.", param(name), low, high, describe(*value)));
+  fail(name, fmt::format("'{}' must be a number from {} to {}; found {}.", param(name), low, high,
+                         describe(*value)));
   return std::nullopt;
 }
 
@@ -75,7 +77,8 @@ std::optional<int64_t> Fields::integer(std::string_view name, int64_t low, int64
   const auto* value = find(name);
   if (!value || error_) return std::nullopt;
   if (auto result = as_integer(*value, low, high)) return result;
-  fail(name, fmt::format("'{}' must be an integer from {} to {}; found {}.", param(name), low, high, describe(*value)));
+  fail(name, fmt::format("'{}' must be an integer from {} to {}; found {}.", param(name), low, high,
+                         describe(*value)));
   return std::nullopt;
 }
 

@@ -1,4 +1,5 @@
-// Typed, range-checked reading of a JSON request. Private to coordinator/api: keeps Boost.JSON out of its headers.
+// Typed, range-checked reading of a JSON request. Private to coordinator/api: keeps Boost.JSON out of its
+// headers.
 #pragma once
 
 #include <boost/json.hpp>

@@ -32,8 +32,8 @@ constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 
 // Requests a client may pipeline behind the one being answered; beyond it the socket is left unread.
 constexpr size_t kPipelineBytes = 64 << 10;
-// What a refused client may still send before we stop listening to it: closing a socket with unread bytes resets the
-// connection and can destroy the answer on its way.
+// What a refused client may still send before we stop listening to it: closing a socket with unread bytes
+// resets the connection and can destroy the answer on its way.
 constexpr size_t kLingerBytes = 16 << 20;
 constexpr auto kLingerDeadline = std::chrono::seconds(2);
 
@@ -183,10 +183,12 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
 
   enum class Written { kFailed, kClose, kKeepAlive };
 
-  awaitable<Written> write_answer(ExchangeState& current, const http::request_header<>& header, bool keep_alive) {
+  awaitable<Written> write_answer(ExchangeState& current, const http::request_header<>& header,
+                                  bool keep_alive) {
     while (!current.has_head()) co_await current.wake().async_wait(kAwait);
     const bool chunkable = header.version() >= 11;  // otherwise the end of the connection ends a stream
-    const bool go_on = keep_alive && !current.head().close && !draining_ && (chunkable || !current.streaming());
+    const bool go_on =
+        keep_alive && !current.head().close && !draining_ && (chunkable || !current.streaming());
     bool ok = false;
     if (current.streaming()) {
       ok = co_await write_stream(current, header.version(), go_on);
@@ -209,7 +211,8 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
       message.content_length(response.body.size());
       std::tie(ec, n) = co_await http::async_write(stream_, message, kAwait);
     } else {
-      http::response<http::span_body<const char>> message{http::int_to_status(response.status), header.version()};
+      http::response<http::span_body<const char>> message{http::int_to_status(response.status),
+                                                          header.version()};
       set_head(message, response, keep_alive);
       message.body() = beast::span<const char>(response.body.data(), response.body.size());
       message.prepare_payload();
@@ -261,7 +264,8 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
     co_return !ec;
   }
 
-  // Returns when the client has closed. Bytes that arrive meanwhile are pipelined requests: kept for the next turn.
+  // Returns when the client has closed. Bytes that arrive meanwhile are pipelined requests: kept for the next
+  // turn.
   awaitable<void> watch() {
     for (;;) {
       if (buffer_.size() >= kPipelineBytes) {
@@ -275,8 +279,8 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
     }
   }
 
-  awaitable<bool> answer(const HttpRequest& request, HttpResponse response, const http::request_header<>& header,
-                         bool keep_alive) {
+  awaitable<bool> answer(const HttpRequest& request, HttpResponse response,
+                         const http::request_header<>& header, bool keep_alive) {
     const bool go_on = keep_alive && !response.close && !draining_;
     if (!co_await write_whole(request, response, header, go_on)) co_return false;
     if (!go_on) co_await linger();

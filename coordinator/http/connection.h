@@ -1,5 +1,5 @@
-// One client connection: reads requests in order, hands each to the handler, writes its answer, and watches for the
-// client's leaving meanwhile. Private to coordinator/http.
+// One client connection: reads requests in order, hands each to the handler, writes its answer, and watches
+// for the client's leaving meanwhile. Private to coordinator/http.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>

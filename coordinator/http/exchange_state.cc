@@ -51,7 +51,9 @@ void ExchangeState::on_disconnect(std::function<void()> callback) {
   if (!ended_) on_disconnect_ = std::move(callback);
 }
 
-std::string ExchangeState::take_pending() { return std::exchange(pending_, {}); }
+std::string ExchangeState::take_pending() {
+  return std::exchange(pending_, {});
+}
 
 void ExchangeState::end(bool complete) {
   ended_ = true;

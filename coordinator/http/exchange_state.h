@@ -9,7 +9,8 @@ namespace lowkey::coordinator {
 
 class ExchangeState final : public HttpExchange {
  public:
-  ExchangeState(const boost::asio::any_io_executor& executor, HttpRequest request, size_t stream_buffer_bytes);
+  ExchangeState(const boost::asio::any_io_executor& executor, HttpRequest request,
+                size_t stream_buffer_bytes);
 
   HttpRequest& request() override { return request_; }
   void respond(HttpResponse response) override;
@@ -28,7 +29,8 @@ class ExchangeState final : public HttpExchange {
   bool finished() const { return finished_; }
   bool close_after() const { return close_after_; }
   bool overflowed() const { return overflowed_; }
-  // The connection is over. Tells the handler when its answer was cut short; the handler's callback is released.
+  // The connection is over. Tells the handler when its answer was cut short; the handler's callback is
+  // released.
   void end(bool complete);
 
  private:

@@ -23,7 +23,7 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;  // beyond those the server sets itself
-  bool close = false;  // ends the connection after this response
+  bool close = false;                                        // ends the connection after this response
 };
 
 }  // namespace lowkey::coordinator

@@ -50,7 +50,8 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
     if (!ec) acceptor.listen(asio::socket_base::max_listen_connections, ec);
     if (ec) {
       return Error{Code::kUnavailable,
-                   fmt::format("cannot listen on {}:{}: {}", options.listen, options.port, ec.message()), "port"};
+                   fmt::format("cannot listen on {}:{}: {}", options.listen, options.port, ec.message()),
+                   "port"};
     }
     options.port = acceptor.local_endpoint(ec).port();
     return {};
@@ -124,7 +125,8 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   std::function<void()> closed;
 };
 
-Server::Server(asio::io_context& io, ServerOptions options, HttpHandler& handler, monitoring::Metrics& metrics)
+Server::Server(asio::io_context& io, ServerOptions options, HttpHandler& handler,
+               monitoring::Metrics& metrics)
     : impl_(std::make_shared<Impl>(io, std::move(options), handler, metrics)) {}
 
 Server::~Server() {
@@ -140,8 +142,12 @@ Status Server::start() {
   return {};
 }
 
-int Server::port() const { return impl_->options.port; }
-size_t Server::connections() const { return impl_->connections.size(); }
+int Server::port() const {
+  return impl_->options.port;
+}
+size_t Server::connections() const {
+  return impl_->connections.size();
+}
 
 void Server::drain() {
   impl_->for_each([](Connection& connection) { connection.drain(); });

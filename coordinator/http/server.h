@@ -1,6 +1,6 @@
-// HTTP/1.1 server on Boost.Beast: keep-alive, pipelining (answered in order), Expect: 100-continue, chunked streaming,
-// and a bound and a deadline on everything a client can make it hold. One coroutine per connection, all on the
-// io_context's single thread; nothing here throws.
+// HTTP/1.1 server on Boost.Beast: keep-alive, pipelining (answered in order), Expect: 100-continue, chunked
+// streaming, and a bound and a deadline on everything a client can make it hold. One coroutine per
+// connection, all on the io_context's single thread; nothing here throws.
 #pragma once
 
 #include <cstddef>
@@ -37,17 +37,19 @@ struct ServerOptions {
 class Server {
  public:
   // `handler` outlives the server, `metrics` the last run of the io_context.
-  Server(boost::asio::io_context& io, ServerOptions options, HttpHandler& handler, monitoring::Metrics& metrics);
+  Server(boost::asio::io_context& io, ServerOptions options, HttpHandler& handler,
+         monitoring::Metrics& metrics);
   ~Server();  // cuts every connection
 
   Status start();  // kUnavailable: the address cannot be bound
   int port() const;
   size_t connections() const;
 
-  // Idle connections close now, the others after their current answer. New connections are still accepted, so that
-  // a client reads a 503 instead of a refused connection.
+  // Idle connections close now, the others after their current answer. New connections are still accepted, so
+  // that a client reads a 503 instead of a refused connection.
   void drain();
-  // Stops accepting; `closed` is called once the last connection has gone (possibly at once, never from inside).
+  // Stops accepting; `closed` is called once the last connection has gone (possibly at once, never from
+  // inside).
   void stop(std::function<void()> closed);
   // Cuts whatever is left.
   void cut();

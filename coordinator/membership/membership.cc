@@ -14,7 +14,9 @@ using transport::Role;
 
 namespace {
 
-bool is_leader(const transport::PeerInfo& peer) { return peer.role == Role::kWorker && peer.replica_rank == 0; }
+bool is_leader(const transport::PeerInfo& peer) {
+  return peer.role == Role::kWorker && peer.replica_rank == 0;
+}
 
 std::pair<int, int> key_of(const transport::PeerInfo& peer) {
   return {static_cast<int>(peer.role), peer.world_rank};
@@ -22,15 +24,20 @@ std::pair<int, int> key_of(const transport::PeerInfo& peer) {
 
 const char* loss_reason(Code code) {
   switch (code) {
-    case Code::kCancelled: return "closed";
-    case Code::kDeadlineExceeded: return "silent";
-    default: return "lost";
+    case Code::kCancelled:
+      return "closed";
+    case Code::kDeadlineExceeded:
+      return "silent";
+    default:
+      return "lost";
   }
 }
 
 }  // namespace
 
-Membership::Membership(monitoring::Metrics& metrics) : metrics_(metrics) { publish_ready(); }
+Membership::Membership(monitoring::Metrics& metrics) : metrics_(metrics) {
+  publish_ready();
+}
 
 void Membership::on_up(const transport::ConnectionPtr& connection) {
   const auto& peer = connection->peer();
@@ -92,7 +99,8 @@ Replica* Membership::find(int id) {
 }
 
 bool Membership::ready() const {
-  return std::any_of(replicas_.begin(), replicas_.end(), [](const auto& entry) { return entry.second.can_serve(); });
+  return std::any_of(replicas_.begin(), replicas_.end(),
+                     [](const auto& entry) { return entry.second.can_serve(); });
 }
 
 std::string Membership::not_ready_reason() const {
@@ -120,11 +128,14 @@ std::vector<transport::ConnectionPtr> Membership::peers() const {
   return all;
 }
 
-void Membership::publish_ready() { metrics_.set(Metric::kReady, ready() ? 1 : 0); }
+void Membership::publish_ready() {
+  metrics_.set(Metric::kReady, ready() ? 1 : 0);
+}
 
 void Membership::publish_rank(const transport::PeerInfo& info, bool up) {
-  metrics_.set(Metric::kRankUp, up ? 1 : 0,
-               {{"peer_role", transport::to_string(info.role)}, {"peer_rank", std::to_string(info.world_rank)}});
+  metrics_.set(
+      Metric::kRankUp, up ? 1 : 0,
+      {{"peer_role", transport::to_string(info.role)}, {"peer_rank", std::to_string(info.world_rank)}});
 }
 
 }  // namespace lowkey::coordinator

@@ -1,5 +1,5 @@
-// Which workers and stores the cluster has, which of them answer, and which replicas can serve. Fed by the control
-// plane's callbacks; I/O thread only.
+// Which workers and stores the cluster has, which of them answer, and which replicas can serve. Fed by the
+// control plane's callbacks; I/O thread only.
 #pragma once
 
 #include <cstdint>
