@@ -12,6 +12,7 @@
 #include "coordinator/api/served_model.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/membership/membership.h"
+#include "transport/metrics_reporter.h"
 #include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::coordinator {
@@ -39,11 +40,12 @@ struct Coordinator::Impl {
        monitoring::Metrics& metrics, ServerOptions limits)
       : model(std::move(served)),
         drain_seconds(config.drain_seconds),
+        reporter(metrics),
         membership(metrics),
         admission(config.max_queued, metrics),
         pool(kTextThreads, kTextQueue),
         generations(io, *model, membership, admission, pool, metrics),
-        metrics_page(io, membership, metrics),
+        metrics_page(io, membership, reporter),
         routes({io, *model, membership, generations, metrics_page, pool}, config.api_key),
         server(io, at_address(std::move(limits), config), routes, metrics),
         timer(io) {}
@@ -58,7 +60,7 @@ struct Coordinator::Impl {
       }
       case MessageType::kReplicaState: {
         wire::ReplicaState state;
-        if (parse(state, connection, body)) membership.on_state(connection, state);
+        if (parse(state, connection, body)) on_state(connection, state);
         return;
       }
       case MessageType::kMetricsReply: {
@@ -69,6 +71,13 @@ struct Coordinator::Impl {
       default:
         spdlog::warn("message of type {} is not for a coordinator", static_cast<int>(type));
     }
+  }
+
+  void on_state(const ConnectionPtr& connection, const wire::ReplicaState& state) {
+    membership.on_state(connection, state);
+    if (was_ready || !membership.ready()) return;
+    was_ready = true;
+    reporter.set_ready();
   }
 
   template <class Message>
@@ -123,6 +132,7 @@ struct Coordinator::Impl {
   // Later ones refer to earlier ones and go first.
   std::shared_ptr<const ServedModel> model;
   int drain_seconds;
+  transport::MetricsReporter reporter;
   Membership membership;
   Admission admission;
   WorkPool pool;
@@ -132,6 +142,7 @@ struct Coordinator::Impl {
   Server server;
   boost::asio::steady_timer timer;
   bool draining = false;
+  bool was_ready = false;
 };
 
 Coordinator::Coordinator(boost::asio::io_context& io, const ServeConfig& config,
@@ -150,6 +161,9 @@ transport::ControlHandlers Coordinator::control_handlers() {
                             const Error& error) { impl->on_down(connection, error); }};
 }
 
+transport::MetricsReporter& Coordinator::metrics_reporter() {
+  return impl_->reporter;
+}
 Status Coordinator::start() {
   return impl_->server.start();
 }

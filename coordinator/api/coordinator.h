@@ -4,6 +4,7 @@
 //
 //   Coordinator coordinator(io, config, model, metrics);
 //   auto plane = make_control_plane(io, options, coordinator.control_handlers());
+//   coordinator.metrics_reporter().attach(*plane);
 //   coordinator.start(); ... io.run() ... coordinator.drain();
 #pragma once
 
@@ -14,6 +15,10 @@
 #include "base/serve_config.h"
 #include "coordinator/http/server.h"
 #include "transport/control_plane.h"
+
+namespace lowkey::transport {
+class MetricsReporter;
+}
 
 namespace lowkey::coordinator {
 
@@ -30,6 +35,9 @@ class Coordinator {
   ~Coordinator();
 
   transport::ControlHandlers control_handlers();
+
+  // For the control plane to be attached to, so that its counters show on /metrics.
+  transport::MetricsReporter& metrics_reporter();
 
   Status start();    // binds the HTTP address
   int port() const;  // after start()

@@ -156,13 +156,14 @@ std::optional<std::vector<ChatMessage>> read_messages(Fields& fields) {
                                message.param("role"), role ? fmt::format("\"{}\"", *role) : "nothing"));
     for (const char* name : {"tool_calls", "function_call", "audio"})
       if (message.find(name)) message.fail(name, fmt::format("'{}' is not supported.", message.param(name)));
+    auto name = message.text("name");
     auto content = read_content(message);
     if (message.error()) {
       fields.fail(message.error()->param, message.error()->message);
       return std::nullopt;
     }
     // "developer" is OpenAI's newer word for the same; templates know "system".
-    messages.push_back(ChatMessage{*role == "developer" ? "system" : *role, *std::move(content)});
+    messages.push_back({*role == "developer" ? "system" : *role, *std::move(content), std::move(name)});
   }
   return messages;
 }

@@ -8,7 +8,7 @@
 
 #include "coordinator/membership/membership.h"
 #include "monitoring/metrics.h"
-#include "monitoring/process_stats.h"
+#include "transport/metrics_reporter.h"
 #include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::coordinator {
@@ -16,8 +16,8 @@ namespace lowkey::coordinator {
 using transport::ConnectionPtr;
 
 struct MetricsPage::Impl : std::enable_shared_from_this<Impl> {
-  Impl(boost::asio::io_context& io, Membership& members, monitoring::Metrics& own)
-      : membership(members), metrics(own), process(own), timer(io) {}
+  Impl(boost::asio::io_context& io, Membership& members, transport::MetricsReporter& reporter)
+      : membership(members), own(reporter), timer(io) {}
 
   void serve(ExchangePtr exchange) {
     waiting.push_back(std::move(exchange));
@@ -46,7 +46,6 @@ struct MetricsPage::Impl : std::enable_shared_from_this<Impl> {
     timer.cancel();
     for (const auto& [id, peer] : asked) membership.note_answer(peer->peer(), false);
     asked.clear();
-    process.update();
     HttpResponse response{.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = render()};
     replies.clear();
     for (const auto& exchange : std::exchange(waiting, {})) exchange->respond(response);
@@ -55,7 +54,7 @@ struct MetricsPage::Impl : std::enable_shared_from_this<Impl> {
   // A snapshot that cannot be merged (another version, a rank that poses as another) is left out, not the
   // page.
   std::string render() {
-    std::vector<std::string> parts = {metrics.serialize()};
+    std::vector<std::string> parts = {own.serialize()};
     parts.insert(parts.end(), replies.begin(), replies.end());
     if (auto page = monitoring::render_page(parts); page.ok()) return *std::move(page);
     parts.resize(1);
@@ -71,8 +70,7 @@ struct MetricsPage::Impl : std::enable_shared_from_this<Impl> {
   }
 
   Membership& membership;
-  monitoring::Metrics& metrics;
-  monitoring::ProcessMetrics process;
+  transport::MetricsReporter& own;
   boost::asio::steady_timer timer;
   uint64_t round = 0;
   std::vector<ExchangePtr> waiting;         // bounded by the server's connections
@@ -80,8 +78,8 @@ struct MetricsPage::Impl : std::enable_shared_from_this<Impl> {
   std::vector<std::string> replies;
 };
 
-MetricsPage::MetricsPage(boost::asio::io_context& io, Membership& membership, monitoring::Metrics& metrics)
-    : impl_(std::make_shared<Impl>(io, membership, metrics)) {}
+MetricsPage::MetricsPage(boost::asio::io_context& io, Membership& membership, transport::MetricsReporter& own)
+    : impl_(std::make_shared<Impl>(io, membership, own)) {}
 
 MetricsPage::~MetricsPage() = default;
 

@@ -14,10 +14,9 @@
 namespace lowkey::wire {
 class MetricsReply;
 }
-namespace lowkey::monitoring {
-class Metrics;
-class ProcessMetrics;
-}  // namespace lowkey::monitoring
+namespace lowkey::transport {
+class MetricsReporter;
+}  // namespace lowkey::transport
 
 namespace lowkey::coordinator {
 
@@ -28,7 +27,7 @@ class MetricsPage {
   static constexpr Duration kDeadline = std::chrono::seconds(1);
 
   // All of these outlive it.
-  MetricsPage(boost::asio::io_context& io, Membership& membership, monitoring::Metrics& metrics);
+  MetricsPage(boost::asio::io_context& io, Membership& membership, transport::MetricsReporter& own);
   ~MetricsPage();
 
   // Requests that arrive while one is being gathered share its page.

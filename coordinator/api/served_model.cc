@@ -72,7 +72,7 @@ Result<std::vector<int32_t>> encode_messages(const ServedModel& model,
   const Tokenizer& tokenizer = *model.tokenizer;
   auto text = model.chat_template->render(messages, add_generation_prompt, tokenizer.bos_text(),
                                           tokenizer.eos_text());
-  if (!text.ok()) return invalid_param("messages", "The chat template refuses: " + text.error().message);
+  if (!text.ok()) return text.error();
   return tokenizer.encode(*text, false);  // the template writes the special tokens itself
 }
 
@@ -91,7 +91,7 @@ Result<std::shared_ptr<const ServedModel>> ServedModel::load(const fs::path& mod
   LOWKEY_ASSIGN(tokenizer, Tokenizer::load(model_dir));
   LOWKEY_ASSIGN(chat_template, ChatTemplate::load(model_dir));
   model->tokenizer = std::move(tokenizer);
-  model->chat_template = std::move(chat_template);
+  if (chat_template) model->chat_template = std::make_shared<const ChatTemplate>(*std::move(chat_template));
   return std::shared_ptr<const ServedModel>(std::move(model));
 }
 

@@ -22,17 +22,6 @@ std::pair<int, int> key_of(const transport::PeerInfo& peer) {
   return {static_cast<int>(peer.role), peer.world_rank};
 }
 
-const char* loss_reason(Code code) {
-  switch (code) {
-    case Code::kCancelled:
-      return "closed";
-    case Code::kDeadlineExceeded:
-      return "silent";
-    default:
-      return "lost";
-  }
-}
-
 }  // namespace
 
 Membership::Membership(monitoring::Metrics& metrics) : metrics_(metrics) {
@@ -56,7 +45,6 @@ int Membership::on_down(const transport::ConnectionPtr& connection, const Error&
   if (rank == ranks_.end() || rank->second.connection != connection) return -1;
   rank->second.connection = nullptr;
   publish_rank(peer, false);
-  metrics_.add(Metric::kPeersDown, 1, {{"reason", loss_reason(reason.code)}});
   const auto replica = replicas_.find(peer.replica);
   if (peer.role != Role::kWorker || replica == replicas_.end()) return -1;
   if (replica->second.leader != connection) {

@@ -33,7 +33,7 @@ struct Replica {
 
 class Membership {
  public:
-  // Feeds lowkey_rank_up, lowkey_ready and lowkey_peer_losses_total.
+  // Feeds lowkey_rank_up and lowkey_ready.
   explicit Membership(monitoring::Metrics& metrics);
 
   void on_up(const transport::ConnectionPtr& connection);
