@@ -119,7 +119,7 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
   }
 
   awaitable<void> serve() {
-    while (!draining_) {
+    do {
       Parser parser;
       parser.header_limit(static_cast<uint32_t>(options_.header_bytes));
       parser.body_limit(options_.body_bytes);
@@ -146,7 +146,7 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
       if (!parser.is_done() && !co_await read_body(parser, request)) co_return;
       request.body = std::move(parser.get().body());
       if (!co_await exchange(std::move(request), parser.get(), keep_alive)) co_return;
-    }
+    } while (!draining_);
   }
 
   awaitable<bool> read_body(Parser& parser, const HttpRequest& request) {

@@ -83,6 +83,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
     const uint64_t id = next_id++;
     auto connection = Connection::create(std::move(socket), options, handler, metrics);
     connections.emplace(id, connection);
+    if (draining) connection->drain();
     metrics.set(Metric::kHttpConnections, static_cast<double>(connections.size()));
     // Holds this alive: the connection refers to the options.
     connection->start(refuse, [self = shared_from_this(), id, refuse] { self->remove(id, refuse); });
@@ -122,6 +123,7 @@ struct Server::Impl : std::enable_shared_from_this<Server::Impl> {
   std::unordered_map<uint64_t, std::shared_ptr<Connection>> connections;
   size_t refusing = 0;  // of those
   uint64_t next_id = 1;
+  bool draining = false;  // one answer per connection
   std::function<void()> closed;
 };
 
@@ -150,6 +152,7 @@ size_t Server::connections() const {
 }
 
 void Server::drain() {
+  impl_->draining = true;
   impl_->for_each([](Connection& connection) { connection.drain(); });
 }
 

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <future>
+#include <sstream>
 
 #include "coordinator/api/coordinator.h"
 #include "coordinator/api/served_model.h"
@@ -76,12 +78,21 @@ class ApiTest : public testing::Test {
   bool wait_in_flight(size_t n) {
     return eventually([&] { return on_io([&] { return coordinator_->in_flight(); }) == n; });
   }
-  // The value of a series on our own metrics, by its text up to the value; 0 when absent.
-  double metric(const std::string& series) {
-    const std::string page =
-        client().get("/metrics", "Authorization: Bearer " + config_.api_key + "\r\n").body;
-    const size_t at = page.find("\n" + series + " ");
-    return at == std::string::npos ? 0 : std::stod(page.substr(at + series.size() + 2));
+  // The sum of the coordinator's own series of that name which have these labels.
+  double metric(const std::string& name, const std::vector<std::string>& labels = {}) {
+    const auto page = client().get("/metrics", "Authorization: Bearer " + config_.api_key + "\r\n").body;
+    return series(page, name, labels);
+  }
+  static double series(const std::string& page, const std::string& name, std::vector<std::string> labels) {
+    labels.push_back(R"(role="coordinator")");
+    double sum = 0;
+    std::istringstream lines(page);
+    for (std::string line; std::getline(lines, line);) {
+      const bool all = std::all_of(labels.begin(), labels.end(),
+                                   [&](const auto& label) { return line.find(label) != std::string::npos; });
+      if (all && line.substr(0, line.find('{')) == name) sum += std::stod(line.substr(line.rfind(' ')));
+    }
+    return sum;
   }
 
   HttpClient client() { return HttpClient(coordinator_->port()); }
