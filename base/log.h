@@ -7,7 +7,7 @@
 
 namespace lowkey {
 
-// Call once per process before other threads start. `who` is the prefix, e.g. "worker 1".
+// Call before other threads start; again when the process has learnt its role. `who` is the prefix, e.g. "worker 1".
 void init_logging(const std::string& who, const std::string& level);
 
 }  // namespace lowkey

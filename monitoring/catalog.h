@@ -31,9 +31,11 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
   X(kQueueLimit, "lowkey_queue_limit_requests", kGauge, kCoordinator, "", kNone,                             \
     "Bound of the coordinator's queue")                                                                      \
   X(kRejectedRequests, "lowkey_rejected_requests_total", kCounter, kCoordinator,                             \
-    "reason=queue_full|not_ready|draining|too_long", kNone, "Requests refused with 429/503")                 \
+    "reason=queue_full|not_ready|draining|connections", kNone, "Requests refused with 429/503")              \
   X(kClientDisconnects, "lowkey_client_disconnects_total", kCounter, kCoordinator, "", kNone,                \
     "Requests cancelled by disconnect")                                                                      \
+  X(kClientsCutOff, "lowkey_clients_cut_off_total", kCounter, kCoordinator,                                  \
+    "reason=not_reading|slow_request", kNone, "Connections ended by us: client too slow")                    \
   X(kTimeToFirstToken, "lowkey_time_to_first_token_seconds", kHistogram, kCoordinator, "", kTtft,            \
     "Request received to first token")                                                                       \
   X(kInterTokenLatency, "lowkey_inter_token_latency_seconds", kHistogram, kCoordinator, "", kItl,            \

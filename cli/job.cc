@@ -1,0 +1,212 @@
+#include "cli/job.h"
+
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+
+#include "base/host_memory.h"
+#include "base/log.h"
+#include "cli/serve_options.h"
+#include "transport/mpi/mpi_runtime.h"
+#include "transport/host_identity.h"
+
+namespace lowkey::cli {
+namespace {
+
+using transport::Role;
+
+// Model loading differs between ranks by minutes at most.
+constexpr auto kStartDeadline = std::chrono::minutes(30);
+constexpr auto kConnectDeadline = std::chrono::seconds(30);
+
+std::string make_secret() {
+  std::array<unsigned char, 32> random{};
+  LOWKEY_CHECK(getrandom(random.data(), random.size(), 0) == static_cast<ssize_t>(random.size()),
+               "no random bytes");
+  std::string hex;
+  for (const unsigned char byte : random) hex += fmt::format("{:02x}", byte);
+  return hex;
+}
+
+// The address other hosts can reach this one at: the first that is up and not loopback.
+std::string first_external_address() {
+  ifaddrs* list = nullptr;
+  if (getifaddrs(&list) != 0) return "127.0.0.1";
+  std::string found = "127.0.0.1";
+  for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
+    if (entry->ifa_addr == nullptr || entry->ifa_addr->sa_family != AF_INET) continue;
+    if ((entry->ifa_flags & IFF_UP) == 0 || (entry->ifa_flags & IFF_LOOPBACK) != 0) continue;
+    char host[NI_MAXHOST];
+    if (getnameinfo(entry->ifa_addr, sizeof(sockaddr_in), host, sizeof(host), nullptr, 0, NI_NUMERICHOST) !=
+        0)
+      continue;
+    found = host;
+    break;
+  }
+  freeifaddrs(list);
+  return found;
+}
+
+Result<HostShare> share_of_host(const ServeConfig& config, const ClusterPlan& plan,
+                                const std::vector<std::string>& hosts, int rank) {
+  HostShare share;
+  share.ranks = share.workers = share.stores = 0;
+  for (size_t other = 0; other < hosts.size(); ++other) {
+    if (hosts[other] != hosts[rank]) continue;
+    ++share.ranks;
+    share.workers += plan.ranks[other].role == Role::kWorker;
+    share.stores += plan.ranks[other].role == Role::kStore;
+  }
+  const int cores = usable_cores();
+  share.threads = config.threads > 0 ? config.threads : std::max(1, cores / std::max(1, share.workers));
+  share.kv_bytes = share.workers > 0 ? config.kv_bytes / share.workers : 0;
+  share.host_bytes = share.stores > 0 ? config.host_bytes / share.stores : 0;
+  const uint64_t asked =
+      (share.workers > 0 ? config.kv_bytes : 0) + (share.stores > 0 ? config.host_bytes : 0);
+  if (asked > host_memory_limit_bytes()) {
+    return Error{Code::kUsage,
+                 fmt::format("--kv-bytes {} and --host-bytes {} together exceed this host's memory (or "
+                             "its cgroup's limit), {}",
+                             format_bytes(config.kv_bytes), format_bytes(config.host_bytes),
+                             format_bytes(host_memory_limit_bytes())),
+                 "kv-bytes"};
+  }
+  return share;
+}
+
+void print_plan(const Job& job) {
+  spdlog::info("settings: {}", describe(job.config));
+  spdlog::info("{} ranks: coordinator = rank 0, {} replica(s) x {} worker(s), {} store(s)",
+               job.plan.ranks.size(), job.plan.replicas, job.plan.tp, job.plan.stores);
+  spdlog::info(
+      "this host: {} KV cache / {} worker(s) = {} each; {} host tier / {} store(s) = {} each; {} compute "
+      "thread(s) per worker",
+      format_bytes(job.config.kv_bytes), job.share.workers, format_bytes(job.share.kv_bytes),
+      format_bytes(job.config.host_bytes), job.share.stores, format_bytes(job.share.host_bytes),
+      job.share.threads);
+}
+
+}  // namespace
+
+std::vector<int> Job::ranks_of(Role role) const {
+  std::vector<int> ranks;
+  for (size_t rank = 0; rank < plan.ranks.size(); ++rank) {
+    if (plan.ranks[rank].role == role) ranks.push_back(static_cast<int>(rank));
+  }
+  return ranks;
+}
+
+std::vector<int> Job::ranks_of_replica(int replica) const {
+  std::vector<int> ranks = ranks_of(Role::kWorker);
+  std::erase_if(ranks, [&](int rank) { return plan.ranks[rank].replica != replica; });
+  std::sort(ranks.begin(), ranks.end(),
+            [&](int a, int b) { return plan.ranks[a].replica_rank < plan.ranks[b].replica_rank; });
+  return ranks;
+}
+
+Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std::optional<Role> named) {
+  Job job;
+  job.mpi = &mpi;
+  LOWKEY_ASSIGN(world, mpi.split(0, mpi.rank()));
+  job.world = std::move(world);
+  job.config = config;
+  const Deadline deadline = Deadline::in(kStartDeadline);
+  LOWKEY_ASSIGN(roles, job.world->all_gather(named ? transport::to_string(*named) : "", deadline));
+  std::vector<std::optional<Role>> named_roles;
+  for (const std::string& role : roles) {
+    named_roles.emplace_back();
+    for (const Role known : {Role::kCoordinator, Role::kWorker, Role::kStore}) {
+      if (role == transport::to_string(known)) named_roles.back() = known;
+    }
+  }
+  LOWKEY_ASSIGN(plan, ClusterPlan::make(config, named_roles));
+  job.plan = std::move(plan);
+  LOWKEY_ASSIGN(hosts, job.world->all_gather(transport::host_identity(), deadline));
+  const Result<HostShare> share = share_of_host(config, job.plan, hosts, job.rank());
+  LOWKEY_TRY(job.agree(share.ok() ? Status() : Status(share.error()), "dividing its host's budgets"));
+  job.share = *share;
+  const bool one_host =
+      std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) { return host == hosts[0]; });
+  job.listen_host = !config.cluster_listen.empty() ? config.cluster_listen
+                    : one_host                     ? "127.0.0.1"
+                                                   : first_external_address();
+  // Made by rank 0 unless given, and shared over MPI's own connections.
+  const std::string mine =
+      job.rank() == 0 ? (config.cluster_secret.empty() ? make_secret() : config.cluster_secret) : "";
+  LOWKEY_ASSIGN(secrets, job.world->all_gather(mine, deadline));
+  job.secret = secrets[0];
+  if (job.secret.size() < 16) {
+    return Error{
+        Code::kUsage,
+        fmt::format("--cluster-secret: expected at least 16 characters, found {}", job.secret.size()),
+        "cluster-secret"};
+  }
+  if (job.rank() == 0) print_plan(job);
+  return job;
+}
+
+Status Job::agree(const Status& mine, const char* phase) const {
+  if (!mine.ok()) spdlog::error("{}", mine.error().message);
+  const std::string code = mine.ok() ? "" : std::to_string(static_cast<int>(mine.error().code));
+  LOWKEY_ASSIGN(codes, world->all_gather(code, Deadline::in(kStartDeadline)));
+  for (size_t rank = 0; rank < codes.size(); ++rank) {
+    if (codes[rank].empty()) continue;
+    if (!mine.ok()) return mine;
+    return Error{
+        static_cast<Code>(std::stoi(codes[rank])), fmt::format("rank {} failed while {}", rank, phase), {}};
+  }
+  return {};
+}
+
+transport::ControlOptions Job::control_options(transport::PeerInfo self_info) const {
+  transport::ControlOptions options;
+  self_info.role = self().role;
+  self_info.world_rank = rank();
+  self_info.replica = self().replica;
+  self_info.replica_rank = self().replica_rank;
+  self_info.replica_size = plan.tp;
+  self_info.host = transport::host_identity();
+  options.self = std::move(self_info);
+  options.cluster_secret = secret;
+  options.listen_host = listen_host;
+  return options;
+}
+
+Result<std::shared_ptr<transport::HostComm>> Job::meet(const std::string& address, boost::asio::io_context& io,
+                                                       transport::ControlPlane& control) const {
+  LOWKEY_ASSIGN(addresses, world->all_gather(address, Deadline::in(kStartDeadline)));
+  for (size_t other = 0; other < addresses.size(); ++other) {
+    const RankRole& peer = plan.ranks[other];
+    const bool to_follower = self().role == Role::kWorker && self().replica_rank == 0 && peer.role == Role::kWorker &&
+                             peer.replica == self().replica;
+    const bool to_store = self().role == Role::kWorker && peer.role == Role::kStore;
+    if (static_cast<int>(other) == rank() || !(self().role == Role::kCoordinator || to_follower || to_store)) continue;
+    boost::asio::post(io, [&control, other, address = addresses[other]] {
+      control.connect(address, Deadline::in(kConnectDeadline), [other](Result<transport::ConnectionPtr> result) {
+        if (!result.ok()) spdlog::error("cannot connect to rank {}: {}", other, result.error().message);
+      });
+    });
+  }
+  LOWKEY_ASSIGN(comm, mpi->split(self().role == Role::kWorker ? self().replica : -1, self().replica_rank));
+  return std::shared_ptr<transport::HostComm>(std::move(comm));
+}
+
+int exit_code(const Status& status) {
+  if (status.ok()) return 0;
+  switch (status.error().code) {
+    case Code::kUsage:
+      return 2;
+    case Code::kBadInput:
+      return 3;
+    default:
+      return 4;
+  }
+}
+
+}  // namespace lowkey::cli

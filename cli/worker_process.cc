@@ -1,0 +1,165 @@
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <csignal>
+#include <thread>
+
+#include "base/exit_now.h"
+#include "base/log.h"
+#include "base/version.h"
+#include "cli/processes.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kvstore/page/page_memory.h"
+#include "kvstore/recipe/recipe.h"
+#include "monitoring/metrics.h"
+#include "transport/mpi/mpi_runtime.h"
+#include "transport/ucx/ucx_transport.h"
+#include "worker/engine/engine.h"
+#include "worker/engine/follower.h"
+#include "worker/model/model.h"
+#include "worker/service/follower_service.h"
+#include "worker/service/leader_service.h"
+
+namespace lowkey::cli {
+namespace {
+
+using transport::Role;
+
+// A rank's model and cache, as loaded before anybody connects.
+struct Replica {
+  worker::ModelConfig config;
+  Hash128 model_fingerprint;
+  kernels::PageLayout layout;
+  std::unique_ptr<kernels::Backend> backend;
+  std::unique_ptr<worker::Model> model;
+  std::unique_ptr<kvstore::PageMemory> memory;
+};
+
+Result<Replica> load(const Job& job) {
+  Replica replica;
+  const auto dtype = job.config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
+  LOWKEY_ASSIGN(config, worker::ModelConfig::read(job.config.model));
+  LOWKEY_ASSIGN(spec, kvstore::read_recipe(job.config.recipe));
+  if (config.num_kv_heads % job.plan.tp != 0) {
+    return Error{Code::kUsage,
+                 fmt::format("--tp {}: must divide the model's {} KV heads", job.plan.tp, config.num_kv_heads), "tp"};
+  }
+  LOWKEY_ASSIGN(layout, kernels::PageLayout::make(spec, config.cache_shape(job.plan.tp, dtype)));
+  LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(job.config.model));
+  replica.backend = kernels::make_cpu_backend({.dtype = dtype, .threads = job.share.threads});
+  LOWKEY_ASSIGN(model, worker::Model::load(job.config.model, config, job.self().replica_rank, job.plan.tp,
+                                           *replica.backend));
+  LOWKEY_ASSIGN(memory, kvstore::PageMemory::make(layout, job.share.kv_bytes));
+  replica.config = std::move(config);
+  replica.layout = std::move(layout);
+  replica.model_fingerprint = fingerprint;
+  replica.model = std::move(model);
+  replica.memory = std::move(memory);
+  return replica;
+}
+
+void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics) {
+  const double ratio = static_cast<double>(replica.layout.bf16_bytes_for_tokens(8192)) /
+                       static_cast<double>(replica.layout.bytes_for_tokens(8192));
+  metrics.set(monitoring::Metric::kWeightBytes, static_cast<double>(replica.model->packed_bytes()));
+  metrics.set(monitoring::Metric::kKvBytesPerToken, replica.layout.bytes_per_token());
+  metrics.set(monitoring::Metric::kKvCompressionRatio, ratio);
+  metrics.set(monitoring::Metric::kInfo, 1, {{"version", kVersion}, {"model", replica.config.name},
+                                             {"recipe", replica.layout.recipe}, {"dtype", job.config.dtype}});
+  spdlog::info("model {}: {} of weights; recipe {}: {:.0f} B per token, {:.2f}x smaller than bf16 at 8192 tokens; "
+               "room for {} tokens in one sequence",
+               replica.config.name, format_bytes(replica.model->packed_bytes()), replica.layout.recipe,
+               replica.layout.bytes_per_token(), ratio, replica.memory->max_sequence_tokens());
+}
+
+// The I/O thread of a worker: runs until stopped, joined by the destructor.
+class IoThread {
+ public:
+  explicit IoThread(boost::asio::io_context& io)
+      : io_(io), guard_(boost::asio::make_work_guard(io)), thread_([this] { io_.run(); }) {}
+  ~IoThread() {
+    io_.stop();
+    thread_.join();
+  }
+
+ private:
+  boost::asio::io_context& io_;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard_;
+  std::thread thread_;
+};
+
+// Serves with a LeaderService and an Engine, or a FollowerService and a Follower: `attach` makes the second known to
+// the first.
+template <class Service, class MakeEngine>
+Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, MakeEngine make_engine) {
+  boost::asio::io_context io(1);
+  std::atomic<bool> orderly = false;
+  Service* running = nullptr;
+  worker::WorkerService::Options options;
+  options.replica = job.self().replica;
+  options.replica_size = job.plan.tp;
+  options.origin = {replica.model_fingerprint, replica.layout.fingerprint(),
+                    static_cast<uint16_t>(job.self().replica_rank), static_cast<uint16_t>(job.plan.tp)};
+  options.on_end = [&](const Error& reason) {
+    if (reason.code == Code::kCancelled) {
+      orderly = true;
+      return running->stop();
+    }
+    // The step thread may be inside a collective with the lost rank: nobody can be waited for.
+    spdlog::error("{}: this rank ends", reason.message);
+    exit_now(4);
+  };
+  Service service(io, metrics, std::move(options));
+  running = &service;
+
+  transport::PeerInfo self;
+  self.model_fingerprint = replica.model_fingerprint;
+  self.layout_fingerprint = replica.layout.fingerprint();
+  auto transport = transport::make_ucx_transport(io, job.control_options(self), service.handlers());
+  const Status started = transport.ok() ? Status() : Status(transport.error());
+  if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
+  service.attach(*transport->control, *transport->data);
+  const auto comm = job.meet(transport->control->address(), io, *transport->control);
+  if (!comm.ok()) return {comm.error(), false};
+
+  const worker::EnginePorts ports = service.ports();
+  auto engine = make_engine(ports, **comm);
+  service.set_engine(*engine);
+  Status ended;
+  {
+    const IoThread io_thread(io);
+    ended = service.run(std::chrono::seconds(job.config.step_deadline_seconds + 10));
+  }
+  return {ended, ended.ok() && orderly};
+}
+
+}  // namespace
+
+Ending run_worker(const Job& job) {
+  std::signal(SIGTERM, SIG_IGN);  // the coordinator drains, and then ends the cluster
+  std::signal(SIGINT, SIG_IGN);
+  monitoring::Metrics metrics({{"role", "worker"}, {"rank", std::to_string(job.rank())}});
+  auto loaded = load(job);
+  if (auto agreed = job.agree(loaded.ok() ? Status() : Status(loaded.error()), "loading the model"); !agreed.ok()) {
+    return {agreed, true};
+  }
+  Replica& replica = *loaded;
+  report(job, replica, metrics);
+  worker::ExecutorOptions executor;
+  executor.model_fingerprint = replica.model_fingerprint;
+  executor.layout_fingerprint = replica.layout.fingerprint();
+  executor.step_deadline = std::chrono::seconds(job.config.step_deadline_seconds);
+  if (job.self().replica_rank == 0) {
+    metrics.declare(monitoring::Feeder::kLeader);
+    return serve<worker::LeaderService>(job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
+      worker::EngineOptions options;
+      options.executor = executor;
+      options.scheduler = {.step_tokens = job.config.step_tokens, .max_batch = job.config.max_batch};
+      return std::make_unique<worker::Engine>(options, *replica.model, *replica.memory, comm, ports, metrics);
+    });
+  }
+  return serve<worker::FollowerService>(job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
+    return std::make_unique<worker::Follower>(executor, *replica.model, *replica.memory, comm, ports, metrics);
+  });
+}
+
+}  // namespace lowkey::cli

@@ -1,0 +1,51 @@
+// The OpenAI objects of an answer, whole and as server-sent events.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "coordinator/api/generation_request.h"
+
+namespace lowkey::coordinator {
+
+struct AnswerIdentity {
+  Endpoint endpoint = Endpoint::kCompletions;
+  std::string id;       // "cmpl-..." or "chatcmpl-..."
+  int64_t created = 0;  // Unix time
+  std::string model;
+  std::string system_fingerprint;
+};
+
+struct Usage {
+  uint64_t prompt_tokens = 0;
+  uint64_t completion_tokens = 0;
+  uint64_t cached_tokens = 0;  // prompt tokens that were not computed again
+};
+
+struct ScoredToken {
+  std::string bytes;  // may be a part of a character
+  float logprob = 0;
+};
+struct TokenDetail {
+  ScoredToken token;
+  std::vector<ScoredToken> top;  // best first
+  uint64_t text_offset = 0;      // in the answer, characters
+};
+
+enum class Finish { kNone, kStop, kLength };
+const char* to_string(Finish finish);  // "stop", "length"
+
+// `details`: null when the request did not ask for logprobs.
+std::string whole_answer(const AnswerIdentity& identity, const std::string& text,
+                         const std::vector<TokenDetail>* details, Finish finish, const Usage& usage);
+
+// Server-sent events, "data: {...}\n\n". With `include_usage` every event but the last has "usage": null.
+std::string role_event(const AnswerIdentity& identity, bool include_usage);  // chat only, the first one
+std::string text_event(const AnswerIdentity& identity, const std::string& text,
+                       const std::vector<TokenDetail>* details, Finish finish, bool include_usage);
+std::string usage_event(const AnswerIdentity& identity, const Usage& usage);
+std::string done_event();
+std::string error_event(const std::string& error_body);
+
+}  // namespace lowkey::coordinator

@@ -1,0 +1,363 @@
+#include "coordinator/api/generations.h"
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <random>
+#include <unordered_map>
+
+#include "base/deadline.h"
+#include "coordinator/admission/admission.h"
+#include "coordinator/api/answer.h"
+#include "coordinator/api/served_model.h"
+#include "coordinator/api/work_pool.h"
+#include "coordinator/membership/membership.h"
+#include "coordinator/routing/least_loaded.h"
+#include "monitoring/metrics.h"
+#include "transport/wire/lowkey.pb.h"
+
+namespace lowkey::coordinator {
+namespace {
+
+namespace asio = boost::asio;
+using monitoring::Metric;
+using transport::MessageType;
+
+// Bodies up to this size are read and tokenized on the I/O thread (well under a millisecond), longer ones on
+// the pool.
+constexpr size_t kInlineBytes = 16 << 10;
+// OpenAI's default for completions; a chat answer may take the rest of the context.
+constexpr uint64_t kCompletionTokens = 16;
+
+struct Generation {
+  uint64_t id = 0;
+  TimePoint received = Clock::now();
+  ExchangePtr exchange;
+  Admission::Ticket ticket;
+  Endpoint endpoint;
+  GenerationRequest request;
+  uint64_t max_tokens = 0;
+  std::unique_ptr<Answer> answer;  // once submitted
+  int replica = -1;
+  bool resubmitted = false;
+  TimePoint submitted{};
+  TimePoint last_token{};
+
+  Generation(ExchangePtr client, Admission::Ticket place, Endpoint kind)
+      : exchange(std::move(client)), ticket(std::move(place)), endpoint(kind) {}
+};
+
+std::string hex(uint64_t value) {
+  return fmt::format("{:016x}", value);
+}
+
+uint64_t random_prefix() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+const char* param_of(Endpoint endpoint) {
+  return endpoint == Endpoint::kChat ? "messages" : "prompt";
+}
+
+wire::Submit make_submit(const Generation& generation) {
+  const GenerationRequest& request = generation.request;
+  wire::Submit submit;
+  submit.set_request_id(generation.id);
+  submit.mutable_prompt()->Add(request.prompt.begin(), request.prompt.end());
+  auto& sampling = *submit.mutable_sampling();
+  sampling.set_temperature(request.temperature);
+  sampling.set_top_p(request.top_p);
+  sampling.set_top_k(request.top_k);
+  if (request.seed) sampling.set_seed(*request.seed);
+  sampling.set_max_tokens(static_cast<uint32_t>(generation.max_tokens));
+  sampling.set_logprobs(request.logprobs);
+  sampling.set_top_logprobs(request.top_logprobs);
+  sampling.set_ignore_eos(request.ignore_eos);
+  return submit;
+}
+
+}  // namespace
+
+struct Generations::Impl : std::enable_shared_from_this<Impl> {
+  Impl(asio::io_context& io_context, const ServedModel& served, Membership& members, Admission& places,
+       WorkPool& workers, monitoring::Metrics& sink)
+      : io(io_context), model(served), membership(members), admission(places), pool(workers), metrics(sink) {}
+
+  void refuse(HttpExchange& exchange, ApiError error, const char* reason) {
+    metrics.add(Metric::kRejectedRequests, 1, {{"reason", reason}});
+    error.retry_after_seconds = admission.retry_after_seconds();
+    exchange.respond(error_http(error));
+  }
+
+  void begin(ExchangePtr exchange, Endpoint endpoint) {
+    if (draining) return refuse(*exchange, api_error(503, "The server is shutting down."), "draining");
+    auto ticket = admission.admit();
+    if (!ticket) {
+      return refuse(*exchange,
+                    api_error(429, fmt::format("The server holds {} requests, its limit; try again later.",
+                                               admission.limit())),
+                    "queue_full");
+    }
+    auto generation = std::make_shared<Generation>(exchange, *std::move(ticket), endpoint);
+    const uint64_t id = generation->id = next_id++;
+    active.emplace(id, generation);
+    exchange->on_disconnect([weak = weak_from_this(), id] {
+      if (auto self = weak.lock()) self->on_disconnect(id);
+    });
+    read(id, std::move(exchange->request().body));
+  }
+
+  // Parses, renders and tokenizes: here when short, otherwise on the pool and back.
+  void read(uint64_t id, std::string body) {
+    const Endpoint endpoint = active.at(id)->endpoint;
+    auto prepare = [&model = model, endpoint](const std::string& text) -> Result<GenerationRequest> {
+      LOWKEY_ASSIGN(request, parse_generation(endpoint, text, model.defaults));
+      if (request.model.empty() || request.model == model.id) LOWKEY_TRY(encode_prompt(model, request));
+      return request;
+    };
+    if (body.size() <= kInlineBytes) return on_read(id, prepare(body));
+    auto work = [weak = weak_from_this(), &io = io, id, prepare, text = std::move(body)] {
+      auto result =
+          std::make_shared<Result<GenerationRequest>>(Error{Code::kInternal, "The prompt was not read."});
+      try {
+        *result = prepare(text);
+      } catch (const std::exception& e) {
+        spdlog::error("reading a prompt of {} bytes: {}", text.size(), e.what());
+      }
+      asio::post(io, [weak, id, result] {
+        if (auto self = weak.lock()) self->on_read(id, std::move(*result));
+      });
+    };
+    if (pool.try_run(std::move(work))) return;
+    metrics.add(Metric::kRejectedRequests, 1, {{"reason", "queue_full"}});
+    fail(id, api_error(429, "Too many long prompts are being read; try again later."));
+  }
+
+  void on_read(uint64_t id, Result<GenerationRequest> request) {
+    const auto found = active.find(id);
+    if (found == active.end()) return;  // the client has gone
+    if (!request.ok()) return fail(id, api_error(request.error()));
+    Generation& generation = *found->second;
+    generation.request = std::move(request).value();
+    if (const auto& name = generation.request.model; !name.empty() && name != model.id)
+      return fail(id, model_not_found(name));
+    if (!membership.ready()) {
+      metrics.add(Metric::kRejectedRequests, 1, {{"reason", "not_ready"}});
+      return fail(id, api_error(503, "No replica is ready: " + membership.not_ready_reason() + "."));
+    }
+    if (auto error = fit_context(generation)) return fail(id, *error);
+    submit(id, -1);
+  }
+
+  // Sets max_tokens; an error when prompt and answer do not fit.
+  std::optional<ApiError> fit_context(Generation& generation) const {
+    const uint64_t told = membership.max_sequence_tokens();
+    const uint64_t limit = told == 0 ? model.max_tokens : std::min<uint64_t>(told, model.max_tokens);
+    const uint64_t prompt = generation.request.prompt.size();
+    const uint64_t left = prompt < limit ? limit - prompt : 0;
+    const bool chat = generation.endpoint == Endpoint::kChat;
+    const uint64_t wanted = generation.request.max_tokens.value_or(static_cast<uint32_t>(
+        chat ? std::max<uint64_t>(left, 1) : std::clamp<uint64_t>(left, 1, kCompletionTokens)));
+    if (wanted > left) return context_length_exceeded(limit, prompt, wanted, param_of(generation.endpoint));
+    generation.max_tokens = wanted;
+    return std::nullopt;
+  }
+
+  void submit(uint64_t id, int excluded) {
+    Generation& generation = *active.at(id);
+    const uint64_t tokens = generation.request.prompt.size() + generation.max_tokens;
+    for (size_t attempt = 0; attempt <= membership.replicas().size(); ++attempt) {
+      Replica* replica = membership.find(least_loaded(membership.replicas(), tokens, last_replica, excluded));
+      if (!replica) break;
+      const Status sent =
+          replica->leader->send(MessageType::kSubmit, make_submit(generation).SerializeAsString());
+      if (!sent.ok()) {
+        spdlog::warn("request {} could not be sent to replica {}: {}", id, replica->id, sent.error().message);
+        excluded = replica->id;
+        continue;
+      }
+      generation.replica = last_replica = replica->id;
+      generation.submitted = Clock::now();
+      ++replica->in_flight;
+      if (!generation.answer) open_answer(generation, *replica);
+      return;
+    }
+    fail(id, api_error(503, "No replica can take the request now."));
+  }
+
+  void open_answer(Generation& generation, const Replica& replica) {
+    const bool chat = generation.endpoint == Endpoint::kChat;
+    const auto& peer = replica.leader->peer();
+    AnswerIdentity identity{
+        .endpoint = generation.endpoint,
+        .id = (chat ? "chatcmpl-" : "cmpl-") + hex(id_prefix) + hex(generation.id),
+        .created = std::chrono::duration_cast<std::chrono::seconds>(
+                       std::chrono::system_clock::now().time_since_epoch())
+                       .count(),
+        .model = model.id,
+        // Changes when answers may: weights or cache format.
+        .system_fingerprint = "fp_" + hex(peer.model_fingerprint.lo ^ peer.layout_fingerprint.lo).substr(4)};
+    generation.answer = std::make_unique<Answer>(generation.exchange, std::move(identity), generation.request,
+                                                 *model.tokenizer);
+  }
+
+  void on_events(int replica, const wire::TokenEvents& events) {
+    for (const auto& event : events.events()) {
+      const auto found = active.find(event.request_id());
+      // Unknown: cancelled while this was on its way.
+      if (found != active.end() && found->second->replica == replica) on_event(found->second, event);
+    }
+  }
+
+  void on_event(const std::shared_ptr<Generation>& generation, const wire::TokenEvent& event) {
+    const TimePoint now = Clock::now();
+    Answer& answer = *generation->answer;
+    if (event.tokens_size() > 0) note_tokens(*generation, event, now);
+    switch (answer.add(event)) {
+      case Answer::State::kOpen:
+        return;
+      case Answer::State::kStopped:
+        cancel(*generation);
+        [[fallthrough]];
+      case Answer::State::kFinished:
+        note_finished(*generation, now);
+        metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", to_string(answer.finish())}});
+        return remove(generation->id);
+      case Answer::State::kFailed:
+        return fail(generation->id, api_error(*answer.error()));
+    }
+  }
+
+  void note_tokens(Generation& generation, const wire::TokenEvent& event, TimePoint now) {
+    if (!generation.answer->started()) {
+      metrics.observe(Metric::kTimeToFirstToken, seconds(now - generation.received));
+      metrics.observe(Metric::kQueueTime,
+                      seconds(generation.submitted - generation.received) + event.queue_seconds());
+      generation.request.prompt.clear();  // no retry from here on
+      generation.request.prompt.shrink_to_fit();
+    } else {
+      for (int i = 0; i < event.tokens_size(); ++i)
+        metrics.observe(Metric::kInterTokenLatency,
+                        seconds(now - generation.last_token) / event.tokens_size());
+    }
+    generation.last_token = now;
+  }
+
+  void note_finished(const Generation& generation, TimePoint now) {
+    const Usage& usage = generation.answer->usage();
+    metrics.observe(Metric::kRequestLatency, seconds(now - generation.received));
+    metrics.observe(Metric::kRequestPromptTokens, static_cast<double>(usage.prompt_tokens));
+    metrics.observe(Metric::kRequestGenerationTokens, static_cast<double>(usage.completion_tokens));
+  }
+
+  void on_disconnect(uint64_t id) {
+    const auto found = active.find(id);
+    if (found == active.end()) return;
+    metrics.add(Metric::kClientDisconnects);
+    metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", "cancelled"}});
+    cancel(*found->second);
+    remove(id);
+  }
+
+  void cancel(const Generation& generation) {
+    const Replica* replica = membership.find(generation.replica);
+    if (!replica || !replica->leader) return;
+    wire::Cancel message;
+    message.set_request_id(generation.id);
+    const Status sent = replica->leader->send(MessageType::kCancel, message.SerializeAsString());
+    if (!sent.ok()) spdlog::warn("cancel of request {}: {}", generation.id, sent.error().message);
+  }
+
+  void on_replica_lost(int replica, const std::string& reason) {
+    std::vector<uint64_t> lost;
+    for (const auto& [id, generation] : active)
+      if (generation->replica == replica) lost.push_back(id);
+    for (const uint64_t id : lost) {
+      Generation& generation = *active.at(id);
+      generation.replica = -1;
+      if (!generation.answer->started() && !generation.resubmitted) {
+        generation.resubmitted = true;
+        submit(id, replica);
+      } else {
+        fail(id, api_error(503, fmt::format("The replica was lost while answering: {}.", reason)));
+      }
+    }
+  }
+
+  void fail(uint64_t id, ApiError error) {
+    const auto generation = active.at(id);
+    if (error.retry_after_seconds > 0) error.retry_after_seconds = admission.retry_after_seconds();
+    if (error.status >= 500) metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", "error"}});
+    if (generation->answer) {
+      generation->answer->fail(error);
+    } else {
+      generation->exchange->respond(error_http(error));
+    }
+    remove(id);
+  }
+
+  void remove(uint64_t id) {
+    const auto node = active.extract(id);
+    if (Replica* replica = membership.find(node.mapped()->replica); replica && replica->in_flight > 0)
+      --replica->in_flight;
+    tell_when_idle();
+  }
+
+  void tell_when_idle() {
+    if (idle && active.empty()) asio::post(io, std::exchange(idle, nullptr));
+  }
+
+  asio::io_context& io;
+  const ServedModel& model;
+  Membership& membership;
+  Admission& admission;
+  WorkPool& pool;
+  monitoring::Metrics& metrics;
+  std::unordered_map<uint64_t, std::shared_ptr<Generation>> active;
+  const uint64_t id_prefix = random_prefix();
+  uint64_t next_id = 1;
+  int last_replica = -1;
+  bool draining = false;
+  std::function<void()> idle;
+};
+
+Generations::Generations(asio::io_context& io, const ServedModel& model, Membership& membership,
+                         Admission& admission, WorkPool& pool, monitoring::Metrics& metrics)
+    : impl_(std::make_shared<Impl>(io, model, membership, admission, pool, metrics)) {}
+
+Generations::~Generations() = default;
+
+void Generations::begin(ExchangePtr exchange, Endpoint endpoint) {
+  impl_->begin(std::move(exchange), endpoint);
+}
+
+void Generations::on_events(int replica, const wire::TokenEvents& events) {
+  impl_->on_events(replica, events);
+}
+
+void Generations::on_replica_lost(int replica, const std::string& reason) {
+  impl_->on_replica_lost(replica, reason);
+}
+
+size_t Generations::in_flight() const {
+  return impl_->active.size();
+}
+
+void Generations::drain(std::function<void()> idle) {
+  impl_->draining = true;
+  impl_->idle = std::move(idle);
+  impl_->tell_when_idle();
+}
+
+void Generations::fail_all(const ApiError& error) {
+  std::vector<uint64_t> ids;
+  for (const auto& [id, generation] : impl_->active) ids.push_back(id);
+  for (const uint64_t id : ids) {
+    impl_->cancel(*impl_->active.at(id));
+    impl_->fail(id, error);
+  }
+}
+
+}  // namespace lowkey::coordinator

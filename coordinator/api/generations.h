@@ -1,0 +1,56 @@
+// Every completion and chat request from its arrival to its last byte: admission, reading, routing, Submit,
+// tokens back, Cancel when the client leaves or a stop string is found, one retry when a replica dies before
+// the first token. I/O thread only.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "coordinator/api/api_error.h"
+#include "coordinator/api/generation_request.h"
+#include "coordinator/http/exchange.h"
+
+namespace boost::asio {
+class io_context;
+}
+namespace lowkey::wire {
+class TokenEvents;
+}
+namespace lowkey::monitoring {
+class Metrics;
+}
+
+namespace lowkey::coordinator {
+
+class Admission;
+class Membership;
+class WorkPool;
+struct ServedModel;
+
+class Generations {
+ public:
+  // All of these outlive it.
+  Generations(boost::asio::io_context& io, const ServedModel& model, Membership& membership,
+              Admission& admission, WorkPool& pool, monitoring::Metrics& metrics);
+  ~Generations();
+
+  void begin(ExchangePtr exchange, Endpoint endpoint);
+  void on_events(int replica, const wire::TokenEvents& events);
+  // What that replica was answering is sent elsewhere once, if nothing of the answer has arrived, or ends
+  // now.
+  void on_replica_lost(int replica, const std::string& reason);
+
+  size_t in_flight() const;
+  // From now on nothing begins; `idle` is called once nothing is in flight (possibly at once).
+  void drain(std::function<void()> idle);
+  // Ends whatever is left with this error.
+  void fail_all(const ApiError& error);
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace lowkey::coordinator

@@ -1,0 +1,52 @@
+// The endpoints: which path takes which method, who may ask, and what answers. I/O thread only.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "coordinator/http/exchange.h"
+
+namespace boost::asio {
+class io_context;
+}
+
+namespace lowkey::coordinator {
+
+class Generations;
+class Membership;
+class MetricsPage;
+class WorkPool;
+struct ServedModel;
+
+class Routes final : public HttpHandler {
+ public:
+  struct Parts {
+    boost::asio::io_context& io;
+    const ServedModel& model;
+    Membership& membership;
+    Generations& generations;
+    MetricsPage& metrics_page;
+    WorkPool& pool;
+  };
+  // An empty key: no check. What `parts` refers to outlives this.
+  Routes(Parts parts, std::string api_key) : parts_(parts), api_key_(std::move(api_key)) {}
+
+  void set_draining() { draining_ = true; }
+
+  std::optional<HttpResponse> screen(HttpRequest& request) override;
+  void handle(ExchangePtr exchange) override;
+  HttpResponse error_response(int status, const std::string& message) override;
+
+ private:
+  bool authorized(const std::string& authorization) const;
+  HttpResponse ready() const;
+  HttpResponse models() const;
+  HttpResponse model(const std::string& id) const;
+  void text(ExchangePtr exchange, bool tokenize);
+
+  Parts parts_;
+  std::string api_key_;
+  bool draining_ = false;
+};
+
+}  // namespace lowkey::coordinator

@@ -1,0 +1,121 @@
+#include "coordinator/api/served_model.h"
+
+#include <boost/json.hpp>
+#include <chrono>
+#include <fstream>
+#include <sstream>
+
+#include "coordinator/api/json_fields.h"
+#include "coordinator/text/chat_template.h"
+#include "coordinator/text/tokenizer.h"
+
+namespace lowkey::coordinator {
+namespace {
+
+namespace json = boost::json;
+namespace fs = std::filesystem;
+
+Error in_file(const fs::path& file, const Error& error) {
+  return Error{Code::kBadInput, fmt::format("{}: {}", file.string(), error.message), error.param};
+}
+
+Result<json::object> read_json(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) return Error{Code::kBadInput, fmt::format("{}: cannot be opened", file.string())};
+  std::ostringstream text;
+  text << stream.rdbuf();
+  auto object = parse_object(text.str());
+  if (!object.ok()) return in_file(file, object.error());
+  return object;
+}
+
+Status read_config(const fs::path& file, ServedModel& model) {
+  LOWKEY_ASSIGN(object, read_json(file));
+  Fields fields(object);
+  const auto positions = fields.integer("max_position_embeddings", 1, INT32_MAX);
+  const auto vocab = fields.integer("vocab_size", 1, INT32_MAX);
+  if (fields.error()) return in_file(file, *fields.error());
+  if (!positions || !vocab)
+    return Error{Code::kBadInput, fmt::format("{}: '{}' is missing", file.string(),
+                                              positions ? "vocab_size" : "max_position_embeddings")};
+  model.max_tokens = static_cast<uint32_t>(*positions);
+  model.vocab_size = static_cast<int32_t>(*vocab);
+  return {};
+}
+
+Status read_defaults(const fs::path& file, SamplingDefaults& defaults) {
+  if (!fs::exists(file)) return {};
+  LOWKEY_ASSIGN(object, read_json(file));
+  Fields fields(object);
+  defaults.temperature = fields.number("temperature", 0, 2).value_or(defaults.temperature);
+  defaults.top_p = fields.number("top_p", 1e-6, 1).value_or(defaults.top_p);
+  defaults.top_k = static_cast<int32_t>(fields.integer("top_k", 0, INT32_MAX).value_or(defaults.top_k));
+  if (fields.error()) return in_file(file, *fields.error());
+  return {};
+}
+
+Status check_ids(const ServedModel& model, const std::vector<int32_t>& ids, const char* param) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < model.vocab_size) continue;
+    return invalid_param(param, fmt::format("'{}[{}]': the model has token ids from 0 to {}; found {}.",
+                                            param, i, model.vocab_size - 1, ids[i]));
+  }
+  return {};
+}
+
+Result<std::vector<int32_t>> encode_messages(const ServedModel& model,
+                                             const std::vector<ChatMessage>& messages,
+                                             bool add_generation_prompt) {
+  if (!model.chat_template)
+    return invalid_param("messages",
+                         fmt::format("Model {} has no chat template; use /v1/completions.", model.id));
+  const Tokenizer& tokenizer = *model.tokenizer;
+  auto text = model.chat_template->render(messages, add_generation_prompt, tokenizer.bos_text(),
+                                          tokenizer.eos_text());
+  if (!text.ok()) return text.error();
+  return tokenizer.encode(*text, false);  // the template writes the special tokens itself
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const ServedModel>> ServedModel::load(const fs::path& model_dir) {
+  auto model = std::make_shared<ServedModel>();
+  const fs::path folder = fs::weakly_canonical(model_dir);
+  model->id =
+      folder.filename().empty() ? folder.parent_path().filename().string() : folder.filename().string();
+  model->created =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
+  LOWKEY_TRY(read_config(model_dir / "config.json", *model));
+  LOWKEY_TRY(read_defaults(model_dir / "generation_config.json", model->defaults));
+  LOWKEY_ASSIGN(tokenizer, Tokenizer::load(model_dir));
+  LOWKEY_ASSIGN(chat_template, ChatTemplate::load(model_dir));
+  model->tokenizer = std::move(tokenizer);
+  if (chat_template) model->chat_template = std::make_shared<const ChatTemplate>(*std::move(chat_template));
+  return std::shared_ptr<const ServedModel>(std::move(model));
+}
+
+Status encode_prompt(const ServedModel& model, GenerationRequest& request) {
+  const char* param = request.endpoint == Endpoint::kChat ? "messages" : "prompt";
+  if (auto* ids = std::get_if<std::vector<int32_t>>(&request.input)) {
+    LOWKEY_TRY(check_ids(model, *ids, param));
+    request.prompt = std::move(*ids);
+  } else if (const auto* text = std::get_if<std::string>(&request.input)) {
+    request.prompt = model.tokenizer->encode(*text, true);
+  } else {
+    LOWKEY_ASSIGN(encoded, encode_messages(model, std::get<std::vector<ChatMessage>>(request.input), true));
+    request.prompt = std::move(encoded);
+  }
+  if (request.prompt.empty()) return invalid_param(param, fmt::format("'{}' holds no tokens.", param));
+  request.input = std::string();  // not needed any more
+  return {};
+}
+
+Result<std::vector<int32_t>> encode(const ServedModel& model, const TokenizeRequest& request) {
+  if (const auto* text = std::get_if<std::string>(&request.input))
+    return model.tokenizer->encode(*text, request.add_special_tokens);
+  return encode_messages(model, std::get<std::vector<ChatMessage>>(request.input),
+                         request.add_generation_prompt);
+}
+
+}  // namespace lowkey::coordinator

@@ -1,0 +1,38 @@
+// What the coordinator knows of the model it serves: its name, limits, defaults, tokenizer and chat template.
+// Immutable after loading; shared by all threads.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "coordinator/api/generation_request.h"
+
+namespace lowkey::coordinator {
+
+class Tokenizer;
+class ChatTemplate;
+
+struct ServedModel {
+  std::string id;           // the folder's name
+  int64_t created = 0;      // Unix time at which it was loaded
+  uint32_t max_tokens = 0;  // max_position_embeddings: prompt + answer
+  int32_t vocab_size = 0;   // rows of the embedding: larger ids are refused
+  SamplingDefaults defaults;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none
+
+  // Reads config.json, generation_config.json (may be absent), tokenizer and chat template. Code::kBadInput
+  // names file, field, expected and found.
+  static Result<std::shared_ptr<const ServedModel>> load(const std::filesystem::path& model_dir);
+};
+
+// Applies the template, tokenizes; sets request.prompt. kInvalidArgument with its parameter: an id that the
+// model does not have, no template, an empty prompt.
+Status encode_prompt(const ServedModel& model, GenerationRequest& request);
+// The token ids of a tokenize request.
+Result<std::vector<int32_t>> encode(const ServedModel& model, const TokenizeRequest& request);
+
+}  // namespace lowkey::coordinator

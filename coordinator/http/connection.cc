@@ -1,0 +1,353 @@
+#include "coordinator/http/connection.h"
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http.hpp>
+#include <boost/beast/http/chunk_encode.hpp>
+
+#include "coordinator/http/exchange_state.h"
+#include "monitoring/metrics.h"
+
+namespace lowkey::coordinator {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+using asio::awaitable;
+using asio::ip::tcp;
+using boost::system::error_code;
+using monitoring::Metric;
+
+// Errors come back as values; nothing here throws on a client's behaviour.
+constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
+
+// Requests a client may pipeline behind the one being answered; beyond it the socket is left unread.
+constexpr size_t kPipelineBytes = 64 << 10;
+// What a refused client may still send before we stop listening to it: closing a socket with unread bytes
+// resets the connection and can destroy the answer on its way.
+constexpr size_t kLingerBytes = 16 << 20;
+constexpr auto kLingerDeadline = std::chrono::seconds(2);
+
+using Parser = http::request_parser<http::string_body>;
+
+struct Failure {
+  int status = 0;  // 0: nothing to answer, just close
+  std::string message;
+};
+
+Failure read_failure(const error_code& ec, const ServerOptions& options) {
+  if (ec == http::error::header_limit)
+    return {431, fmt::format("request header is longer than {} bytes", options.header_bytes)};
+  if (ec == http::error::body_limit)
+    return {413, fmt::format("request body is longer than {} bytes", options.body_bytes)};
+  if (ec == http::error::end_of_stream || ec == http::error::partial_message) return {};
+  static const auto& http_category = make_error_code(http::error::bad_method).category();
+  if (ec.category() == http_category) return {400, fmt::format("malformed HTTP request: {}", ec.message())};
+  return {};
+}
+
+HttpRequest make_request(const http::request_header<>& header) {
+  HttpRequest request;
+  const auto method = header.method_string();
+  request.method = header.method() == http::verb::head ? "GET" : std::string(method.data(), method.size());
+  const auto target = header.target();
+  const std::string_view path(target.data(), target.size());
+  request.path = std::string(path.substr(0, path.find_first_of("?#")));
+  const auto authorization = header[http::field::authorization];
+  request.authorization = std::string(authorization.data(), authorization.size());
+  return request;
+}
+
+template <class Body>
+void set_head(http::response<Body>& message, const HttpResponse& response, bool keep_alive) {
+  message.set(http::field::server, "lowkey");
+  if (!response.content_type.empty()) message.set(http::field::content_type, response.content_type);
+  for (const auto& [name, value] : response.headers) message.set(name, value);
+  message.keep_alive(keep_alive);
+}
+
+class BeastConnection final : public Connection, public std::enable_shared_from_this<BeastConnection> {
+ public:
+  BeastConnection(tcp::socket socket, const ServerOptions& options, HttpHandler& handler,
+                  monitoring::Metrics& metrics)
+      : stream_(std::move(socket)), options_(options), handler_(handler), metrics_(metrics) {}
+
+  void start(bool refuse, std::function<void()> done) override {
+    error_code ignored;
+    stream_.socket().set_option(tcp::no_delay(true), ignored);
+    stream_.socket().set_option(asio::socket_base::send_buffer_size(options_.socket_send_bytes), ignored);
+    auto self = shared_from_this();
+    asio::co_spawn(
+        stream_.get_executor(), [self, refuse] { return refuse ? self->refuse() : self->serve(); },
+        [self, done = std::move(done)](std::exception_ptr error) {
+          self->close();
+          if (self->exchange_) self->exchange_->end(false);
+          self->exchange_.reset();
+          if (error) self->log(error);
+          done();
+        });
+  }
+
+  void drain() override {
+    draining_ = true;
+    if (idle_) close();
+  }
+
+  void cut() override { close(); }
+
+ private:
+  void close() {
+    error_code ignored;
+    stream_.socket().close(ignored);
+  }
+
+  static void log(std::exception_ptr error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& e) {
+      spdlog::error("HTTP connection ended by an exception: {}", e.what());
+    }
+  }
+
+  awaitable<void> serve() {
+    do {
+      Parser parser;
+      parser.header_limit(static_cast<uint32_t>(options_.header_bytes));
+      parser.body_limit(options_.body_bytes);
+      idle_ = buffer_.size() == 0;
+      stream_.expires_after(options_.read_deadline);
+      auto [ec, n] = co_await http::async_read_header(stream_, buffer_, parser, kAwait);
+      idle_ = false;
+      if (ec) {
+        co_await fail(ec, "header");
+        co_return;
+      }
+      auto request = make_request(parser.get());
+      const bool keep_alive = parser.get().keep_alive();
+      std::optional<HttpResponse> refusal = handler_.screen(request);
+      if (!refusal && parser.get().count(http::field::content_encoding) > 0)
+        refusal = handler_.error_response(415, "compressed request bodies are not supported");
+      if (refusal) {
+        // A body that is still to come is not read: whoever has no key cannot make us hold 8 MiB.
+        const bool reusable = keep_alive && parser.is_done();
+        if (!reusable) refusal->close = true;
+        if (!co_await answer(request, std::move(*refusal), parser.get(), keep_alive)) co_return;
+        continue;
+      }
+      if (!parser.is_done() && !co_await read_body(parser, request)) co_return;
+      request.body = std::move(parser.get().body());
+      if (!co_await exchange(std::move(request), parser.get(), keep_alive)) co_return;
+    } while (!draining_);
+  }
+
+  awaitable<bool> read_body(Parser& parser, const HttpRequest& request) {
+    stream_.expires_after(options_.read_deadline);
+    if (beast::iequals(parser.get()[http::field::expect], "100-continue")) {
+      http::response<http::empty_body> go_on{http::status::continue_, parser.get().version()};
+      auto [write_ec, written] = co_await http::async_write(stream_, go_on, kAwait);
+      if (write_ec) co_return false;
+    }
+    auto [ec, n] = co_await http::async_read(stream_, buffer_, parser, kAwait);
+    if (!ec) co_return true;
+    endpoint_ = request.endpoint;
+    co_await fail(ec, "body");
+    co_return false;
+  }
+
+  // Hands the request to the handler and writes its answer; false: the connection is over.
+  awaitable<bool> exchange(HttpRequest request, const http::request_header<>& header, bool keep_alive) {
+    using namespace asio::experimental::awaitable_operators;
+    exchange_ = std::make_shared<ExchangeState>(stream_.get_executor(), std::move(request),
+                                                options_.stream_buffer_bytes);
+    auto current = exchange_;
+    handler_.handle(current);
+    auto outcome = co_await (write_answer(*current, header, keep_alive) || watch());
+    const bool written = outcome.index() == 0 && std::get<0>(outcome) != Written::kFailed;
+    exchange_.reset();
+    if (!written) close();
+    current->end(written);
+    if (!written) co_return false;
+    if (std::get<0>(outcome) == Written::kKeepAlive) co_return true;
+    co_await linger();
+    co_return false;
+  }
+
+  enum class Written { kFailed, kClose, kKeepAlive };
+
+  awaitable<Written> write_answer(ExchangeState& current, const http::request_header<>& header,
+                                  bool keep_alive) {
+    while (!current.has_head()) co_await current.wake().async_wait(kAwait);
+    const bool chunkable = header.version() >= 11;  // otherwise the end of the connection ends a stream
+    const bool go_on =
+        keep_alive && !current.head().close && !draining_ && (chunkable || !current.streaming());
+    bool ok = false;
+    if (current.streaming()) {
+      ok = co_await write_stream(current, header.version(), go_on);
+    } else {
+      ok = co_await write_whole(current.request(), current.head(), header, go_on);
+    }
+    if (!ok) co_return Written::kFailed;
+    co_return go_on && !current.close_after() ? Written::kKeepAlive : Written::kClose;
+  }
+
+  awaitable<bool> write_whole(const HttpRequest& request, const HttpResponse& response,
+                              const http::request_header<>& header, bool keep_alive) {
+    count(request.endpoint, response.status);
+    stream_.expires_after(options_.write_deadline);
+    error_code ec;
+    size_t n = 0;
+    if (header.method() == http::verb::head) {
+      http::response<http::empty_body> message{http::int_to_status(response.status), header.version()};
+      set_head(message, response, keep_alive);
+      message.content_length(response.body.size());
+      std::tie(ec, n) = co_await http::async_write(stream_, message, kAwait);
+    } else {
+      http::response<http::span_body<const char>> message{http::int_to_status(response.status),
+                                                          header.version()};
+      set_head(message, response, keep_alive);
+      message.body() = beast::span<const char>(response.body.data(), response.body.size());
+      message.prepare_payload();
+      std::tie(ec, n) = co_await http::async_write(stream_, message, kAwait);
+    }
+    note_stall(ec);
+    co_return !ec;
+  }
+
+  awaitable<bool> write_stream(ExchangeState& current, unsigned version, bool keep_alive) {
+    count(current.request().endpoint, current.head().status);
+    const bool chunked = version >= 11;
+    http::response<http::empty_body> message{http::int_to_status(current.head().status), version};
+    set_head(message, current.head(), keep_alive);
+    message.chunked(chunked);
+    http::response_serializer<http::empty_body> serializer{message};
+    stream_.expires_after(options_.write_deadline);
+    auto [head_ec, head_n] = co_await http::async_write_header(stream_, serializer, kAwait);
+    if (head_ec) co_return false;
+    for (;;) {
+      if (current.overflowed()) {
+        cut_off("not_reading");
+        co_return false;
+      }
+      if (!current.has_pending() && current.finished()) break;
+      if (!current.has_pending()) {
+        co_await current.wake().async_wait(kAwait);
+        continue;
+      }
+      const std::string piece = current.take_pending();
+      if (!co_await write_piece(piece, chunked)) co_return false;
+    }
+    if (!chunked) co_return true;
+    stream_.expires_after(options_.write_deadline);
+    auto [ec, n] = co_await asio::async_write(stream_, http::make_chunk_last(), kAwait);
+    co_return !ec;
+  }
+
+  awaitable<bool> write_piece(const std::string& piece, bool chunked) {
+    stream_.expires_after(options_.write_deadline);
+    error_code ec;
+    size_t n = 0;
+    if (chunked) {
+      std::tie(ec, n) = co_await asio::async_write(stream_, http::make_chunk(asio::buffer(piece)), kAwait);
+    } else {
+      std::tie(ec, n) = co_await asio::async_write(stream_, asio::buffer(piece), kAwait);
+    }
+    note_stall(ec);
+    co_return !ec;
+  }
+
+  // Returns when the client has closed. Bytes that arrive meanwhile are pipelined requests: kept for the next
+  // turn.
+  awaitable<void> watch() {
+    for (;;) {
+      if (buffer_.size() >= kPipelineBytes) {
+        asio::steady_timer forever(stream_.get_executor(), asio::steady_timer::time_point::max());
+        co_await forever.async_wait(kAwait);
+        co_return;
+      }
+      auto [ec, n] = co_await stream_.socket().async_read_some(buffer_.prepare(4096), kAwait);
+      buffer_.commit(n);
+      if (ec) co_return;
+    }
+  }
+
+  awaitable<bool> answer(const HttpRequest& request, HttpResponse response,
+                         const http::request_header<>& header, bool keep_alive) {
+    const bool go_on = keep_alive && !response.close && !draining_;
+    if (!co_await write_whole(request, response, header, go_on)) co_return false;
+    if (!go_on) co_await linger();
+    co_return go_on;
+  }
+
+  awaitable<void> fail(error_code ec, const char* what) {
+    if (ec == beast::error::timeout) {
+      if (buffer_.size() > 0 || what == std::string_view("body")) cut_off("slow_request");
+      co_return;
+    }
+    const Failure failure = read_failure(ec, options_);
+    if (failure.status == 0) co_return;
+    co_await answer_and_close(failure.status, failure.message);
+  }
+
+  awaitable<void> refuse() {
+    co_await answer_and_close(503, fmt::format("more than {} connections", options_.max_connections));
+  }
+
+  awaitable<void> answer_and_close(int status, const std::string& message) {
+    HttpRequest request;
+    request.endpoint = endpoint_;
+    http::request_header<> header;
+    header.version(11);
+    HttpResponse response = handler_.error_response(status, message);
+    if (co_await write_whole(request, response, header, false)) co_await linger();
+  }
+
+  // Lets the answer reach a client that is still sending.
+  awaitable<void> linger() {
+    error_code ignored;
+    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    stream_.expires_after(kLingerDeadline);
+    std::string sink(16 << 10, '\0');
+    for (size_t total = 0; total < kLingerBytes;) {
+      auto [ec, n] = co_await stream_.async_read_some(asio::buffer(sink), kAwait);
+      if (ec) break;
+      total += n;
+    }
+  }
+
+  void count(std::string_view endpoint, int status) {
+    metrics_.add(Metric::kHttpRequests, 1,
+                 {{"endpoint", std::string(endpoint)}, {"status", std::to_string(status)}});
+  }
+  void cut_off(const char* reason) { metrics_.add(Metric::kClientsCutOff, 1, {{"reason", reason}}); }
+  void note_stall(const error_code& ec) {
+    if (ec == beast::error::timeout) cut_off("not_reading");
+  }
+
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_{kPipelineBytes + (128 << 10)};
+  const ServerOptions& options_;
+  HttpHandler& handler_;
+  monitoring::Metrics& metrics_;
+  std::shared_ptr<ExchangeState> exchange_;  // while one is being answered
+  std::string_view endpoint_ = "other";
+  bool idle_ = false;
+  bool draining_ = false;
+};
+
+}  // namespace
+
+std::shared_ptr<Connection> Connection::create(tcp::socket socket, const ServerOptions& options,
+                                               HttpHandler& handler, monitoring::Metrics& metrics) {
+  return std::make_shared<BeastConnection>(std::move(socket), options, handler, metrics);
+}
+
+}  // namespace lowkey::coordinator

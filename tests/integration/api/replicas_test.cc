@@ -1,0 +1,154 @@
+// Replicas that come, go and drain; the metrics of all ranks.
+#include "tests/integration/api/api_fixture.h"
+
+namespace lowkey::coordinator {
+namespace {
+
+using Replicas = ApiTest;
+namespace json = boost::json;
+
+TEST_F(Replicas, LoadIsSpread) {
+  start();
+  add_leader({.hold_after = 1});
+  add_leader({.hold_after = 1});
+  ASSERT_TRUE(eventually([&] {
+    return metric("lowkey_rank_up", {R"(peer_rank="1")", R"(peer_role="worker")"}) == 1 &&
+           metric("lowkey_rank_up", {R"(peer_rank="2")", R"(peer_role="worker")"}) == 1;
+  }));
+  std::vector<HttpClient> clients;
+  for (size_t i = 1; i <= 6; ++i) {
+    clients.push_back(client());
+    clients.back().send(post_text("/v1/completions", R"({"prompt":"a"})"));
+    ASSERT_TRUE(wait_in_flight(i));
+  }
+  ASSERT_TRUE(leaders_[0]->wait_submits(3));
+  ASSERT_TRUE(leaders_[1]->wait_submits(3));
+}
+
+TEST_F(Replicas, LostBeforeTheFirstTokenIsSentElsewhereOnce) {
+  start();
+  add_leader({.hold_after = 0});
+  ASSERT_TRUE(wait_ready());
+  auto connection = client();
+  connection.send(post_text("/v1/completions", R"({"prompt":[5,6,7],"max_tokens":3,"seed":1})"));
+  ASSERT_TRUE(leaders_[0]->wait_submits(1));
+  add_leader();
+  ASSERT_TRUE(eventually([&] {
+    return metric("lowkey_rank_up", {R"(peer_rank="2")", R"(peer_role="worker")"}) == 1;
+  }));
+  network_->drop(leaders_[0]->address());
+  const auto answer = connection.read();
+  EXPECT_EQ(answer.status, 200) << answer.body;
+  const auto submits = leaders_[1]->submits();
+  ASSERT_EQ(submits.size(), 1u);
+  EXPECT_EQ(submits[0].SerializeAsString(), leaders_[0]->submits()[0].SerializeAsString());
+  EXPECT_EQ(metric("lowkey_rank_up", {R"(peer_rank="1")", R"(peer_role="worker")"}), 0);
+}
+
+TEST_F(Replicas, LostWithNoOtherIsAnswered503) {
+  start_ready({.hold_after = 0});
+  auto connection = client();
+  connection.send(post_text("/v1/completions", R"({"prompt":"a"})"));
+  ASSERT_TRUE(leaders_[0]->wait_submits(1));
+  network_->drop(leaders_[0]->address());
+  const auto answer = connection.read();
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_EQ(answer.headers.count("retry-after"), 1u);
+  EXPECT_EQ(client().get("/ready").status, 503);
+}
+
+TEST_F(Replicas, LostInTheMiddleOfAStreamEndsItWithAnError) {
+  start_ready({.hold_after = 2});
+  auto streaming = client(), whole = client();
+  streaming.send(post_text("/v1/completions", R"({"prompt":"a","stream":true})"));
+  whole.send(post_text("/v1/completions", R"({"prompt":"a"})"));
+  ASSERT_TRUE(leaders_[0]->wait_submits(2));
+  std::string seen;
+  while (seen.find("data: ") == std::string::npos) seen += streaming.read_some();
+  network_->drop(leaders_[0]->address());
+  for (std::string more = streaming.read_some(); !more.empty(); more = streaming.read_some()) seen += more;
+  EXPECT_NE(seen.find("event: error\ndata: {\"error\":"), std::string::npos) << seen;
+  EXPECT_EQ(seen.find("[DONE]"), std::string::npos);
+  EXPECT_EQ(whole.read().status, 503);
+}
+
+TEST_F(Replicas, SilentLeaderIsNoticedByHeartbeat) {
+  start_ready({.hold_after = 1});
+  auto streaming = client();
+  streaming.send(post_text("/v1/completions", R"({"prompt":"a","stream":true})"));
+  ASSERT_TRUE(leaders_[0]->wait_submits(1));
+  const auto begin = Clock::now();
+  network_->stall(leaders_[0]->address());
+  const auto answer = streaming.read();
+  EXPECT_LT(seconds(Clock::now() - begin), 5 + 1);  // a second for a loaded machine
+  EXPECT_NE(answer.body.find("event: error"), std::string::npos) << answer.body;
+  network_->resume(leaders_[0]->address());
+}
+
+TEST_F(Replicas, MetricsOfAllRanksOnOnePage) {
+  start_ready();
+  add_leader({.answer_metrics = false});
+  ASSERT_TRUE(
+      eventually([&] { return client().get("/metrics").body.find("peer_rank=\"2\"") != std::string::npos; }));
+  EXPECT_EQ(client().post("/v1/completions", R"({"prompt":"a","max_tokens":5})").status, 200);
+  const auto answer = client().get("/metrics");
+  ASSERT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.headers.at("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+  const std::string& page = answer.body;
+  EXPECT_NE(page.find(R"(role="worker")"), std::string::npos);  // the leader's own
+  EXPECT_EQ(series(page, "lowkey_rank_up", {R"(peer_rank="1")"}), 1);
+  EXPECT_EQ(series(page, "lowkey_rank_up", {R"(peer_rank="2")"}), 0);  // connected, but silent
+  EXPECT_EQ(series(page, "lowkey_time_to_first_token_seconds_count", {}), 1);
+  EXPECT_EQ(series(page, "lowkey_inter_token_latency_seconds_count", {}), 4);
+  EXPECT_EQ(series(page, "lowkey_e2e_request_latency_seconds_count", {}), 1);
+  EXPECT_EQ(series(page, "lowkey_request_queue_time_seconds_count", {}), 1);
+  EXPECT_EQ(series(page, "lowkey_request_generation_tokens_sum", {}), 5);
+  EXPECT_EQ(series(page, "lowkey_request_success_total", {R"(finished_reason="length")"}), 1);
+  EXPECT_EQ(series(page, "lowkey_http_requests_total", {R"(endpoint="/v1/completions")", R"(status="200")"}),
+            1);
+  EXPECT_EQ(series(page, "lowkey_queue_limit_requests", {}), 256);
+  EXPECT_EQ(series(page, "lowkey_ready", {}), 1);
+}
+
+TEST_F(Replicas, DrainFinishesWhatIsRunning) {
+  start_ready({.hold_after = 1});
+  auto idle = client(), running = client();
+  EXPECT_EQ(idle.get("/health").status, 200);
+  running.send(post_text("/v1/completions", R"({"prompt":"a","stream":true,"max_tokens":3})"));
+  ASSERT_TRUE(leaders_[0]->wait_submits(1));
+  on_io([&] {
+    coordinator_->drain();
+    return 0;
+  });
+  EXPECT_EQ(idle.read_some(), "");  // closed, having nothing to wait for
+  const auto refused = client().post("/v1/completions", R"({"prompt":"a"})");
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.headers.count("retry-after"), 1u);
+  EXPECT_FALSE(refused.keep_alive);
+  EXPECT_EQ(client().get("/ready").json().at("reason"), "draining");
+  EXPECT_EQ(client().get("/health").status, 200);
+  leaders_[0]->release();
+  EXPECT_EQ(running.read().events().back(), "[DONE]");
+  EXPECT_TRUE(wait_drained());
+  EXPECT_TRUE(leaders_[0]->wait_drained());
+}
+
+TEST_F(Replicas, DrainEndsWhatDoesNotFinish) {
+  config_.drain_seconds = 0;
+  start_ready({.hold_after = 1});
+  auto streaming = client(), whole = client();
+  streaming.send(post_text("/v1/completions", R"({"prompt":"a","stream":true})"));
+  whole.send(post_text("/v1/completions", R"({"prompt":"a"})"));
+  ASSERT_TRUE(leaders_[0]->wait_submits(2));
+  on_io([&] {
+    coordinator_->drain();
+    return 0;
+  });
+  EXPECT_NE(streaming.read().body.find("event: error"), std::string::npos);
+  EXPECT_EQ(whole.read().status, 503);
+  EXPECT_TRUE(leaders_[0]->wait_cancels(2));
+  EXPECT_TRUE(wait_drained());
+}
+
+}  // namespace
+}  // namespace lowkey::coordinator

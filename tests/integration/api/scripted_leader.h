@@ -1,0 +1,228 @@
+// A replica's leader as the coordinator sees it: the peer side of the real protocol over the loopback
+// network, with a script instead of an engine. It repeats "words" (token ids) until max_tokens, one event per
+// token.
+#pragma once
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "monitoring/metrics.h"
+#include "transport/loopback/loopback_network.h"
+#include "transport/wire/lowkey.pb.h"
+
+namespace lowkey::coordinator {
+
+inline constexpr Duration kPatience = std::chrono::seconds(30);  // for what must happen; loaded machines
+
+inline transport::ControlOptions control_options(transport::Role role, int world_rank) {
+  transport::ControlOptions options;
+  options.self.role = role;
+  options.self.world_rank = world_rank;
+  options.self.host = "one-host";
+  options.cluster_secret = "0123456789abcdef0123456789abcdef";
+  return options;
+}
+
+class ScriptedLeader {
+ public:
+  struct Script {
+    bool ready = true;
+    uint64_t max_sequence_tokens = 1024;
+    std::vector<int32_t> tokens = {100};  // repeated
+    size_t hold_after = SIZE_MAX;         // tokens after which an answer waits for release()
+    bool answer_metrics = true;
+    std::optional<Error> error;  // instead of an answer, after `hold_after` tokens
+  };
+
+  ScriptedLeader(const std::shared_ptr<transport::LoopbackNetwork>& network, const std::string& coordinator,
+                 Script script, int replica = 0)
+      : script_(std::move(script)),
+        metrics_({{"role", "worker"}, {"rank", std::to_string(replica + 1)}}),
+        work_(io_.get_executor()) {
+    auto options = control_options(transport::Role::kWorker, replica + 1);
+    options.self.replica = replica;
+    transport::ControlHandlers handlers;
+    handlers.on_message = [this](const transport::ConnectionPtr&, transport::MessageType type,
+                                 std::string_view body) { on_message(type, body); };
+    auto made = network->make_transport(io_, std::move(options), std::move(handlers));
+    LOWKEY_CHECK(made.ok(), "{}", made.error().message);
+    transport_ = std::move(*made);
+    address_ = transport_.control->address();
+    transport_.control->connect(coordinator, Deadline::in(kPatience), [this](auto result) {
+      LOWKEY_CHECK(result.ok(), "{}", result.error().message);
+      connection_ = *result;
+      send_state();
+    });
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  ~ScriptedLeader() {
+    boost::asio::post(io_, [this] {
+      connection_.reset();
+      transport_.data.reset();
+      transport_.control.reset();
+      work_.reset();
+      io_.stop();
+    });
+    thread_.join();
+  }
+
+  const std::string& address() const { return address_; }
+
+  // Lets held answers go on, and the later ones.
+  void release() {
+    boost::asio::post(io_, [this] {
+      script_.hold_after = SIZE_MAX;
+      auto running = std::exchange(running_, {});
+      for (auto& [id, sequence] : running) answer(id, sequence);
+    });
+  }
+  void set_ready(bool ready, const std::string& reason = "") {
+    boost::asio::post(io_, [this, ready, reason] {
+      script_.ready = ready;
+      reason_ = reason;
+      send_state();
+    });
+  }
+
+  // What has arrived. wait_* are false when patience ran out.
+  bool wait_submits(size_t n) {
+    return wait([this, n] { return submits_.size() >= n; });
+  }
+  bool wait_cancels(size_t n) {
+    return wait([this, n] { return cancels_ >= n; });
+  }
+  bool wait_drained() {
+    return wait([this] { return drained_; });
+  }
+  std::vector<wire::Submit> submits() {
+    std::lock_guard lock(mutex_);
+    return submits_;
+  }
+  size_t cancels() {
+    std::lock_guard lock(mutex_);
+    return cancels_;
+  }
+
+ private:
+  struct Sequence {
+    wire::Submit submit;
+    size_t sent = 0;
+  };
+
+  void on_message(transport::MessageType type, std::string_view body) {
+    switch (type) {
+      case transport::MessageType::kSubmit: {
+        Sequence sequence;
+        sequence.submit.ParseFromArray(body.data(), static_cast<int>(body.size()));
+        note([&] { submits_.push_back(sequence.submit); });
+        answer(sequence.submit.request_id(), sequence);
+        return;
+      }
+      case transport::MessageType::kCancel: {
+        wire::Cancel cancel;
+        cancel.ParseFromArray(body.data(), static_cast<int>(body.size()));
+        running_.erase(cancel.request_id());
+        note([&] { ++cancels_; });
+        return;
+      }
+      case transport::MessageType::kDrain:
+        return note([&] { drained_ = true; });
+      case transport::MessageType::kMetricsRequest:
+        return send_metrics(body);
+      default:
+        return;
+    }
+  }
+
+  void answer(uint64_t id, Sequence sequence) {
+    const auto& sampling = sequence.submit.sampling();
+    while (sequence.sent < sampling.max_tokens() && sequence.sent < script_.hold_after) {
+      wire::TokenEvents events;
+      auto& event = *events.add_events();
+      event.set_request_id(id);
+      const int32_t token = script_.tokens[sequence.sent % script_.tokens.size()];
+      event.add_tokens(token);
+      if (sampling.logprobs()) {
+        auto& logprob = *event.add_logprobs();
+        logprob.set_token(token);
+        logprob.set_logprob(-0.5);
+        auto& top = *event.add_top_logprobs();
+        for (uint32_t i = 0; i < sampling.top_logprobs(); ++i) {
+          auto& entry = *top.add_entries();
+          entry.set_token(token + static_cast<int32_t>(i));
+          entry.set_logprob(-0.5f - static_cast<float>(i));
+        }
+      }
+      if (sequence.sent == 0) event.set_cached_tokens(1);
+      if (++sequence.sent == sampling.max_tokens()) event.set_finish(wire::FINISH_LENGTH);
+      send(events);
+    }
+    if (sequence.sent == sampling.max_tokens()) return;
+    if (script_.error) {
+      wire::TokenEvents events;
+      auto& event = *events.add_events();
+      event.set_request_id(id);
+      event.set_finish(wire::FINISH_ERROR);
+      event.set_error(script_.error->message);
+      event.set_error_code(static_cast<uint32_t>(script_.error->code));
+      return send(events);
+    }
+    running_[id] = std::move(sequence);
+  }
+
+  void send(const wire::TokenEvents& events) {
+    if (connection_)
+      (void)connection_->send(transport::MessageType::kTokenEvents, events.SerializeAsString());
+  }
+  void send_state() {
+    wire::ReplicaState state;
+    state.set_ready(script_.ready);
+    state.set_not_ready_reason(reason_);
+    state.set_max_sequence_tokens(script_.max_sequence_tokens);
+    (void)connection_->send(transport::MessageType::kReplicaState, state.SerializeAsString());
+  }
+  void send_metrics(std::string_view body) {
+    if (!script_.answer_metrics) return;
+    wire::MetricsRequest request;
+    request.ParseFromArray(body.data(), static_cast<int>(body.size()));
+    wire::MetricsReply reply;
+    reply.set_id(request.id());
+    reply.set_families(metrics_.serialize());
+    (void)connection_->send(transport::MessageType::kMetricsReply, reply.SerializeAsString());
+  }
+
+  template <class Predicate>
+  bool wait(Predicate predicate) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_until(lock, Deadline::in(kPatience).at(), predicate);
+  }
+  template <class F>
+  void note(F f) {
+    std::lock_guard lock(mutex_);
+    f();
+    changed_.notify_all();
+  }
+
+  Script script_;
+  std::string reason_;
+  monitoring::Metrics metrics_;
+  boost::asio::io_context io_;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
+  transport::LoopbackTransport transport_;
+  std::string address_;
+  transport::ConnectionPtr connection_;
+  std::map<uint64_t, Sequence> running_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<wire::Submit> submits_;
+  size_t cancels_ = 0;
+  bool drained_ = false;
+  std::thread thread_;
+};
+
+}  // namespace lowkey::coordinator

@@ -1,0 +1,69 @@
+// The I/O side of a worker: control messages in and out of its engine, pages to and from the stores, metrics.
+// LeaderService (replica rank 0) and FollowerService add what they do with a step.
+//
+// Two threads: everything here runs on the I/O thread, except the engine ports, which the step thread calls and
+// which only post. A lost peer of the replica, or the coordinator's death, ends the process: on_end tells how.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "kvstore/service/store_set.h"
+#include "monitoring/metrics.h"
+#include "transport/control_plane.h"
+#include "transport/data_plane.h"
+#include "transport/metrics_reporter.h"
+#include "worker/engine/engine_ports.h"
+
+namespace lowkey::worker {
+
+class WorkerService {
+ public:
+  struct Options {
+    int replica = 0;
+    int replica_size = 1;
+    kvstore::PageOrigin origin;
+    Duration transfer_deadline = std::chrono::seconds(5);  // of a spill or restore, all of it
+    // I/O thread, once. Orderly (kCancelled): the coordinator ended the cluster.
+    std::function<void(const Error&)> on_end;
+  };
+
+  WorkerService(boost::asio::io_context& io, monitoring::Metrics& metrics, Options options);
+  virtual ~WorkerService();
+
+  transport::ControlHandlers handlers();
+  // Before the first message; both outlive the service.
+  void attach(transport::ControlPlane& control, transport::DataPlane& data);
+
+ protected:
+  virtual void on_peer(const transport::ConnectionPtr& peer) = 0;  // a worker of this replica, or the coordinator
+  virtual void on_message(const transport::ConnectionPtr& peer, transport::MessageType type,
+                          std::string_view body) = 0;
+  // The ports every rank has; the leader adds its own.
+  void fill_ports(EnginePorts& ports);
+  void end(const Error& reason);
+  bool ended() const { return ended_; }
+  const Options& options() const { return options_; }
+  boost::asio::io_context& io() { return io_; }
+  transport::MetricsReporter& reporter() { return reporter_; }
+  // Runs `task` on the I/O thread, from any thread.
+  void post(std::function<void()> task);
+
+ private:
+  void up(const transport::ConnectionPtr& peer);
+  void message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
+  void down(const transport::ConnectionPtr& peer, const Error& error);
+  void spill(std::vector<StagedPage> pages);
+  void restore(std::vector<RestoreTarget> targets, std::function<void(size_t, std::string)> done);
+
+  boost::asio::io_context& io_;
+  monitoring::Metrics& metrics_;
+  const Options options_;
+  transport::MetricsReporter reporter_;
+  std::unique_ptr<kvstore::StoreSet> stores_;
+  bool ended_ = false;
+};
+
+}  // namespace lowkey::worker
