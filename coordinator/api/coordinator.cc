@@ -173,6 +173,7 @@ int Coordinator::port() const {
 size_t Coordinator::in_flight() const {
   return impl_->generations.in_flight();
 }
+size_t Coordinator::connections() const { return impl_->server.connections(); }
 void Coordinator::drain() {
   impl_->drain(*this);
 }

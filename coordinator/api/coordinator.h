@@ -41,7 +41,8 @@ class Coordinator {
 
   Status start();    // binds the HTTP address
   int port() const;  // after start()
-  size_t in_flight() const;
+  size_t in_flight() const;    // requests
+  size_t connections() const;  // of clients
 
   // New requests are answered 503, those in flight get config.drain_seconds; the rest of them ends with an
   // error. Then every leader is told Drain, the server stops, and on_drained is called, on the I/O thread,

@@ -78,6 +78,9 @@ class ApiTest : public testing::Test {
   bool wait_in_flight(size_t n) {
     return eventually([&] { return on_io([&] { return coordinator_->in_flight(); }) == n; });
   }
+  bool wait_connections(size_t n) {
+    return eventually([&] { return on_io([&] { return coordinator_->connections(); }) == n; });
+  }
   // The sum of the coordinator's own series of that name which have these labels.
   double metric(const std::string& name, const std::vector<std::string>& labels = {}) {
     const auto page = client().get("/metrics", "Authorization: Bearer " + config_.api_key + "\r\n").body;
