@@ -186,7 +186,7 @@ def dashboard():
             {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus",
              "current": {"text": "Prometheus", "value": "lowkey-prometheus"}},
             variable("instance", "label_values(lowkey_ready, instance)", "Cluster"),
-            variable("rank", 'label_values(lowkey_info{instance=~"$instance"}, rank)', "Rank"),
+            variable("rank", 'label_values(lowkey_process_cpu_seconds_total{instance=~"$instance"}, rank)', "Rank"),
         ]},
         "panels": layout(),
     }
