@@ -75,9 +75,11 @@ ROWS = {
               (f"sum by (finished_reason) ({rate('lowkey_request_success_total')})", "{{finished_reason}}")),
         panel("HTTP responses", "Responses per second by endpoint and status", "reqps",
               (f"sum by (endpoint, status) ({rate('lowkey_http_requests_total')})", "{{endpoint}} {{status}}")),
-        panel("Refused and abandoned", "Requests refused by reason, and cancelled because the client went away", "reqps",
+        panel("Refused and abandoned", "Requests refused by reason, cancelled because the client went away, and connections "
+              "that we ended because the client was too slow", "reqps",
               (f"sum by (reason) ({rate('lowkey_rejected_requests_total')})", "refused: {{reason}}"),
-              (f"sum({rate('lowkey_client_disconnects_total')})", "client disconnected")),
+              (f"sum({rate('lowkey_client_disconnects_total')})", "client disconnected"),
+              (f"sum by (reason) ({rate('lowkey_clients_cut_off_total')})", "cut off: {{reason}}")),
         panel("Connections", "Open client connections", "none", (f"sum(lowkey_http_connections{{{HERE}}})", "connections")),
         panel("Request sizes", "Mean prompt and answer length", "tokens",
               (mean("lowkey_request_prompt_tokens"), "prompt"), (mean("lowkey_request_generation_tokens"), "answer")),

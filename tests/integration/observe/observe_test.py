@@ -66,7 +66,7 @@ def fill(expression):
 def ask(cluster, seed):
     """One streamed chat, one completion, and one request that is refused."""
     words = random.Random(seed)
-    prompt = " ".join(words.choice(WORDS) for _ in range(150))
+    prompt = " ".join(words.choice(WORDS) for _ in range(250))
     body = {"model": cluster.model.name, "prompt": prompt, "max_tokens": 24, "ignore_eos": True}
     assert http(cluster.url + "/v1/completions", body)[0] == 200
     chat = {"model": cluster.model.name, "messages": [{"role": "user", "content": prompt}], "max_tokens": 16,
@@ -87,7 +87,7 @@ class Load:
     def _run(self, cluster, thread):
         seed = thread
         while not self._stopped:
-            ask(cluster, seed % 40)
+            ask(cluster, seed % 12)
             seed += 4
 
     def check(self):
