@@ -62,7 +62,8 @@ class Engine {
   // broken). After success every outcome arrives through ports.emit, the last event with a finish reason.
   Status submit(const wire::Submit& request);
   void cancel(uint64_t request_id);  // takes effect in the next step; unknown ids are ignored
-  void drain();                      // refuses new requests; running and waiting ones end as usual
+  // Refuses new requests; running and waiting ones end as usual. Wakes wait_for_work().
+  void drain();
   void on_restore_result(int rank, const wire::RestoreResult& result);
   EngineState state() const;
 
@@ -89,6 +90,7 @@ class Engine {
     EngineState state;
     uint64_t next_sequence_id = 1;
     bool work_left = false;  // the last step ended with more to do
+    bool woken = false;      // by drain(): its caller may wait for the step thread to notice
     std::optional<TimePoint> restore_deadline;
 
     void answer(RestoreAnswer answer);

@@ -343,6 +343,20 @@ TEST(Engine, ALostStepEndsEveryRequestWithAnError) {
   replica.check_all_returned();
 }
 
+TEST(Engine, WaitingEndsWithWorkAndWithDrain) {
+  EngineReplica replica(small());
+  const std::vector<std::function<void()>> wakes{[&] { replica.engine().drain(); },
+                                                 [&] { replica.submit({1}, 1); }};
+  for (auto wake = wakes.rbegin(); wake != wakes.rend(); ++wake) {
+    const TimePoint start = Clock::now();
+    std::thread other(*wake);
+    replica.engine().wait_for_work(Deadline::in(std::chrono::seconds(60)));
+    EXPECT_LT(seconds(Clock::now() - start), 30);
+    other.join();
+    replica.run();
+  }
+}
+
 TEST(Engine, SeedsGiveTheSameTokensInAnyCompany) {
   wire::SamplingParams sampling;
   sampling.set_temperature(0.9);

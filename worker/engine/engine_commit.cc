@@ -1,0 +1,178 @@
+// The third line of a step: what the ranks have computed becomes real. Tokens are sampled, complete pages
+// published, events sent, and ended sequences return their memory.
+#include <algorithm>
+
+#include "base/log.h"
+#include "transport/wire/lowkey.pb.h"
+#include "worker/engine/engine.h"
+
+namespace lowkey::worker {
+
+using kvstore::PageRef;
+using monitoring::Metric;
+
+bool Engine::commit(const Step& step, const Status& status) {
+  if (!status.ok()) {
+    fail_all(status.error());
+    return false;
+  }
+  wire::TokenEvents events;
+  for (auto& ended : ended_) *events.add_events() = std::move(*ended);
+  ended_.clear();
+  size_t row = 0;
+  for (const ScheduledSequence& scheduled : step.schedule.sequences) {
+    const float* logits = scheduled.wants_logits() ? executor_.logits(row++).data() : nullptr;
+    commit_sequence(*scheduled.sequence, scheduled.num_tokens, logits, &events);
+  }
+  if (events.events_size() > 0) emit(events);
+  count_step(step);
+  const bool worked = !step.empty();
+  update_state(!broken_ && (worked || scheduler_.has_released()));
+  return worked || events.events_size() > 0;
+}
+
+void Engine::commit_sequence(Sequence& sequence, int num_tokens, const float* logits_row,
+                             wire::TokenEvents* events) {
+  const int before = sequence.computed;
+  sequence.computed += num_tokens;
+  const int again = std::min(sequence.computed_before, sequence.computed) - before;
+  if (again > 0) metrics_.add(Metric::kRecomputedTokens, again, {{"cause", "preemption"}});
+  sequence.computed_before = std::max(sequence.computed_before, sequence.computed);
+  publish_pages(sequence, before / memory_.layout().page_tokens);
+  if (logits_row == nullptr) return;
+
+  wire::TokenEvent& event = *events->add_events();
+  event.set_request_id(sequence.request_id);
+  if (!std::exchange(sequence.reported, true)) {
+    event.set_cached_tokens(sequence.cached_device + sequence.cached_store);
+    event.set_cached_tokens_store(sequence.cached_store);
+    event.set_queue_seconds(sequence.queue_seconds);
+    const int cached = sequence.cached_device + sequence.cached_store;
+    metrics_.add(Metric::kPromptTokens, sequence.prompt_tokens - cached, {{"source", "computed"}});
+    metrics_.add(Metric::kPromptTokens, sequence.cached_device, {{"source", "device"}});
+    metrics_.add(Metric::kPromptTokens, sequence.cached_store, {{"source", "store"}});
+    metrics_.add(Metric::kPrefixHits, sequence.cached_device, {{"tier", "device"}});
+    metrics_.add(Metric::kPrefixHits, sequence.cached_store, {{"tier", "store"}});
+  }
+  sample_token(sequence, {logits_row, static_cast<size_t>(model_.config().vocab_size)}, &event);
+  if (event.finish() != wire::FINISH_NONE) finish(sequence);
+}
+
+// Pages completed by this step exist from here on. An equal one may have been published by a batch mate: then
+// the sequence goes on with that, and its own copy is returned.
+void Engine::publish_pages(Sequence& sequence, int first_page) {
+  const int page_tokens = memory_.layout().page_tokens;
+  const int complete = sequence.computed / page_tokens;
+  Scheduler::extend_identities(sequence, complete, page_tokens);
+  for (int page = first_page; page < complete; ++page) {
+    const Hash128& identity = sequence.identities[page];
+    const int first_token = page * page_tokens;
+    PageRef shared = pool_.publish(sequence.pages[page], identity,
+                                   std::span(sequence.tokens).subspan(first_token, page_tokens));
+    if (!(shared == sequence.pages[page])) {
+      sequence.pages[page] = std::move(shared);
+      sequence.pages_sent = std::min<size_t>(sequence.pages_sent, page);
+    }
+    if (executor_.can_spill()) {
+      spills_.offer({sequence.pages[page].id(), identity, static_cast<uint64_t>(first_token)});
+    }
+  }
+}
+
+void Engine::sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event) {
+  const SamplingParams& sampling = sequence.sampling;
+  const Result<SampledToken> sampled = sample(logits, sampling, sequence.tokens.size());
+  if (!sampled.ok()) {
+    event->set_finish(wire::FINISH_ERROR);
+    event->set_error(sampled.error().message);
+    event->set_error_code(static_cast<uint32_t>(sampled.error().code));
+    return;
+  }
+  const int32_t token = sampled->token;
+  sequence.tokens.push_back(token);
+  event->add_tokens(token);
+  if (sampling.logprobs) {
+    wire::TokenLogprob& logprob = *event->add_logprobs();
+    logprob.set_token(token);
+    logprob.set_logprob(sampled->logprob);
+    wire::TopLogprobs& top = *event->add_top_logprobs();
+    for (const TokenLogprob& entry : sampled->top_logprobs) {
+      wire::TokenLogprob& out = *top.add_entries();
+      out.set_token(entry.token);
+      out.set_logprob(entry.logprob);
+    }
+  }
+  metrics_.add(Metric::kGenerationTokens);
+  const auto contains = [&](const std::vector<int32_t>& ids) {
+    return std::ranges::find(ids, token) != ids.end();
+  };
+  if (contains(sampling.stop_token_ids) ||
+      (!sampling.ignore_eos && contains(model_.config().eos_token_ids))) {
+    event->set_finish(wire::FINISH_STOP);
+  } else if (sequence.generated() >= sampling.max_tokens ||
+             static_cast<int>(sequence.tokens.size()) >= model_.config().max_positions) {
+    event->set_finish(wire::FINISH_LENGTH);
+  }
+}
+
+void Engine::finish(Sequence& sequence) {
+  {
+    std::lock_guard lock(inbox_->mutex);
+    inbox_->live.erase(sequence.request_id);
+  }
+  scheduler_.remove(sequence);
+}
+
+// A lost step leaves no rank's memory to be trusted: everybody is told, and nothing runs any more.
+void Engine::fail_all(const Error& error) {
+  spdlog::error("step {} is lost: {}", step_number_, error.message);
+  broken_ = true;
+  {
+    std::lock_guard lock(inbox_->mutex);
+    inbox_->state.broken = true;  // before the inbox is emptied for the last time
+  }
+  take_inbox();
+  wire::TokenEvents events;
+  for (auto& ended : ended_) *events.add_events() = std::move(*ended);
+  ended_.clear();
+  for (Sequence* sequence : scheduler_.all()) {
+    wire::TokenEvent& event = *events.add_events();
+    event.set_request_id(sequence->request_id);
+    event.set_finish(wire::FINISH_ERROR);
+    event.set_error("the replica lost a step: " + error.message);
+    event.set_error_code(static_cast<uint32_t>(Code::kUnavailable));
+    finish(*sequence);
+  }
+  update_state(false);
+  if (events.events_size() > 0) emit(events);
+}
+
+void Engine::emit(const wire::TokenEvents& events) {
+  if (ports_.emit) ports_.emit(events);
+}
+
+void Engine::update_state(bool work_left) {
+  const kvstore::Ledger ledger = pool_.ledger();
+  metrics_.set(Metric::kRequestsRunning, static_cast<double>(scheduler_.running()));
+  metrics_.set(Metric::kRequestsWaiting, static_cast<double>(scheduler_.waiting()));
+  std::lock_guard lock(inbox_->mutex);
+  inbox_->state.running = static_cast<uint32_t>(scheduler_.running());
+  inbox_->state.waiting = static_cast<uint32_t>(scheduler_.waiting());
+  inbox_->state.kv_bytes_used = ledger.used;
+  inbox_->state.broken = broken_;
+  inbox_->work_left = work_left;
+  inbox_->restore_deadline = restores_.next_deadline();
+}
+
+void Engine::count_step(const Step& step) {
+  metrics_.add(Metric::kPreemptions,
+               scheduler_.preemptions() - std::exchange(preemptions_counted_, scheduler_.preemptions()));
+  metrics_.add(Metric::kPrefixQueries,
+               scheduler_.prefix_queries() - std::exchange(queries_counted_, scheduler_.prefix_queries()));
+  if (step.schedule.sequences.empty()) return;
+  metrics_.observe(Metric::kStepSeconds, seconds(Clock::now() - step.start));
+  metrics_.observe(Metric::kStepTokens, step.schedule.prefill_tokens + step.schedule.decode_tokens);
+  metrics_.observe(Metric::kStepSequences, static_cast<double>(step.schedule.sequences.size()));
+}
+
+}  // namespace lowkey::worker
