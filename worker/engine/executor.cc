@@ -45,6 +45,9 @@ Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMe
   metrics_.set(Metric::kKvBytesPerToken, layout.bytes_per_token());
   metrics_.set(Metric::kKvCompressionRatio, static_cast<double>(layout.bf16_bytes_for_tokens(kRatioTokens)) /
                                                 static_cast<double>(layout.bytes_for_tokens(kRatioTokens)));
+  wire::DeviceTier empty;
+  empty.set_free_bytes(memory.capacity_bytes());
+  report(empty);
 }
 
 Status Executor::execute(const wire::StepPlan& plan) {

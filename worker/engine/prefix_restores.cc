@@ -26,11 +26,14 @@ Scheduler::Prefix PrefixRestores::begin(Sequence& sequence) {
   const size_t limit = std::min((sequence.tokens.size() - 1) / page_tokens, first + kMaxPages);
   if (first >= limit) return Scheduler::Prefix::kCompute;
   Scheduler::extend_identities(sequence, limit, page_tokens);
+  size_t waiting = 0;
   for (const auto& [id, record] : records_) {
-    const bool same = record.sequence_id != 0 && record.identities.front() == sequence.identities[first];
-    if (same) return Scheduler::Prefix::kElsewhere;
+    // A store that owes an answer beyond its time is not waited for again until it has given it.
+    if (record.sequence_id == 0) return Scheduler::Prefix::kCompute;
+    if (record.identities.front() == sequence.identities[first]) return Scheduler::Prefix::kLater;
+    ++waiting;
   }
-  if (records_.size() >= options_.max_in_flight) return Scheduler::Prefix::kCompute;
+  if (waiting >= options_.max_in_flight) return Scheduler::Prefix::kLater;
 
   Record record{.sequence_id = sequence.id,
                 .first_page = first,

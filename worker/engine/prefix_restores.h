@@ -26,7 +26,7 @@ namespace lowkey::worker {
 struct PrefixRestoreOptions {
   int num_ranks = 1;
   Duration wait = std::chrono::seconds(2);  // longest that a sequence waits; then it computes
-  size_t max_in_flight = 16;                // restores beyond it compute at once
+  size_t max_in_flight = 16;                // sequences beyond it stay in the queue
 };
 
 class PrefixRestores {

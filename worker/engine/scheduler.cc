@@ -152,7 +152,7 @@ Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
   sequence.pages = std::move(hits);
   sequence.computed = static_cast<int>(sequence.pages.size()) * page_tokens_;
   const Prefix prefix = fetch_prefix_ ? fetch_prefix_(sequence) : Prefix::kCompute;
-  if (prefix == Prefix::kElsewhere) {
+  if (prefix == Prefix::kLater) {
     sequence.release_memory();
     return Admission::kLater;
   }

@@ -51,7 +51,7 @@ class Scheduler {
   enum class Prefix {
     kCompute,   // nothing to fetch
     kFetching,  // pages are on their way: restored() will be called
-    kElsewhere  // another sequence is fetching them: ask again later
+    kLater      // another sequence is fetching the same, or too many are: ask again in a later step
   };
   using FetchPrefix = std::function<Prefix(Sequence&)>;
 

@@ -202,6 +202,14 @@ void EngineReplica::run() {
   check_all_returned();
 }
 
+void EngineReplica::run_until(uint64_t request_id) {
+  const Deadline deadline = Deadline::in(std::chrono::seconds(100));
+  while (answers_[request_id].finish == wire::FINISH_NONE && !deadline.passed()) {
+    if (!step()) engine_->wait_for_work(deadline);
+  }
+  ASSERT_NE(answers_[request_id].finish, wire::FINISH_NONE) << "request " << request_id << " never ended";
+}
+
 void EngineReplica::check_all_returned() {
   const EngineState state = engine_->state();
   EXPECT_EQ(state.kv_bytes_used, 0u);

@@ -76,7 +76,8 @@ class EngineReplica {
 
   // Steps until every submitted request has ended and all memory is back; fails the test after 100 s.
   void run();
-  bool step();  // one step, checking the ledger
+  void run_until(uint64_t request_id);  // has ended; fails the test after 100 s
+  bool step();                          // one step, checking the ledger
   const Answer& answer(uint64_t request_id) { return answers_[request_id]; }
   std::vector<int32_t> complete(std::vector<int32_t> prompt, int max_tokens) {
     const uint64_t id = submit(std::move(prompt), max_tokens);

@@ -185,15 +185,14 @@ TEST(Engine, WaitingForTheStoreHoldsUpNobodyElseAndEnds) {
   }
   const uint64_t restoring = replica.submit(prompt, 5);
   const uint64_t other = replica.submit({1, 2, 3}, 5);  // has no page to restore
-  while (replica.answer(other).finish == wire::FINISH_NONE) {
-    if (!replica.step()) replica.engine().wait_for_work(Deadline::in(std::chrono::seconds(1)));
-  }
+  replica.run_until(other);
   EXPECT_EQ(replica.answer(other).tokens, CacheReadingModel::answer({1, 2, 3}, 5));
-  while (replica.answer(restoring).finish == wire::FINISH_NONE) {  // gives up after the wait, and computes
-    if (!replica.step()) replica.engine().wait_for_work(Deadline::in(std::chrono::seconds(1)));
-  }
+  replica.run_until(restoring);  // gives up after the wait, and computes
   EXPECT_EQ(replica.answer(restoring).tokens, CacheReadingModel::answer(prompt, 5));
   EXPECT_EQ(replica.answer(restoring).cached_store, 0u);
+  const size_t asked = held.size();
+  for (int i = 0; i < 20; ++i) replica.run_until(replica.submit(random_prompt(random, 60), 2));
+  EXPECT_EQ(held.size(), asked) << "a store that owes an answer is not waited for again";
   while (replica.step()) {
   }
   EXPECT_GT(replica.engine().state().kv_bytes_used, 0u) << "late transfers still own their pages";
