@@ -60,6 +60,16 @@ def make_api_request():
     seed("api_request", "detokenize", "\x03" + json.dumps({"tokens": [1, 2]}))
 
 
+def make_chat_template():
+    seed("chat_template", "chatml",
+         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m.content | trim }}{% if not loop.last %}"
+         "\n{% endif %}{% endfor %}{%- if add_generation_prompt -%}<|im_start|>assistant{%- endif -%}")
+    seed("chat_template", "namespace",
+         "{{ bos_token }}{% set ns = namespace(n=0) %}{% macro f(x, y=1) %}[{{ x }}:{{ y }}]{% endmacro %}"
+         "{% for m in messages if m.role != 'system' %}{% set ns.n = ns.n + 1 %}{{ f(m.content.upper(), y=ns.n) }}"
+         "{% else %}{{ raise_exception('none') }}{% endfor %}{{ range(3) | join(',') }}{{ messages[0]['role'][:2] }}")
+
+
 def page_header(version=1, levels=1, sink=0, identity=0):
     fields = struct.pack("<IBBBB", version, levels, 0, sink, 0)
     hashes = struct.pack("<6Q", 0, identity, 1, 2, 3, 4)
@@ -109,6 +119,7 @@ def main():
     make_safetensors()
     make_tokenizer()
     make_api_request()
+    make_chat_template()
     seed("page_header", "plain", page_header())
     seed("page_header", "sink", page_header(levels=7, sink=1))
     seed("page_header", "version", page_header(version=9))
