@@ -1,0 +1,163 @@
+// Speed of the CPU kernels: matrix products and attention, each with its rate, beside the read bandwidth and
+// the shapes of the 135M and 1B models. Weights and caches are rotated through far more memory than the
+// caches hold. usage: kernels_bench [Google Benchmark flags]; threads: LOWKEY_BENCH_THREADS (default 2)
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "tests/bench/floors.h"
+
+namespace lowkey::kernels {
+namespace {
+
+constexpr size_t kColdBytes = size_t{256} << 20;  // several times the last-level cache
+
+int num_threads() {
+  const char* text = std::getenv("LOWKEY_BENCH_THREADS");
+  return text == nullptr ? 2 : std::atoi(text);
+}
+
+std::vector<float> normal_values(size_t n) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& x : values) x = normal(random);
+  return values;
+}
+
+void read_bandwidth(benchmark::State& state) {
+  double best = 0;
+  for (auto _ : state) best = std::max(best, lowkey::testing::best_read_bandwidth(num_threads()));
+  state.counters["GB/s"] = best * 1e-9;
+}
+BENCHMARK(read_bandwidth)->Iterations(1)->Unit(benchmark::kMillisecond);
+
+// Arguments: rows, in, out, dtype.
+void linear(benchmark::State& state) {
+  const int rows = static_cast<int>(state.range(0)), in = static_cast<int>(state.range(1)),
+            out = static_cast<int>(state.range(2));
+  const DType dtype = state.range(3) == 0 ? DType::kBf16 : DType::kF32;
+  const auto backend = make_cpu_backend({.dtype = dtype, .threads = num_threads()});
+  const auto values = normal_values(static_cast<size_t>(out) * in);
+  std::vector<std::unique_ptr<Linear>> weights;
+  do {
+    weights.push_back(backend->pack_linear(values.data(), DType::kF32, out, in, in));
+  } while (weights.size() * weights[0]->packed_bytes() < kColdBytes);
+  auto x = normal_values(static_cast<size_t>(rows) * in);
+  std::vector<float> y(static_cast<size_t>(rows) * out);
+  size_t next = 0;
+  for (auto _ : state) {
+    backend->linear(*weights[next++ % weights.size()], {x.data(), rows, in}, nullptr, false,
+                    {y.data(), rows, out});
+  }
+  const double calls = static_cast<double>(state.iterations());
+  state.counters["GB/s"] = benchmark::Counter(calls * static_cast<double>(weights[0]->packed_bytes()) * 1e-9,
+                                              benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(calls * 2e-9 * rows * in * out, benchmark::Counter::kIsRate);
+}
+BENCHMARK(linear)
+    ->ArgNames({"M", "K", "N", "f32"})
+    ->ArgsProduct({{1, 4, 16, 512}, {576}, {1536, 49152}, {0}})
+    ->ArgsProduct({{1, 4, 16, 512}, {2048}, {8192}, {0}})
+    ->ArgsProduct({{1, 512}, {576}, {1536}, {1}})
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond);
+
+// One layer of the 135M shape after `context` tokens, for `sequences` sequences that add `rows` tokens each.
+class AttentionBench {
+ public:
+  AttentionBench(bool q8, int sequences, int context, int rows)
+      : backend_(make_cpu_backend({.dtype = DType::kBf16, .threads = num_threads()})),
+        context_(context),
+        rows_(rows) {
+    const PageSpec q8_spec{"q8", 32, 4, Quantizer::kEmbedded, 8};
+    const PageLayout one_bank =
+        PageLayout::make(q8 ? q8_spec : PageSpec{}, {1, kHeads, kDim, DType::kBf16}).value();
+    const size_t bytes = one_bank.bytes_for_tokens(context) * sequences;
+    banks_ = static_cast<int>(std::min<size_t>(1 + kColdBytes / bytes, 30));
+    layout_ = PageLayout::make(q8 ? q8_spec : PageSpec{}, {banks_, kHeads, kDim, DType::kBf16}).value();
+    for (int s = 0; s < sequences; ++s) allocate_sequence(s);
+    const size_t total = static_cast<size_t>(std::max(rows, 512)) * sequences;
+    q_ = normal_values(total * kQueryHeads * kDim);
+    k_ = normal_values(total * kHeads * kDim);
+    v_ = normal_values(total * kHeads * kDim);
+    out_.resize(q_.size());
+    for (int bank = 0; bank < banks_; ++bank) {
+      for (int first = 0; first < context; first += 512) step(bank, first, std::min(512, context - first));
+    }
+  }
+
+  void step(int bank, int first, int rows) {
+    slices_.clear();
+    for (size_t s = 0; s < tails_.size(); ++s) {
+      slices_.push_back({static_cast<int>(s) * rows, rows, first, pointers_[s].data(), 1, tails_[s]->data()});
+    }
+    const int total = rows * static_cast<int>(tails_.size());
+    backend_->attend({&layout_,
+                      bank,
+                      kQueryHeads,
+                      0.125f,
+                      {q_.data(), total, kQueryHeads * kDim},
+                      {k_.data(), total, kHeads * kDim},
+                      {v_.data(), total, kHeads * kDim},
+                      {out_.data(), total, kQueryHeads * kDim},
+                      slices_});
+  }
+
+  void run(benchmark::State& state) {
+    int bank = 0;
+    for (auto _ : state) step(bank++ % banks_, context_, rows_);
+    const double calls = static_cast<double>(state.iterations()) * static_cast<double>(tails_.size());
+    const double bytes = layout_.bytes_per_token() / banks_ * context_;
+    state.counters["GB/s"] = benchmark::Counter(calls * bytes * 1e-9, benchmark::Counter::kIsRate);
+    const double seen = context_ + rows_ / 2.0;
+    state.counters["GFLOP/s"] =
+        benchmark::Counter(calls * 4e-9 * rows_ * seen * kQueryHeads * kDim, benchmark::Counter::kIsRate);
+  }
+
+ private:
+  static constexpr int kHeads = 3, kQueryHeads = 9, kDim = 64;
+
+  void allocate_sequence(int) {
+    const int pages = (context_ + rows_) / layout_.page_tokens;
+    auto& pointers = pointers_.emplace_back(static_cast<size_t>(pages) * kMaxSlabs, nullptr);
+    for (int page = 0; page < pages; ++page) {
+      for (int slab = 0; slab < layout_.num_slabs(); ++slab) {
+        if (slab >= layout_.num_levels && page > 0) continue;
+        memory_.push_back(backend_->allocate(layout_.slab_bytes[slab]));
+        pointers[static_cast<size_t>(page) * kMaxSlabs + slab] = memory_.back()->data();
+      }
+    }
+    tails_.push_back(backend_->allocate(layout_.tail_bytes));
+  }
+
+  std::unique_ptr<Backend> backend_;
+  PageLayout layout_;
+  int context_, rows_, banks_ = 1;
+  std::vector<std::unique_ptr<Buffer>> memory_, tails_;
+  std::vector<std::vector<std::byte*>> pointers_;
+  std::vector<SequenceSlice> slices_;
+  std::vector<float> q_, k_, v_, out_;
+};
+
+void attend(benchmark::State& state) {
+  AttentionBench bench(state.range(0) != 0, static_cast<int>(state.range(1)),
+                       static_cast<int>(state.range(2)), static_cast<int>(state.range(3)));
+  bench.run(state);
+}
+BENCHMARK(attend)
+    ->ArgNames({"q8", "sequences", "context", "rows"})
+    ->ArgsProduct({{0, 1}, {1}, {512, 2048, 8192}, {1}})
+    ->ArgsProduct({{0, 1}, {16}, {512}, {1}})
+    ->ArgsProduct({{0, 1}, {1}, {0, 2048}, {512}})
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond);
+
+}  // namespace
+}  // namespace lowkey::kernels
+
+BENCHMARK_MAIN();
