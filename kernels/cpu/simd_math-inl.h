@@ -8,6 +8,8 @@
 
 #include <hwy/highway.h>
 
+#include <cstring>
+
 HWY_BEFORE_NAMESPACE();
 namespace lowkey::kernels::simd::HWY_NAMESPACE {
 
@@ -37,20 +39,28 @@ HWY_INLINE V exp_f32(D d, V x) {
   return hn::IfThenElseZero(hn::Ge(x, lowest), hn::Mul(p, hn::BitCast(d, exponent)));
 }
 
+// Masked loads and stores touch only the lanes asked for on AVX-512; elsewhere Highway may read the whole
+// vector, so the rest of a row goes through a buffer.
+inline constexpr bool kHasMasks = HWY_TARGET <= HWY_AVX3;
+
 // The first `count` lanes of p, zeros behind. Reads nothing beyond them.
 template <class D, class T = hn::TFromD<D>>
 HWY_INLINE hn::Vec<D> load_first(D d, const T* p, size_t count) {
-  return count >= hn::Lanes(d) ? hn::LoadU(d, p) : hn::MaskedLoad(hn::FirstN(d, count), d, p);
+  if (count >= hn::Lanes(d)) return hn::LoadU(d, p);
+  if constexpr (kHasMasks) return hn::MaskedLoad(hn::FirstN(d, count), d, p);
+  HWY_ALIGN T lanes[hn::MaxLanes(D())] = {};
+  std::memcpy(lanes, p, count * sizeof(T));
+  return hn::Load(d, lanes);
 }
 
 // Writes the first `count` lanes of v to p, nothing behind.
 template <class D, class T = hn::TFromD<D>>
 HWY_INLINE void store_first(hn::Vec<D> v, D d, T* p, size_t count) {
-  if (count >= hn::Lanes(d)) {
-    hn::StoreU(v, d, p);
-  } else {
-    hn::BlendedStore(v, hn::FirstN(d, count), d, p);
-  }
+  if (count >= hn::Lanes(d)) return hn::StoreU(v, d, p);
+  if constexpr (kHasMasks) return hn::BlendedStore(v, hn::FirstN(d, count), d, p);
+  HWY_ALIGN T lanes[hn::MaxLanes(D())];
+  hn::Store(v, d, lanes);
+  std::memcpy(p, lanes, count * sizeof(T));
 }
 
 }  // namespace lowkey::kernels::simd::HWY_NAMESPACE

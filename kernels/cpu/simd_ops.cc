@@ -29,9 +29,7 @@ void f32_to_bf16_row(const float* x, uint16_t* y, size_t n) {
     const auto top = hn::ShiftRight<16>(hn::IfThenElse(nan, quiet, rounded));
     return hn::TruncateTo(dh, top);
   };
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) hn::StoreU(convert(i, lanes), dh, y + i);
-  if (i < n) hn::BlendedStore(convert(i, n - i), hn::FirstN(dh, n - i), dh, y + i);
+  for (size_t i = 0; i < n; i += lanes) store_first(convert(i, n - i), dh, y + i, n - i);
 }
 
 void bf16_to_f32_row(const uint16_t* x, float* y, size_t n) {

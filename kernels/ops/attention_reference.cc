@@ -105,10 +105,10 @@ void attend_row(const float* q, const float* keys, const float* values, int coun
   }
 }
 
-}  // namespace
-
-void write_sequence_reference(const AttentionStep& step, const SequenceSlice& sequence,
-                              std::vector<std::byte>& own_rows) {
+// The write half for one sequence. `own_rows` receives the exact rows of every page it touches:
+// [side][head][page - first page][page_tokens][dim] of the dtype; missing rows are zero.
+void write_sequence(const AttentionStep& step, const SequenceSlice& sequence,
+                    std::vector<std::byte>& own_rows) {
   const Geometry g(step, sequence);
   own_rows.assign(g.page_row_bytes * g.num_own_pages * g.heads * 2, std::byte{0});
   for (Side side : {Side::kKey, Side::kValue}) {
@@ -116,12 +116,14 @@ void write_sequence_reference(const AttentionStep& step, const SequenceSlice& se
   }
 }
 
+}  // namespace
+
 void attend_reference(const AttentionStep& step) {
   const int group = step.num_q_heads / step.layout->num_kv_heads;
   std::vector<std::byte> own_rows;
   for (const SequenceSlice& sequence : step.sequences) {
     const Geometry g(step, sequence);
-    write_sequence_reference(step, sequence, own_rows);
+    write_sequence(step, sequence, own_rows);
     for (int head = 0; head < g.heads; ++head) {
       for (int page = g.first_page; page < g.first_page + g.num_own_pages; ++page) {
         const auto keys = visible_rows(step, sequence, g, Side::kKey, head, page, own_rows);

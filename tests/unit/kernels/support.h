@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include <cmath>
 #include <cstring>
@@ -23,6 +24,21 @@ struct BackendCase {
   std::string name;
   DType dtype = DType::kF32;
   std::function<std::unique_ptr<Backend>()> make;
+  int64_t simd_target = 0;  // of Highway; 0: the best one
+};
+
+// Restricts Highway to one instruction set while it lives.
+class SimdTarget {
+ public:
+  explicit SimdTarget(int64_t target) { use(target); }
+  ~SimdTarget() { use(0); }
+  SimdTarget(const SimdTarget&) = delete;
+
+ private:
+  static void use(int64_t target) {
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
 };
 
 inline std::vector<BackendCase> backends() {
@@ -31,6 +47,20 @@ inline std::vector<BackendCase> backends() {
     for (int threads : {1, 3}) {
       cases.push_back({std::string("cpu_") + to_string(dtype) + "_t" + std::to_string(threads), dtype,
                        [=] { return make_cpu_backend({.dtype = dtype, .threads = threads}); }});
+    }
+  }
+  return cases;
+}
+
+// The CPU backend on every instruction set that this machine and this build have.
+inline std::vector<BackendCase> simd_backends() {
+  std::vector<BackendCase> cases;
+  const int64_t here = hwy::SupportedTargets() | HWY_EMU128;  // the emulation is always there
+  for (int64_t target : {int64_t{HWY_EMU128}, int64_t{HWY_SSE4}, int64_t{HWY_AVX2}, int64_t{HWY_AVX3}}) {
+    if ((here & target) == 0) continue;
+    for (DType dtype : {DType::kF32, DType::kBf16}) {
+      cases.push_back({std::string("cpu_") + to_string(dtype) + "_" + hwy::TargetName(target), dtype,
+                       [=] { return make_cpu_backend({.dtype = dtype, .threads = 1}); }, target});
     }
   }
   return cases;

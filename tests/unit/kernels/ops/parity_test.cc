@@ -13,6 +13,7 @@ using test::normal_values;
 
 class Parity : public testing::TestWithParam<test::BackendCase> {
  protected:
+  test::SimdTarget target{GetParam().simd_target};
   std::unique_ptr<Backend> backend = GetParam().make();
   std::unique_ptr<Backend> reference = make_reference_backend(GetParam().dtype);
 
@@ -227,6 +228,9 @@ TEST_P(Parity, AllocationsAreAlignedAndZeroed) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, Parity, testing::ValuesIn(test::backends()),
+                         [](const auto& info) { return info.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(InstructionSets, Parity, testing::ValuesIn(test::simd_backends()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace
