@@ -17,11 +17,12 @@ namespace {
 using transport::ConnectionPtr;
 using transport::Role;
 
-// With no replica left and none that could join, a supervisor should get the chance to start the cluster anew; until
-// then /ready and /metrics tell what happened.
+// With no replica left and none that could join, a supervisor should get the chance to start the cluster
+// anew; until then /ready and /metrics tell what happened.
 constexpr auto kNoReplicaGrace = std::chrono::seconds(10);
 
-// Watches the replicas from outside the coordinator, and ends the process when there is nothing left to coordinate.
+// Watches the replicas from outside the coordinator, and ends the process when there is nothing left to
+// coordinate.
 class ReplicaWatch {
  public:
   ReplicaWatch(boost::asio::io_context& io, std::function<void()> on_none_left)
@@ -69,15 +70,18 @@ Ending run_coordinator(const Job& job) {
   monitoring::Metrics metrics({{"role", "coordinator"}, {"rank", std::to_string(job.rank())}});
   Ending ending;
   auto model = coordinator::ServedModel::load(job.config.model);
-  if (auto agreed = job.agree(model.ok() ? Status() : Status(model.error()), "loading the model"); !agreed.ok()) {
+  if (auto agreed = job.agree(model.ok() ? Status() : Status(model.error()), "loading the model");
+      !agreed.ok()) {
     return {agreed, true};
   }
   coordinator::Coordinator front(io, job.config, *model, metrics);
   ReplicaWatch watch(io, [&] {
-    ending.status = Error{Code::kUnavailable, "no replica is left, and none can join: ending the cluster", {}};
+    ending.status =
+        Error{Code::kUnavailable, "no replica is left, and none can join: ending the cluster", {}};
     io.stop();
   });
-  auto transport = transport::make_ucx_transport(io, job.control_options({}), watch.wrap(front.control_handlers()));
+  auto transport =
+      transport::make_ucx_transport(io, job.control_options({}), watch.wrap(front.control_handlers()));
   Status started = transport.ok() ? front.start() : Status(transport.error());
   if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
   if (auto met = job.meet(transport->control->address(), io, *transport->control); !met.ok()) {
@@ -95,8 +99,8 @@ Ending run_coordinator(const Job& job) {
     watch.cancel();
     transport->control->shutdown();  // orderly: everybody ends
   };
-  spdlog::info("listening on http://{}:{} (pid {}); ready when /ready answers 200", job.config.listen, front.port(),
-               getpid());
+  spdlog::info("listening on http://{}:{} (pid {}); ready when /ready answers 200", job.config.listen,
+               front.port(), getpid());
   io.run();
   ending.orderly = ending.status.ok() && watch.losses() == 0;
   return ending;

@@ -13,8 +13,8 @@
 #include "base/host_memory.h"
 #include "base/log.h"
 #include "cli/serve_options.h"
-#include "transport/mpi/mpi_runtime.h"
 #include "transport/host_identity.h"
+#include "transport/mpi/mpi_runtime.h"
 
 namespace lowkey::cli {
 namespace {
@@ -24,6 +24,12 @@ using transport::Role;
 // Model loading differs between ranks by minutes at most.
 constexpr auto kStartDeadline = std::chrono::minutes(30);
 constexpr auto kConnectDeadline = std::chrono::seconds(30);
+
+// An error that several ranks find: one of them tells it.
+Error told_once(Error error, bool here) {
+  if (!here) error.message.clear();
+  return error;
+}
 
 std::string make_secret() {
   std::array<unsigned char, 32> random{};
@@ -125,11 +131,15 @@ Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std
       if (role == transport::to_string(known)) named_roles.back() = known;
     }
   }
-  LOWKEY_ASSIGN(plan, ClusterPlan::make(config, named_roles));
-  job.plan = std::move(plan);
+  auto plan = ClusterPlan::make(config, named_roles);
+  if (!plan.ok()) return told_once(plan.error(), job.rank() == 0);
+  job.plan = *std::move(plan);
   LOWKEY_ASSIGN(hosts, job.world->all_gather(transport::host_identity(), deadline));
   const Result<HostShare> share = share_of_host(config, job.plan, hosts, job.rank());
-  LOWKEY_TRY(job.agree(share.ok() ? Status() : Status(share.error()), "dividing its host's budgets"));
+  const bool first_of_host =
+      std::find(hosts.begin(), hosts.end(), hosts[job.rank()]) - hosts.begin() == job.rank();
+  LOWKEY_TRY(job.agree(share.ok() ? Status() : Status(told_once(share.error(), first_of_host)),
+                       "dividing its host's budgets"));
   job.share = *share;
   const bool one_host =
       std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) { return host == hosts[0]; });
@@ -142,24 +152,21 @@ Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std
   LOWKEY_ASSIGN(secrets, job.world->all_gather(mine, deadline));
   job.secret = secrets[0];
   if (job.secret.size() < 16) {
-    return Error{
-        Code::kUsage,
-        fmt::format("--cluster-secret: expected at least 16 characters, found {}", job.secret.size()),
-        "cluster-secret"};
+    const std::string found = fmt::format("expected at least 16 characters, found {}", job.secret.size());
+    return told_once({Code::kUsage, "--cluster-secret: " + found, "cluster-secret"}, job.rank() == 0);
   }
   if (job.rank() == 0) print_plan(job);
   return job;
 }
 
 Status Job::agree(const Status& mine, const char* phase) const {
-  if (!mine.ok()) spdlog::error("{}", mine.error().message);
   const std::string code = mine.ok() ? "" : std::to_string(static_cast<int>(mine.error().code));
   LOWKEY_ASSIGN(codes, world->all_gather(code, Deadline::in(kStartDeadline)));
   for (size_t rank = 0; rank < codes.size(); ++rank) {
     if (codes[rank].empty()) continue;
     if (!mine.ok()) return mine;
-    return Error{
-        static_cast<Code>(std::stoi(codes[rank])), fmt::format("rank {} failed while {}", rank, phase), {}};
+    spdlog::debug("rank {} failed while {}", rank, phase);
+    return Error{static_cast<Code>(std::stoi(codes[rank])), {}, {}};  // that rank tells why
   }
   return {};
 }
@@ -178,19 +185,23 @@ transport::ControlOptions Job::control_options(transport::PeerInfo self_info) co
   return options;
 }
 
-Result<std::shared_ptr<transport::HostComm>> Job::meet(const std::string& address, boost::asio::io_context& io,
+Result<std::shared_ptr<transport::HostComm>> Job::meet(const std::string& address,
+                                                       boost::asio::io_context& io,
                                                        transport::ControlPlane& control) const {
   LOWKEY_ASSIGN(addresses, world->all_gather(address, Deadline::in(kStartDeadline)));
   for (size_t other = 0; other < addresses.size(); ++other) {
     const RankRole& peer = plan.ranks[other];
-    const bool to_follower = self().role == Role::kWorker && self().replica_rank == 0 && peer.role == Role::kWorker &&
-                             peer.replica == self().replica;
+    const bool to_follower = self().role == Role::kWorker && self().replica_rank == 0 &&
+                             peer.role == Role::kWorker && peer.replica == self().replica;
     const bool to_store = self().role == Role::kWorker && peer.role == Role::kStore;
-    if (static_cast<int>(other) == rank() || !(self().role == Role::kCoordinator || to_follower || to_store)) continue;
+    if (static_cast<int>(other) == rank() || !(self().role == Role::kCoordinator || to_follower || to_store))
+      continue;
     boost::asio::post(io, [&control, other, address = addresses[other]] {
-      control.connect(address, Deadline::in(kConnectDeadline), [other](Result<transport::ConnectionPtr> result) {
-        if (!result.ok()) spdlog::error("cannot connect to rank {}: {}", other, result.error().message);
-      });
+      control.connect(address, Deadline::in(kConnectDeadline),
+                      [other](Result<transport::ConnectionPtr> result) {
+                        if (!result.ok())
+                          spdlog::error("cannot connect to rank {}: {}", other, result.error().message);
+                      });
     });
   }
   LOWKEY_ASSIGN(comm, mpi->split(self().role == Role::kWorker ? self().replica : -1, self().replica_rank));

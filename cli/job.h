@@ -50,8 +50,8 @@ struct Job {
   Status agree(const Status& mine, const char* phase) const;
   transport::ControlOptions control_options(transport::PeerInfo self) const;
   // Collective: exchanges control addresses and connects this rank to the peers it owes a connection: the
-  // coordinator to everybody, a leader to its followers, a worker to every store. Connections come up once `io` runs.
-  // Returns the communicator of this worker's replica; null in other roles.
+  // coordinator to everybody, a leader to its followers, a worker to every store. Connections come up once
+  // `io` runs. Returns the communicator of this worker's replica; null in other roles.
   Result<std::shared_ptr<transport::HostComm>> meet(const std::string& address, boost::asio::io_context& io,
                                                     transport::ControlPlane& control) const;
 };

@@ -41,11 +41,13 @@ int run_serve(int argc, char** argv, std::optional<Role> named) {
   init_logging(fmt::format("rank {}", (*mpi)->rank()), parsed.config.log_level);
   auto job = Job::form(**mpi, parsed.config, named);
   if (!job.ok()) {
-    if (speaks) spdlog::error("{}", job.error().message);
+    if (!job.error().message.empty()) spdlog::error("{}", job.error().message);
     return exit_code(job.error());
   }
   const Ending ending = run_role(*job);
-  if (!ending.status.ok()) spdlog::error("{}", ending.status.error().message);
+  if (!ending.status.ok() && !ending.status.error().message.empty()) {
+    spdlog::error("{}", ending.status.error().message);
+  }
   if (!ending.orderly) exit_now(exit_code(ending.status));
   return exit_code(ending.status);
 }

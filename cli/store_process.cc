@@ -15,7 +15,8 @@ using transport::MessageType;
 using transport::Role;
 
 Ending run_store(const Job& job) {
-  std::signal(SIGTERM, SIG_IGN);  // the coordinator drains and then ends the cluster; a store outlives its readers
+  std::signal(SIGTERM,
+              SIG_IGN);  // the coordinator drains and then ends the cluster; a store outlives its readers
   std::signal(SIGINT, SIG_IGN);
   boost::asio::io_context io(1);
   monitoring::Metrics metrics({{"role", "store"}, {"rank", std::to_string(job.rank())}});
@@ -36,7 +37,8 @@ Ending run_store(const Job& job) {
     if (peer->peer().role == Role::kWorker) service->on_down(peer);
     if (peer->peer().role != Role::kCoordinator) return;
     ending.orderly = error.code == Code::kCancelled;
-    if (!ending.orderly) ending.status = Error{Code::kUnavailable, "lost the coordinator: " + error.message, {}};
+    if (!ending.orderly)
+      ending.status = Error{Code::kUnavailable, "lost the coordinator: " + error.message, {}};
     io.stop();
   };
 
@@ -44,9 +46,12 @@ Ending run_store(const Job& job) {
   auto transport = transport::make_ucx_transport(io, job.control_options({}), handlers);
   Status started = transport.ok() ? Status() : Status(transport.error());
   if (started.ok()) {
-    auto made = kvstore::StoreService::make(io, *transport->data, metrics, {.host_bytes = job.share.host_bytes});
-    if (made.ok()) service = *made;
-    else started = made.error();
+    auto made =
+        kvstore::StoreService::make(io, *transport->data, metrics, {.host_bytes = job.share.host_bytes});
+    if (made.ok())
+      service = *made;
+    else
+      started = made.error();
   }
   if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
   reporter.attach(*transport->control);

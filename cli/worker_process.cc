@@ -40,8 +40,9 @@ Result<Replica> load(const Job& job) {
   LOWKEY_ASSIGN(config, worker::ModelConfig::read(job.config.model));
   LOWKEY_ASSIGN(spec, kvstore::read_recipe(job.config.recipe));
   if (config.num_kv_heads % job.plan.tp != 0) {
-    return Error{Code::kUsage,
-                 fmt::format("--tp {}: must divide the model's {} KV heads", job.plan.tp, config.num_kv_heads), "tp"};
+    return Error{
+        Code::kUsage,
+        fmt::format("--tp {}: must divide the model's {} KV heads", job.plan.tp, config.num_kv_heads), "tp"};
   }
   LOWKEY_ASSIGN(layout, kernels::PageLayout::make(spec, config.cache_shape(job.plan.tp, dtype)));
   LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(job.config.model));
@@ -63,12 +64,16 @@ void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics
   metrics.set(monitoring::Metric::kWeightBytes, static_cast<double>(replica.model->packed_bytes()));
   metrics.set(monitoring::Metric::kKvBytesPerToken, replica.layout.bytes_per_token());
   metrics.set(monitoring::Metric::kKvCompressionRatio, ratio);
-  metrics.set(monitoring::Metric::kInfo, 1, {{"version", kVersion}, {"model", replica.config.name},
-                                             {"recipe", replica.layout.recipe}, {"dtype", job.config.dtype}});
-  spdlog::info("model {}: {} of weights; recipe {}: {:.0f} B per token, {:.2f}x smaller than bf16 at 8192 tokens; "
-               "room for {} tokens in one sequence",
-               replica.config.name, format_bytes(replica.model->packed_bytes()), replica.layout.recipe,
-               replica.layout.bytes_per_token(), ratio, replica.memory->max_sequence_tokens());
+  metrics.set(monitoring::Metric::kInfo, 1,
+              {{"version", kVersion},
+               {"model", replica.config.name},
+               {"recipe", replica.layout.recipe},
+               {"dtype", job.config.dtype}});
+  spdlog::info(
+      "model {}: {} of weights; recipe {}: {:.0f} B per token, bf16 needs {:.2f}x of that at 8192 tokens; "
+      "room for {} tokens in one sequence",
+      replica.config.name, format_bytes(replica.model->packed_bytes()), replica.layout.recipe,
+      replica.layout.bytes_per_token(), ratio, replica.memory->max_sequence_tokens());
 }
 
 // The I/O thread of a worker: runs until stopped, joined by the destructor.
@@ -87,8 +92,8 @@ class IoThread {
   std::thread thread_;
 };
 
-// Serves with a LeaderService and an Engine, or a FollowerService and a Follower: `attach` makes the second known to
-// the first.
+// Serves with a LeaderService and an Engine, or a FollowerService and a Follower: `attach` makes the second
+// known to the first.
 template <class Service, class MakeEngine>
 Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, MakeEngine make_engine) {
   boost::asio::io_context io(1);
@@ -139,7 +144,8 @@ Ending run_worker(const Job& job) {
   std::signal(SIGINT, SIG_IGN);
   monitoring::Metrics metrics({{"role", "worker"}, {"rank", std::to_string(job.rank())}});
   auto loaded = load(job);
-  if (auto agreed = job.agree(loaded.ok() ? Status() : Status(loaded.error()), "loading the model"); !agreed.ok()) {
+  if (auto agreed = job.agree(loaded.ok() ? Status() : Status(loaded.error()), "loading the model");
+      !agreed.ok()) {
     return {agreed, true};
   }
   Replica& replica = *loaded;
@@ -150,16 +156,20 @@ Ending run_worker(const Job& job) {
   executor.step_deadline = std::chrono::seconds(job.config.step_deadline_seconds);
   if (job.self().replica_rank == 0) {
     metrics.declare(monitoring::Feeder::kLeader);
-    return serve<worker::LeaderService>(job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
-      worker::EngineOptions options;
-      options.executor = executor;
-      options.scheduler = {.step_tokens = job.config.step_tokens, .max_batch = job.config.max_batch};
-      return std::make_unique<worker::Engine>(options, *replica.model, *replica.memory, comm, ports, metrics);
-    });
+    return serve<worker::LeaderService>(
+        job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
+          worker::EngineOptions options;
+          options.executor = executor;
+          options.scheduler = {.step_tokens = job.config.step_tokens, .max_batch = job.config.max_batch};
+          return std::make_unique<worker::Engine>(options, *replica.model, *replica.memory, comm, ports,
+                                                  metrics);
+        });
   }
-  return serve<worker::FollowerService>(job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
-    return std::make_unique<worker::Follower>(executor, *replica.model, *replica.memory, comm, ports, metrics);
-  });
+  return serve<worker::FollowerService>(
+      job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
+        return std::make_unique<worker::Follower>(executor, *replica.model, *replica.memory, comm, ports,
+                                                  metrics);
+      });
 }
 
 }  // namespace lowkey::cli

@@ -32,13 +32,16 @@ Status FollowerService::run(Duration step_limit) {
   return {};
 }
 
-void FollowerService::stop() { orders_.close(); }
+void FollowerService::stop() {
+  orders_.close();
+}
 
 Status FollowerService::execute(const Order& order) {
   if (const auto* plan = std::get_if<wire::StepPlan>(&order)) return follower_->execute(*plan);
   follower_->restore(std::get<wire::RestoreCommand>(order), [this](const wire::RestoreResult& result) {
     post([this, reply = result.SerializeAsString()]() mutable {
-      if (leader_) (void)leader_->send(MessageType::kRestoreResult, std::move(reply));  // its deadline covers a loss
+      if (leader_)
+        (void)leader_->send(MessageType::kRestoreResult, std::move(reply));  // its deadline covers a loss
     });
   });
   return {};
@@ -62,7 +65,9 @@ void FollowerService::on_message(const ConnectionPtr& peer, MessageType type, st
                         to_string(peer->peer().role), peer->peer().world_rank);
   }
   if (!orders_.try_push(std::move(order)) && !orders_.closed()) {
-    end({Code::kInternal, fmt::format("more than {} orders queued: this rank does not keep up", kMaxOrders), {}});
+    end({Code::kInternal,
+         fmt::format("more than {} orders queued: this rank does not keep up", kMaxOrders),
+         {}});
   }
 }
 

@@ -24,12 +24,13 @@ class FollowerService final : public WorkerService {
  private:
   // What the leader sends is executed in its order: a restore may write where an earlier plan still reads.
   using Order = std::variant<wire::StepPlan, wire::RestoreCommand>;
-  // The leader is at most one step ahead of its slowest follower, because every step ends in a collective; between
-  // two steps it may ask for as many restores as there are waiting sequences.
+  // The leader is at most one step ahead of its slowest follower, because every step ends in a collective;
+  // between two steps it may ask for as many restores as there are waiting sequences.
   static constexpr size_t kMaxOrders = 1024;
 
   void on_peer(const transport::ConnectionPtr& peer) override;
-  void on_message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body) override;
+  void on_message(const transport::ConnectionPtr& peer, transport::MessageType type,
+                  std::string_view body) override;
   Status execute(const Order& order);
 
   Follower* follower_ = nullptr;

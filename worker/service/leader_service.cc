@@ -27,7 +27,9 @@ EnginePorts LeaderService::ports() {
   EnginePorts ports;
   fill_ports(ports);
   ports.publish_plan = [this](const wire::StepPlan& plan) {
-    post([this, body = plan.SerializeAsString()]() mutable { send_to_followers(MessageType::kStepPlan, std::move(body)); });
+    post([this, body = plan.SerializeAsString()]() mutable {
+      send_to_followers(MessageType::kStepPlan, std::move(body));
+    });
   };
   ports.send_restore = [this](const wire::RestoreCommand& command) {
     post([this, body = command.SerializeAsString()]() mutable {
@@ -78,11 +80,12 @@ void LeaderService::on_message(const ConnectionPtr& peer, MessageType type, std:
   const bool from_coordinator = peer->peer().role == Role::kCoordinator;
   wire::Cancel cancel;
   if (from_coordinator && type == MessageType::kSubmit) return on_submit(body);
-  if (from_coordinator && type == MessageType::kCancel && parse(&cancel, body)) return engine_->cancel(cancel.request_id());
+  if (from_coordinator && type == MessageType::kCancel && parse(&cancel, body))
+    return engine_->cancel(cancel.request_id());
   if (from_coordinator && type == MessageType::kDrain) return engine_->drain();
   if (!from_coordinator && type == MessageType::kRestoreResult) return on_restore_result(peer, body);
-  spdlog::warn("message {} from {} {} makes no sense here", static_cast<int>(type), to_string(peer->peer().role),
-               peer->peer().world_rank);
+  spdlog::warn("message {} from {} {} makes no sense here", static_cast<int>(type),
+               to_string(peer->peer().role), peer->peer().world_rank);
 }
 
 void LeaderService::on_submit(std::string_view body) {
@@ -111,7 +114,8 @@ void LeaderService::send_to_followers(MessageType type, std::string body) {
   for (const auto& [rank, follower] : followers_) {
     // A follower that cannot take a plan will miss the step's collective, whose deadline ends this replica.
     if (const Status sent = follower->send(type, body); !sent.ok()) {
-      return end({Code::kUnavailable, fmt::format("rank {} of the replica: {}", rank, sent.error().message), {}});
+      return end(
+          {Code::kUnavailable, fmt::format("rank {} of the replica: {}", rank, sent.error().message), {}});
     }
   }
 }

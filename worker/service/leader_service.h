@@ -1,5 +1,5 @@
-// The leader of a replica: takes requests from the coordinator, runs the engine's steps, tells followers what to
-// execute and the coordinator what came out.
+// The leader of a replica: takes requests from the coordinator, runs the engine's steps, tells followers what
+// to execute and the coordinator what came out.
 #pragma once
 
 #include <atomic>
@@ -24,7 +24,8 @@ class LeaderService final : public WorkerService {
 
  private:
   void on_peer(const transport::ConnectionPtr& peer) override;
-  void on_message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body) override;
+  void on_message(const transport::ConnectionPtr& peer, transport::MessageType type,
+                  std::string_view body) override;
   void on_submit(std::string_view body);
   void refuse(uint64_t request_id, const Error& error);
   void on_restore_result(const transport::ConnectionPtr& peer, std::string_view body);
@@ -36,7 +37,7 @@ class LeaderService final : public WorkerService {
   transport::ConnectionPtr coordinator_;
   std::map<int, transport::ConnectionPtr> followers_;  // by replica rank
   std::atomic<bool> stopped_ = false;
-  std::string last_state_;   // as the coordinator knows it
+  std::string last_state_;  // as the coordinator knows it
   bool was_ready_ = false;
 };
 

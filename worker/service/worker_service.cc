@@ -27,7 +27,9 @@ void WorkerService::attach(transport::ControlPlane& control, transport::DataPlan
   stores_ = std::make_unique<kvstore::StoreSet>(io_, data, metrics_, options_.origin);
 }
 
-void WorkerService::post(std::function<void()> task) { boost::asio::post(io_, std::move(task)); }
+void WorkerService::post(std::function<void()> task) {
+  boost::asio::post(io_, std::move(task));
+}
 
 void WorkerService::up(const ConnectionPtr& peer) {
   if (peer->peer().role == Role::kStore) return stores_->on_up(peer);
@@ -46,7 +48,9 @@ void WorkerService::down(const ConnectionPtr& peer, const Error& error) {
   const transport::PeerInfo& info = peer->peer();
   if (info.role == Role::kStore) return stores_->on_down(peer, error);
   if (error.code == Code::kCancelled) return end(error);
-  end({Code::kUnavailable, fmt::format("lost {} {}: {}", to_string(info.role), info.world_rank, error.message), {}});
+  end({Code::kUnavailable,
+       fmt::format("lost {} {}: {}", to_string(info.role), info.world_rank, error.message),
+       {}});
 }
 
 void WorkerService::end(const Error& reason) {
@@ -74,7 +78,8 @@ void WorkerService::spill(std::vector<StagedPage> pages) {
   stores_->spill(std::move(writes), Deadline::in(options_.transfer_deadline), {});
 }
 
-void WorkerService::restore(std::vector<RestoreTarget> targets, std::function<void(size_t, std::string)> done) {
+void WorkerService::restore(std::vector<RestoreTarget> targets,
+                            std::function<void(size_t, std::string)> done) {
   std::vector<kvstore::PageRead> reads;
   reads.reserve(targets.size());
   for (const RestoreTarget& target : targets) reads.push_back({target.identity, target.slabs});

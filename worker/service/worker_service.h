@@ -1,8 +1,9 @@
 // The I/O side of a worker: control messages in and out of its engine, pages to and from the stores, metrics.
 // LeaderService (replica rank 0) and FollowerService add what they do with a step.
 //
-// Two threads: everything here runs on the I/O thread, except the engine ports, which the step thread calls and
-// which only post. A lost peer of the replica, or the coordinator's death, ends the process: on_end tells how.
+// Two threads: everything here runs on the I/O thread, except the engine ports, which the step thread calls
+// and which only post. A lost peer of the replica, or the coordinator's death, ends the process: on_end tells
+// how.
 #pragma once
 
 #include <boost/asio/io_context.hpp>
@@ -38,7 +39,8 @@ class WorkerService {
   void attach(transport::ControlPlane& control, transport::DataPlane& data);
 
  protected:
-  virtual void on_peer(const transport::ConnectionPtr& peer) = 0;  // a worker of this replica, or the coordinator
+  virtual void on_peer(
+      const transport::ConnectionPtr& peer) = 0;  // a worker of this replica, or the coordinator
   virtual void on_message(const transport::ConnectionPtr& peer, transport::MessageType type,
                           std::string_view body) = 0;
   // The ports every rank has; the leader adds its own.
