@@ -84,7 +84,7 @@ struct Coordinator::Impl {
   bool parse(Message& message, const ConnectionPtr& connection, std::string_view body) {
     if (message.ParseFromArray(body.data(), static_cast<int>(body.size()))) return true;
     spdlog::error("malformed {} from rank {}: closing", message.GetTypeName(), connection->peer().world_rank);
-    connection->close();
+    connection->close("malformed message");
     return false;
   }
 
