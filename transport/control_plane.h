@@ -54,7 +54,7 @@ class ControlConnection {
   // Orderly: sends Goodbye with the reason; on_down follows with kCancelled on both sides.
   virtual void close(const std::string& reason = "closed") = 0;
 };
-using ConnectionPtr = std::shared_ptr<ControlConnection>;
+using ConnectionPtr = std::shared_ptr<ControlConnection>;  // all of them go before the io_context
 
 struct ControlHandlers {
   std::function<void(const ConnectionPtr&)> on_up;

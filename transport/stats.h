@@ -34,7 +34,7 @@ struct TransportStats {
   uint32_t handshakes_now = 0;
   uint64_t message_bytes_in_flight_now = 0;
   uint64_t quarantined_bytes_now = 0;  // local memory of failed batches that the transport has not let go of
-  uint64_t endpoints_abandoned = 0;    // shared-memory endpoints of dead peers, which cannot be closed
+  uint32_t endpoints_closing_now = 0;  // shared memory: those of dead peers with a transfer under way stay
   std::map<std::string, TransferStats> transfers;  // by RemotePool::transport()
 };
 

@@ -25,6 +25,8 @@ struct SessionContext {
   std::map<uint64_t, std::shared_ptr<Session>> sessions;  // not down yet
   // The data plane's notice, before on_down: connection id and why.
   std::function<void(uint64_t, const Error&)> down_observer;
+  // The data plane's own share of stats().
+  std::function<void(TransportStats&)> gauge;
   uint64_t next_id = 1;
 };
 

@@ -59,7 +59,9 @@ void SessionPlane::shutdown() {
 }
 
 TransportStats SessionPlane::stats() const {
-  return context_->stats;
+  TransportStats stats = context_->stats;
+  if (context_->gauge) context_->gauge(stats);
+  return stats;
 }
 
 Status validate(const ControlOptions& options) {

@@ -107,8 +107,13 @@ UcxDataPlane::UcxDataPlane(std::shared_ptr<SessionContext> context, std::shared_
       same_host_(std::move(same_host)),
       same_host_loop_(std::make_shared<ProgressLoop>(this->context().io, same_host_)),
       address_(std::move(address)) {
+  this->context().gauge = [worker = same_host_](TransportStats& stats) {
+    stats.endpoints_closing_now = static_cast<uint32_t>(worker->closing());
+  };
   same_host_loop_->kick();
 }
+
+UcxDataPlane::~UcxDataPlane() { context().gauge = nullptr; }
 
 Result<std::shared_ptr<MemoryPool>> UcxDataPlane::allocate(size_t bytes) {
   if (bytes == 0) return Error{Code::kInvalidArgument, "a pool of 0 bytes"};
@@ -204,10 +209,7 @@ Result<bool> UcxDataPlane::flush(PoolView& view, Completion completed) {
 }
 
 void UcxDataPlane::connection_down(uint64_t connection_id) {
-  const auto endpoint = endpoints_.extract(connection_id);
-  if (endpoint.empty()) return;
-  endpoint.mapped();
-  ++context().stats.endpoints_abandoned;
+  if (endpoints_.erase(connection_id) == 0) return;
   same_host_loop_->kick();
 }
 

@@ -15,6 +15,7 @@ class UcxDataPlane final : public BatchPlane {
  public:
   static Result<std::unique_ptr<UcxDataPlane>> create(std::shared_ptr<SessionContext> context,
                                                       std::shared_ptr<UcxHub> control);
+  ~UcxDataPlane() override;
 
   std::string address() const override { return address_; }
   Result<std::shared_ptr<MemoryPool>> allocate(size_t bytes) override;

@@ -102,6 +102,7 @@ TEST_P(UcxProcesses, TransfersEndWithTheirPeer) {
   const Deadline deadline = Deadline::in(kPatience);
   while (node_->stats().quarantined_bytes_now > 0 && !deadline.passed()) std::this_thread::yield();
   EXPECT_EQ(node_->stats().quarantined_bytes_now, 0u);
+  EXPECT_EQ(node_->stats().endpoints_closing_now, 0u);
 }
 
 TEST_P(UcxProcesses, ATransferToAStoppedPeerKeepsItsDeadline) {
