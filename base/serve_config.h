@@ -54,7 +54,7 @@ struct ServeConfig {
     v.secret("cluster-secret", c.cluster_secret,
              "joins processes to the cluster; empty: made at start, shared by MPI");
     v.text("cluster-listen", c.cluster_listen, "address the control ports bind to; empty: loopback on one host, else the first external address");
-    v.number("threads", c.threads, 0, 1024, "compute threads per worker; 0: cores / ranks of the host");
+    v.number("threads", c.threads, 0, 1024, "compute threads per worker; 0: cores / workers of the host");
     v.choice("log-level", c.log_level, {"debug", "info", "warning", "error"},
              "least severe line that is printed");
   }
