@@ -74,8 +74,8 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
     "Bound of the engine's queue")                                                                           \
   /* cache, per rank */                                                                                      \
   X(kKvBytes, "lowkey_kv_bytes", kGauge, kCache,                                                             \
-    "tier=device|host state=capacity|used|evictable|free|in_flight", kNone,                                  \
-    "KV cache bytes by tier (device, host) and state (capacity, used, evictable, free, in_flight)")          \
+    "tier=device|host state=capacity|used|evictable|free|slack|in_flight", kNone,                            \
+    "KV cache bytes by tier (device, host) and state; the states but capacity add up to it")                 \
   X(kKvPages, "lowkey_kv_pages", kGauge, kCache,                                                             \
     "tier=device|host state=capacity|used|evictable|free|in_flight", kNone,                                  \
     "KV cache pages by tier and state")                                                                      \
@@ -116,7 +116,7 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
     "Step time spent in collectives")                                                                        \
   /* process */                                                                                              \
   X(kResidentBytes, "lowkey_process_memory_bytes", kGauge, kProcess, "kind=anonymous|shared|file", kNone,    \
-    "Memory of the process: anonymous, shared, file")                                                        \
+    "Resident memory; shared counts a store's pages in every process that touched them")                     \
   X(kCpuSeconds, "lowkey_process_cpu_seconds_total", kCounter, kProcess, "", kNone,                          \
     "CPU time of the process")                                                                               \
   X(kStartSeconds, "lowkey_start_seconds", kGauge, kProcess, "", kNone, "Process start to ready")            \

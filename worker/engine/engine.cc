@@ -301,6 +301,7 @@ Status Engine::execute(const Step& step) {
   device.set_used_bytes(step.device.used);
   device.set_evictable_bytes(step.device.evictable);
   device.set_free_bytes(step.device.free);
+  device.set_slack_bytes(step.device.slack);
   device.set_used_pages(step.used_pages);
   device.set_evictable_pages(step.evictable_pages);
   if (ports_.publish_plan) ports_.publish_plan(plan);

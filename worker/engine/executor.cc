@@ -227,6 +227,7 @@ void Executor::report(const wire::DeviceTier& device) {
   set(Metric::kKvBytes, "used", device.used_bytes());
   set(Metric::kKvBytes, "evictable", device.evictable_bytes());
   set(Metric::kKvBytes, "free", device.free_bytes());
+  set(Metric::kKvBytes, "slack", device.slack_bytes());
   set(Metric::kKvPages, "used", device.used_pages());
   set(Metric::kKvPages, "evictable", device.evictable_pages());
   metrics_.set(Metric::kKvUsage,
