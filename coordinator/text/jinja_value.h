@@ -36,24 +36,11 @@ class Budget {
 };
 
 class Value;
+class Dict;
 using List = std::vector<Value>;
 
 struct Arguments;
 using Function = std::function<Value(const Arguments&)>;
-
-// Keeps the order of insertion. Keys are strings; small enough in practice for linear search.
-class Dict {
- public:
-  const Value* find(std::string_view key) const;
-  void set(std::string_view key, Value value);
-  const std::vector<std::pair<std::string, Value>>& entries() const { return entries_; }
-  void clear() { entries_.clear(); }
-
-  bool is_namespace = false;  // the one kind whose entries a template may change
-
- private:
-  std::vector<std::pair<std::string, Value>> entries_;
-};
 
 struct Undefined {
   std::shared_ptr<const std::string> name;  // of what was looked for
@@ -116,6 +103,20 @@ class Value {
       state_;
   int nesting_ =
       0;  // of lists and dicts, so that no recursion over a value runs deep, its destruction included
+};
+
+// Keeps the order of insertion. Keys are strings; small enough in practice for linear search.
+class Dict {
+ public:
+  const Value* find(std::string_view key) const;
+  void set(std::string_view key, Value value);
+  const std::vector<std::pair<std::string, Value>>& entries() const { return entries_; }
+  void clear() { entries_.clear(); }
+
+  bool is_namespace = false;  // the one kind whose entries a template may change
+
+ private:
+  std::vector<std::pair<std::string, Value>> entries_;
 };
 
 struct Arguments {
