@@ -107,6 +107,12 @@ TEST(Engine, SaltsShareNothing) {
   EXPECT_EQ(replica.answer(1000).cached, 0u);
 }
 
+bool wait_for(const std::function<bool()>& condition) {
+  const Deadline deadline = Deadline::in(std::chrono::seconds(20));
+  while (!condition() && !deadline.passed()) std::this_thread::yield();
+  return condition();
+}
+
 // Other prompts push the first one's pages off the device.
 void push_out(EngineReplica& replica, std::mt19937& random) {
   for (int i = 0; i < 30; ++i) replica.submit(random_prompt(random, 200), 2);
@@ -190,9 +196,13 @@ TEST(Engine, WaitingForTheStoreHoldsUpNobodyElseAndEnds) {
   replica.run_until(restoring);  // gives up after the wait, and computes
   EXPECT_EQ(replica.answer(restoring).tokens, CacheReadingModel::answer(prompt, 5));
   EXPECT_EQ(replica.answer(restoring).cached_store, 0u);
-  const size_t asked = held.size();
+  const auto asked = [&] {
+    std::lock_guard lock(mutex);
+    return held.size();
+  };
+  ASSERT_TRUE(wait_for([&] { return asked() == 2; })) << "one restore on each of two ranks";
   for (int i = 0; i < 20; ++i) replica.run_until(replica.submit(random_prompt(random, 60), 2));
-  EXPECT_EQ(held.size(), asked) << "a store that owes an answer is not waited for again";
+  EXPECT_EQ(asked(), 2u) << "a store that owes an answer is not waited for again";
   while (replica.step()) {
   }
   EXPECT_GT(replica.engine().state().kv_bytes_used, 0u) << "late transfers still own their pages";
