@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -23,6 +24,7 @@ constexpr int kPrefillRows = 512;
 constexpr int kBatch = 16;
 constexpr int kContext = 64;  // tokens before the first measured decode
 constexpr int kDecodeSteps = 24;
+constexpr int kPrefills = 5;
 
 struct Options {
   std::filesystem::path model_dir;
@@ -80,27 +82,23 @@ class Runner {
   std::vector<float> logits_;
 };
 
-double median(std::vector<double> values) {
-  std::ranges::nth_element(values, values.begin() + values.size() / 2);
-  return values[values.size() / 2];
-}
-
+// Best of several, as the floors are: what else runs on the machine must not decide the ratio.
 double decode_seconds(Runner& runner, int sequences) {
   runner.forget();
   runner.step(sequences, kContext);
   runner.step(sequences, 1);  // first use of this batch size
-  std::vector<double> times;
-  for (int i = 0; i < kDecodeSteps; ++i) times.push_back(runner.step(sequences, 1));
-  return median(times);
+  double best = INFINITY;
+  for (int i = 0; i < kDecodeSteps; ++i) best = std::min(best, runner.step(sequences, 1));
+  return best;
 }
 
 double prefill_seconds(Runner& runner) {
-  std::vector<double> times;
-  for (int i = 0; i < 4; ++i) {
+  double best = INFINITY;
+  for (int i = 0; i < kPrefills; ++i) {
     runner.forget();
-    times.push_back(runner.step(1, kPrefillRows));
+    best = std::min(best, runner.step(1, kPrefillRows));
   }
-  return median({times.begin() + 1, times.end()});  // the first one plans and allocates
+  return best;
 }
 
 // The products of one layer.
