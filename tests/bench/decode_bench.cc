@@ -117,7 +117,7 @@ boost::json::object measure(Runner& runner, int threads) {
   const double one = decode_seconds(runner, 1);
   const double many = decode_seconds(runner, kBatch);
   const double prefill = prefill_seconds(runner);
-  const double gemm = onednn_seconds(shapes, kPrefillRows, threads) * config.num_layers;
+  const double gemm = onednn_seconds(shapes, config.num_layers, kPrefillRows, threads);
   const double floor = static_cast<double>(runner.model().packed_bytes()) / bandwidth;
   double flops = 0;
   for (const GemmShape& shape : shapes)

@@ -80,36 +80,58 @@ double best_read_bandwidth(int threads) {
   return best;
 }
 
-double onednn_seconds(std::span<const GemmShape> shapes, int rows, int threads) {
-  using Format = dnnl::memory::format_tag;
-  const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  const auto bf16 = dnnl::memory::data_type::bf16;
-  double total = 0;
-  for (const GemmShape& shape : shapes) {
-    const int part = rows / threads;
-    const dnnl::memory::desc x({part, shape.in}, bf16, Format::ab);
+namespace {
+
+// One product of `shape`, with an input and an output for each thread.
+class Product {
+ public:
+  Product(const dnnl::engine& engine, const GemmShape& shape, int rows, int threads) : engine_(engine) {
+    using Format = dnnl::memory::format_tag;
+    const auto bf16 = dnnl::memory::data_type::bf16;
+    const dnnl::memory::desc x({rows, shape.in}, bf16, Format::ab);
     const dnnl::memory::desc any({shape.in, shape.out}, bf16, Format::any);
-    const dnnl::memory::desc y({part, shape.out}, dnnl::memory::data_type::f32, Format::ab);
-    omp_set_num_threads(1);  // per thread: teams of oneDNN's own would fight for the cores
+    const dnnl::memory::desc y({rows, shape.out}, dnnl::memory::data_type::f32, Format::ab);
     const dnnl::matmul::primitive_desc plan(dnnl::matmul::desc(x, any, y), engine);
-    const dnnl::matmul matmul(plan);
-    dnnl::memory weight(plan.weights_desc(), engine);
-    std::fill_n(static_cast<uint16_t*>(weight.get_data_handle()), plan.weights_desc().get_size() / 2, 0x3c00);
-    std::vector<dnnl::memory> in, out;
+    matmul_ = dnnl::matmul(plan);
+    weight_ = filled(plan.weights_desc());
     for (int thread = 0; thread < threads; ++thread) {
-      in.emplace_back(x, engine);
-      out.emplace_back(y, engine);
-      std::fill_n(static_cast<uint16_t*>(in.back().get_data_handle()), x.get_size() / 2, 0x3c00);
+      in_.push_back(filled(x));
+      out_.emplace_back(y, engine);
     }
-    total += best_of_rounds(threads, 4 * kRounds, [&](int thread) {
-      omp_set_num_threads(1);
-      dnnl::stream stream(engine);
-      matmul.execute(stream,
-                     {{DNNL_ARG_SRC, in[thread]}, {DNNL_ARG_WEIGHTS, weight}, {DNNL_ARG_DST, out[thread]}});
-      stream.wait();
-    });
   }
-  return total;
+
+  void run(int thread, dnnl::stream& stream) {
+    matmul_.execute(stream,
+                    {{DNNL_ARG_SRC, in_[thread]}, {DNNL_ARG_WEIGHTS, weight_}, {DNNL_ARG_DST, out_[thread]}});
+  }
+
+ private:
+  dnnl::memory filled(const dnnl::memory::desc& desc) {
+    dnnl::memory memory(desc, engine_);
+    std::fill_n(static_cast<uint16_t*>(memory.get_data_handle()), desc.get_size() / 2, 0x3c00);
+    return memory;
+  }
+
+  dnnl::engine engine_;
+  dnnl::matmul matmul_;
+  dnnl::memory weight_;
+  std::vector<dnnl::memory> in_, out_;
+};
+
+}  // namespace
+
+double onednn_seconds(std::span<const GemmShape> shapes, int repeats, int rows, int threads) {
+  const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  omp_set_num_threads(1);  // per thread: teams of oneDNN's own would fight for the cores
+  std::vector<Product> products;
+  for (const GemmShape& shape : shapes) products.emplace_back(engine, shape, rows / threads, threads);
+  return best_of_rounds(threads, kRounds, [&](int thread) {
+    omp_set_num_threads(1);
+    dnnl::stream stream(engine);
+    for (int repeat = 0; repeat < repeats; ++repeat)
+      for (Product& product : products) product.run(thread, stream);
+    stream.wait();
+  });
 }
 
 }  // namespace lowkey::testing

@@ -14,9 +14,8 @@ struct GemmShape {
   int out = 0;
 };
 
-// Seconds of y[rows, out] = x W^T for all shapes, one after the other, by oneDNN in bf16 with weights in its
-// own format: each of `threads` threads takes its part of the rows on one oneDNN thread. Best of several
-// rounds.
-double onednn_seconds(std::span<const GemmShape> shapes, int rows, int threads);
+// Seconds of `repeats` times all of y[rows, out] = x W^T, by oneDNN in bf16 with weights in its own format:
+// each of `threads` threads takes its part of the rows on one oneDNN thread. Best of several rounds.
+double onednn_seconds(std::span<const GemmShape> shapes, int repeats, int rows, int threads);
 
 }  // namespace lowkey::testing
