@@ -33,7 +33,12 @@ void Membership::on_up(const transport::ConnectionPtr& connection) {
   if (peer.role == Role::kCoordinator) return;
   ranks_[key_of(peer)] = Rank{peer, connection};
   publish_rank(peer, true);
-  if (!is_leader(peer)) return;
+  if (!is_leader(peer)) {
+    const auto replica = replicas_.find(peer.replica);
+    if (peer.role == Role::kWorker && replica != replicas_.end())
+      replica->second.lost_followers.erase(peer.replica_rank);
+    return publish_ready();
+  }
   Replica& replica = replicas_[peer.replica];
   replica = Replica{.id = peer.replica, .leader = connection, .reason = "has not reported yet"};
   publish_ready();
@@ -48,9 +53,8 @@ int Membership::on_down(const transport::ConnectionPtr& connection, const Error&
   const auto replica = replicas_.find(peer.replica);
   if (peer.role != Role::kWorker || replica == replicas_.end()) return -1;
   if (replica->second.leader != connection) {
-    // A follower: its leader will notice too; until then nothing new goes there.
-    replica->second.ready = false;
-    replica->second.reason = fmt::format("rank {} is gone: {}", peer.replica_rank, reason.message);
+    // A follower: its leader may not have noticed yet and go on calling the replica ready.
+    replica->second.lost_followers[peer.replica_rank] = reason.message;
     publish_ready();
     return -1;
   }
@@ -96,8 +100,13 @@ std::string Membership::not_ready_reason() const {
   std::string reasons;
   for (const auto& [id, replica] : replicas_) {
     if (replica.can_serve()) continue;
-    reasons += fmt::format("{}replica {}: {}", reasons.empty() ? "" : "; ", id,
-                           replica.reason.empty() ? "not ready" : replica.reason);
+    reasons += fmt::format("{}replica {}: ", reasons.empty() ? "" : "; ", id);
+    if (replica.leader && !replica.lost_followers.empty()) {
+      const auto& [rank, reason] = *replica.lost_followers.begin();
+      reasons += fmt::format("rank {} is gone: {}", rank, reason);
+    } else {
+      reasons += replica.reason.empty() ? "not ready" : replica.reason;
+    }
   }
   return reasons;
 }

@@ -28,7 +28,9 @@ struct Replica {
   uint64_t max_sequence_tokens = 0;  // longest prompt + answer that can ever fit; 0: not told yet
   uint32_t in_flight = 0;            // requests of ours that it is answering
 
-  bool can_serve() const { return leader != nullptr && ready; }
+  std::map<int, std::string> lost_followers;  // replica rank -> reason; back when they reconnect
+
+  bool can_serve() const { return leader != nullptr && ready && lost_followers.empty(); }
 };
 
 class Membership {

@@ -90,6 +90,10 @@ TEST_F(MembershipTest, LostFollowerMakesItsReplicaUnready) {
   EXPECT_FALSE(membership.ready());
   EXPECT_EQ(membership.not_ready_reason(), "replica 0: rank 1 is gone: connection reset");
   EXPECT_EQ(membership.peers().size(), 1u);
+  state(first, true);  // the leader has not noticed yet
+  EXPECT_FALSE(membership.ready());
+  up(Role::kWorker, 2, 0, 1);
+  EXPECT_TRUE(membership.ready());
 }
 
 TEST_F(MembershipTest, StoresAreNoReplicas) {
