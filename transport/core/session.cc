@@ -141,9 +141,10 @@ void Session::transmit(MessageType type, std::string body) {
   const size_t bytes = body.size();
   bytes_in_flight_ += bytes;
   context_->stats.message_bytes_in_flight_now += bytes;
-  link_->send(type, std::move(body), [self = shared_from_this(), bytes] {
-    self->bytes_in_flight_ -= bytes;
-    self->context_->stats.message_bytes_in_flight_now -= bytes;
+  // Not the session itself: a loopback message may sit in another process's event loop when ours is gone.
+  link_->send(type, std::move(body), [context = context_, weak = weak_from_this(), bytes] {
+    context->stats.message_bytes_in_flight_now -= bytes;
+    if (auto self = weak.lock()) self->bytes_in_flight_ -= bytes;
   });
 }
 
