@@ -169,8 +169,9 @@ class Observe(unittest.TestCase):
         self.assertEqual(done.stderr.strip(), "")
 
     def test_all_ranks_report(self):
-        ranks = set(re.findall(r'lowkey_process_cpu_seconds_total\{[^}]*rank="(\d+)"', self.cluster.metrics()))
-        self.assertEqual(ranks, {"0", "1", "2", "3"})
+        def ranks():  # a store may connect after the replica is ready
+            return set(re.findall(r'lowkey_process_cpu_seconds_total\{[^}]*rank="(\d+)"', self.cluster.metrics()))
+        wait_until(lambda: ranks() == {"0", "1", "2", "3"}, 30, "four ranks on the page")
 
 
 if __name__ == "__main__":
