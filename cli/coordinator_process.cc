@@ -21,6 +21,9 @@ using transport::Role;
 // anew; until then /ready and /metrics tell what happened.
 constexpr auto kNoReplicaGrace = std::chrono::seconds(10);
 
+// A connection that closes has a second to get its goodbye out (transport/core/session.cc).
+constexpr auto kGoodbyes = std::chrono::milliseconds(1100);
+
 // Watches the replicas from outside the coordinator, and ends the process when there is nothing left to
 // coordinate.
 class ReplicaWatch {
@@ -35,7 +38,7 @@ class ReplicaWatch {
       if (inner.on_up) inner.on_up(peer);
     };
     outer.on_down = [this, inner](const ConnectionPtr& peer, const Error& error) {
-      if (error.code != Code::kCancelled) ++losses_;
+      if (error.code != Code::kCancelled && !ending_) ++losses_;
       if (peer->peer().role == Role::kWorker) lose(peer->peer().replica);
       if (inner.on_down) inner.on_down(peer, error);
     };
@@ -43,13 +46,17 @@ class ReplicaWatch {
   }
 
   int losses() const { return losses_; }
-  void cancel() { timer_.cancel(); }
+  // The cluster is ending on purpose: peers that leave from now on are not lost.
+  void cancel() {
+    ending_ = true;
+    timer_.cancel();
+  }
 
  private:
   // A replica that has lost a rank does not come back.
   void lose(int replica) {
     broken_.insert(replica);
-    if (broken_.size() < workers_.size()) return;
+    if (ending_ || broken_.size() < workers_.size()) return;
     timer_.expires_after(kNoReplicaGrace);
     timer_.async_wait([this](boost::system::error_code failure) {
       if (!failure) on_none_left_();
@@ -61,6 +68,7 @@ class ReplicaWatch {
   std::map<int, int> workers_;
   std::set<int> broken_;
   int losses_ = 0;
+  bool ending_ = false;
 };
 
 }  // namespace
@@ -94,10 +102,13 @@ Ending run_coordinator(const Job& job) {
     spdlog::info("signal {}: draining for up to {} s", number, job.config.drain_seconds);
     front.drain();
   });
+  boost::asio::steady_timer goodbyes(io);
   front.on_drained = [&] {
     signals.cancel();
     watch.cancel();
     transport->control->shutdown();  // orderly: everybody ends
+    goodbyes.expires_after(kGoodbyes);
+    goodbyes.async_wait([&](boost::system::error_code) { io.stop(); });
   };
   spdlog::info("listening on http://{}:{} (pid {}); ready when /ready answers 200", job.config.listen,
                front.port(), getpid());

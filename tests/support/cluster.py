@@ -7,6 +7,7 @@ Standard library only. Exit code 77 (`skip`) tells CTest that a test cannot run 
 """
 
 import atexit
+import ctypes
 import json
 import os
 import pathlib
@@ -86,10 +87,15 @@ def sse(url, body, headers=None, timeout=120):
     raise EOFError("the stream ended without [DONE]")
 
 
+def _die_with_parent():
+    """mpirun gets SIGTERM, and ends its ranks, when the test itself is killed (prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 class Cluster:
     """`mpirun -n 1 + workers + stores lowkey serve`; ready when the `with` body begins."""
 
-    def __init__(self, model=DEMO_MODEL, workers=2, stores=1, flags=(), env=None, ready_seconds=60, ranks=None,
+    def __init__(self, model=DEMO_MODEL, workers=2, stores=1, flags=(), env=None, ready_seconds=120, ranks=None,
                  headers=None):
         self.model = pathlib.Path(model)
         self.ranks = ranks or 1 + workers + stores
@@ -123,7 +129,8 @@ class Cluster:
         begin = time.monotonic()
         with open(self.log_path, "wb") as log:
             self._mpirun = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=subprocess.STDOUT, env=env, start_new_session=True)
+                                            stderr=subprocess.STDOUT, env=env, start_new_session=True,
+                                            preexec_fn=_die_with_parent)
         try:
             wait_until(self._ready_or_dead, self.ready_seconds, "/ready")
             if self._mpirun.poll() is not None:
