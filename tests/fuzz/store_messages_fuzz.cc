@@ -3,6 +3,8 @@
 // spill and a restore, which must never be led outside of the pool.
 #include <boost/asio/io_context.hpp>
 
+#include <google/protobuf/stubs/logging.h>
+
 #include <cstring>
 
 #include "base/check.h"
@@ -144,6 +146,7 @@ void fuzz_client(const uint8_t* data, size_t size) {
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
   spdlog::set_level(spdlog::level::off);
+  google::protobuf::SetLogHandler(nullptr);
   return 0;
 }
 
