@@ -104,6 +104,14 @@ class Ending(unittest.TestCase):
             self.assertEqual(events[-1], "done", "the answer under way was not finished")
             self.assertEqual(cluster.processes(), {})
 
+    def test_an_idle_cluster_ends_at_once_and_without_an_error(self):
+        with Cluster(workers=2) as cluster:
+            self.assertEqual(http(cluster.url + "/v1/completions", {"prompt": "Once", "max_tokens": 4})[0], 200)
+            begin = time.monotonic()
+            self.assertEqual(cluster.stop(seconds=40), 0)
+            self.assertLess(time.monotonic() - begin, 8, "nothing had to be waited for")
+            self.assertNotIn(" E [", cluster.log())
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
