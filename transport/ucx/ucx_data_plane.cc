@@ -113,7 +113,9 @@ UcxDataPlane::UcxDataPlane(std::shared_ptr<SessionContext> context, std::shared_
   same_host_loop_->kick();
 }
 
-UcxDataPlane::~UcxDataPlane() { context().gauge = nullptr; }
+UcxDataPlane::~UcxDataPlane() {
+  context().gauge = nullptr;
+}
 
 Result<std::shared_ptr<MemoryPool>> UcxDataPlane::allocate(size_t bytes) {
   if (bytes == 0) return Error{Code::kInvalidArgument, "a pool of 0 bytes"};

@@ -9,7 +9,9 @@
 
 #ifdef __SANITIZE_ADDRESS__
 // Open MPI leaks in plugins that it unloads, where no suppression can name it.
-extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
+extern "C" const char* __asan_default_options() {
+  return "detect_leaks=0";
+}
 #endif
 
 namespace {
