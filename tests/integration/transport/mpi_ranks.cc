@@ -14,6 +14,13 @@ extern "C" const char* __asan_default_options() {
 }
 #endif
 
+#ifdef __SANITIZE_THREAD__
+// A lock order inside Open MPI.
+extern "C" const char* __tsan_default_suppressions() {
+  return "deadlock:mca_btl_tcp\n";
+}
+#endif
+
 namespace {
 
 using namespace lowkey;

@@ -269,9 +269,6 @@ TYPED_TEST(TransportSuite, DropsASilentStranger) {
   auto options = test_options();
   options.handshake_deadline = 200ms;
   auto server = this->node(options);
-  RawPeer peer(this->kind, server->control->address());
-  peer.send(MessageType::kHello, "");  // parsable and of the wrong version: refused at once
-  EXPECT_TRUE(peer.wait_goodbye());
   RawPeer silent(this->kind, server->control->address());
   EXPECT_TRUE(silent.wait_broken());
   EXPECT_EQ(server->stats().handshakes_now, 0u);
