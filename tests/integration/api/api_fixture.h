@@ -29,8 +29,12 @@ class ApiTest : public testing::Test {
   }
 
   void TearDown() override {
-    leaders_.clear();
+    for (auto& leader : leaders_) leader->stop();
     stop();
+    for (int round = 0; round < 2; ++round) {
+      for (auto& leader : leaders_) leader->flush();
+      io_.poll();
+    }
   }
 
   // Changes to config_ and limits_ come before this.
@@ -112,8 +116,7 @@ class ApiTest : public testing::Test {
     io_.stop();
     thread_.join();
     coordinator_.reset();
-    io_.restart();
-    io_.poll();  // connections that the destructor cut
+    io_.restart();  // for what the destructor cut
   }
 
   ServeConfig config_ = [] {

@@ -60,7 +60,12 @@ class ScriptedLeader {
     });
     thread_ = std::thread([this] { io_.run(); });
   }
-  ~ScriptedLeader() {
+  ~ScriptedLeader() { stop(); }
+
+  // Leaves the network. What is still queued for it may belong to others and the other way round: flush() both
+  // sides before either goes.
+  void stop() {
+    if (!thread_.joinable()) return;
     boost::asio::post(io_, [this] {
       connection_.reset();
       transport_.data.reset();
@@ -69,7 +74,9 @@ class ScriptedLeader {
       io_.stop();
     });
     thread_.join();
+    io_.restart();
   }
+  void flush() { io_.poll(); }
 
   const std::string& address() const { return address_; }
 
