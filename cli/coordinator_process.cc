@@ -9,6 +9,7 @@
 #include "coordinator/api/coordinator.h"
 #include "coordinator/api/served_model.h"
 #include "monitoring/metrics.h"
+#include "transport/metrics_reporter.h"
 #include "transport/ucx/ucx_transport.h"
 
 namespace lowkey::cli {
@@ -92,6 +93,7 @@ Ending run_coordinator(const Job& job) {
       transport::make_ucx_transport(io, job.control_options({}), watch.wrap(front.control_handlers()));
   Status started = transport.ok() ? front.start() : Status(transport.error());
   if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
+  front.metrics_reporter().attach(*transport->control);
   if (auto met = job.meet(transport->control->address(), io, *transport->control); !met.ok()) {
     return {met.error(), false};
   }
@@ -113,7 +115,7 @@ Ending run_coordinator(const Job& job) {
   spdlog::info("listening on http://{}:{} (pid {}); ready when /ready answers 200", job.config.listen,
                front.port(), getpid());
   io.run();
-  ending.orderly = ending.status.ok() && watch.losses() == 0;
+  ending.orderly = ending.status.ok() && watch.losses() == 0 && job.part().ok();
   return ending;
 }
 

@@ -24,6 +24,7 @@ using transport::Role;
 // Model loading differs between ranks by minutes at most.
 constexpr auto kStartDeadline = std::chrono::minutes(30);
 constexpr auto kConnectDeadline = std::chrono::seconds(30);
+constexpr auto kPartDeadline = std::chrono::seconds(5);
 
 // An error that several ranks find: one of them tells it.
 Error told_once(Error error, bool here) {
@@ -169,6 +170,10 @@ Status Job::agree(const Status& mine, const char* phase) const {
     return Error{static_cast<Code>(std::stoi(codes[rank])), {}, {}};  // that rank tells why
   }
   return {};
+}
+
+Status Job::part() const {
+  return world->barrier(Deadline::in(kPartDeadline));
 }
 
 transport::ControlOptions Job::control_options(transport::PeerInfo self_info) const {

@@ -48,6 +48,9 @@ struct Job {
   // Collective: success only when every rank succeeded. A rank that failed prints its own error; the others
   // get a short one. Nobody goes on alone into a collective that would never complete.
   Status agree(const Status& mine, const char* phase) const;
+  // Collective, at an orderly end, before the connections go: nobody may take a peer that was quicker to
+  // leave for a lost one. An error means that a rank is gone or late: MPI_Finalize would wait for it.
+  Status part() const;
   transport::ControlOptions control_options(transport::PeerInfo self) const;
   // Collective: exchanges control addresses and connects this rank to the peers it owes a connection: the
   // coordinator to everybody, a leader to its followers, a worker to every store. Connections come up once

@@ -60,6 +60,7 @@ Ending run_store(const Job& job) {
   }
   auto idle = boost::asio::make_work_guard(io);
   io.run();
+  if (ending.orderly) ending.orderly = job.part().ok();
   return ending;
 }
 

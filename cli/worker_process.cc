@@ -133,6 +133,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   {
     const IoThread io_thread(io);
     ended = service.run(std::chrono::seconds(job.config.step_deadline_seconds + 10));
+    if (ended.ok() && orderly) orderly = job.part().ok();
   }
   return {ended, ended.ok() && orderly};
 }
