@@ -17,6 +17,8 @@ namespace {
 // would burn a core that other ranks on the host need.
 constexpr auto kSpin = std::chrono::microseconds(10);
 
+constexpr uint32_t kClosed = 0x7fffffff;  // a task number that no job reaches
+
 void relax() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -57,11 +59,14 @@ void ComputePool::run(int num_tasks, Function function, void* context) {
     for (int task = 0; task < num_tasks; ++task) function(context, task, 0);
     return;
   }
-  function_.store(function, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
-  num_tasks_.store(num_tasks, std::memory_order_relaxed);
-  done_.store(0, std::memory_order_relaxed);
   const uint32_t job = job_.load(std::memory_order_relaxed) + 1;
+  // Closed while the fields change: a worker late for the last job would otherwise find its used-up claim below the
+  // new number of tasks, and run a task of neither job.
+  claim_.store(uint64_t{job} << 32 | kClosed);
+  function_.store(function, std::memory_order_release);
+  context_.store(context, std::memory_order_release);
+  num_tasks_.store(num_tasks, std::memory_order_release);
+  done_.store(0, std::memory_order_release);
   claim_.store(uint64_t{job} << 32);  // publishes the fields above
   job_.store(job);
   if (sleepers_.load() > 0) job_.notify_all();
@@ -75,9 +80,9 @@ bool ComputePool::take_and_run(uint32_t job, int thread) {
   uint64_t claim = claim_.load(std::memory_order_acquire);
   while (true) {
     const auto task = static_cast<int>(claim & 0xffffffffu);
-    const Function function = function_.load(std::memory_order_relaxed);
-    void* context = context_.load(std::memory_order_relaxed);
-    const int num_tasks = num_tasks_.load(std::memory_order_relaxed);
+    const Function function = function_.load(std::memory_order_acquire);
+    void* context = context_.load(std::memory_order_acquire);
+    const int num_tasks = num_tasks_.load(std::memory_order_acquire);
     if (claim >> 32 != job || task >= num_tasks) return false;
     if (!claim_.compare_exchange_weak(claim, claim + 1, std::memory_order_acq_rel)) continue;
     // The claim succeeded, so the job is still open and its fields were read unchanged.
