@@ -1,7 +1,9 @@
 #include "kernels/cpu/compute_pool.h"
 
 #include <gtest/gtest.h>
-#include <time.h>
+
+#include <atomic>
+#include <array>#include <time.h>
 
 #include <chrono>
 #include <numeric>
@@ -54,6 +56,17 @@ TEST(ComputePool, IdleCostsNoCpu) {
   const double cpu =
       static_cast<double>(after.tv_sec - before.tv_sec) + 1e-9 * (after.tv_nsec - before.tv_nsec);
   EXPECT_LT(cpu, 0.02) << "of 0.1 s idle";
+}
+
+// A job with more tasks behind one with fewer: a worker that is late for the first must not run a task of the second.
+TEST(ComputePool, EveryTaskRunsOnceWhenJobsGrow) {
+  ComputePool pool(8);  // more threads than cores: some are always late
+  for (int round = 0; round < 20000; ++round) {
+    const int tasks = round % 2 == 0 ? 2 : 16;
+    std::array<std::atomic<int>, 16> runs{};
+    pool.parallel_for(tasks, [&](int task, int) { runs[task].fetch_add(1); });
+    for (int task = 0; task < 16; ++task) ASSERT_EQ(runs[task].load(), task < tasks ? 1 : 0) << round;
+  }
 }
 
 }  // namespace
