@@ -98,7 +98,7 @@ std::string fit_table(std::span<const PageLayout> layouts, const InspectOptions&
 }  // namespace
 
 kernels::PageSpec q8_page_spec() {
-  return {.recipe = "q8", .sink_tokens = 4, .quantizer = kernels::Quantizer::kEmbedded, .bits = 8};
+  return kernels::PageSpec::embedded("q8", 8, 4);
 }
 
 uint64_t tokens_that_fit(const PageLayout& layout, uint64_t bytes) {

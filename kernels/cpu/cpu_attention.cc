@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_attention.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <limits>
 
@@ -39,16 +40,20 @@ CpuAttention::CpuAttention(ComputePool& pool) : pool_(pool), scratch_(pool.threa
 
 void CpuAttention::attend(const AttentionStep& step) {
   plan(step);
-  const int vectors = static_cast<int>(step.sequences.size()) * 2 * heads_;
-  auto write = [&](int task, int thread) {
-    const int vector = task % (2 * heads_);
-    write_vector(task / (2 * heads_), vector < heads_ ? Side::kKey : Side::kValue, vector % heads_,
-                 scratch_[thread]);
-  };
-  if (int64_t{step.k.rows} * step.k.cols * 2 < kSerialElements) {
-    for (int task = 0; task < vectors; ++task) write(task, 0);
-  } else {
-    pool_.parallel_for(vectors, write);
+  const int sequences = static_cast<int>(step.sequences.size());
+  // Rows of all heads first: a stored vector may join several.
+  const bool serial = int64_t{step.k.rows} * step.k.cols * 2 < kSerialElements;
+  run_all(sequences * 2 * heads_, serial, [&](int task, int) {
+    const int head = task % (2 * heads_);
+    store_rows(task / (2 * heads_), head < heads_ ? Side::kKey : Side::kValue, head % heads_);
+  });
+  if (step.first_reader) {
+    const int vectors = step.layout->vectors_per_side();
+    run_all(sequences * 2 * vectors, serial, [&](int task, int thread) {
+      const int vector = task % (2 * vectors);
+      encode_pages(task / (2 * vectors), vector < vectors ? Side::kKey : Side::kValue, vector % vectors,
+                   scratch_[thread]);
+    });
   }
   pool_.parallel_for(static_cast<int>(tasks_.size()),
                      [&](int task, int thread) { run_task(tasks_[task], scratch_[thread]); });
@@ -56,8 +61,15 @@ void CpuAttention::attend(const AttentionStep& step) {
     pool_.parallel_for(static_cast<int>(blocks_.size()),
                        [&](int block, int) { merge_splits(blocks_[block]); });
   }
-  save_tails();
+  if (step.last_reader) save_tails();
   step_ = nullptr;
+}
+
+// Small steps are not worth waking the pool.
+template <class Function>
+void CpuAttention::run_all(int count, bool serial, const Function& task) {
+  if (!serial) return pool_.parallel_for(count, task);
+  for (int i = 0; i < count; ++i) task(i, 0);
 }
 
 void CpuAttention::plan(const AttentionStep& step) {
@@ -81,13 +93,13 @@ void CpuAttention::plan(const AttentionStep& step) {
   for (size_t s = 0; s < step.sequences.size(); ++s) {
     const SequenceSlice& sequence = step.sequences[s];
     SequencePlan plan;
-    plan.first_page = sequence.first_position / page_tokens_;
-    plan.end_position = sequence.first_position + sequence.num_rows;
+    plan.first_page = sequence.first_slot / page_tokens_;
+    plan.end_position = sequence.first_slot + sequence.num_rows;
     plan.num_own_pages = ceil_div(plan.end_position, page_tokens_) - plan.first_page;
     plan.own_offset = own_bytes;
     own_bytes += size_t{2} * heads_ * (plan.num_own_pages - 1) * page_tokens_ * row_bytes_;
     plans_.push_back(plan);
-    for (int begin = sequence.first_position; begin < plan.end_position;) {
+    for (int begin = sequence.first_slot; begin < plan.end_position;) {
       const int end = std::min(plan.end_position, (begin / block_tokens + 1) * block_tokens);
       const int splits = ceil_div(ceil_div(end, page_tokens_), kSplitPages);
       for (int head = 0; head < heads_; ++head)
@@ -130,15 +142,14 @@ void CpuAttention::prepare(Scratch& scratch) const {
   grow(scratch.queries, static_cast<size_t>(max_queries_) * dim_);
   grow(scratch.scores, static_cast<size_t>(max_queries_) * simd::tile_stride(page_tokens_));
   grow(scratch.states, 2 * state_floats_);
-  grow(scratch.row, static_cast<size_t>(page_tokens_) * dim_);
+  grow(scratch.row, static_cast<size_t>(page_tokens_) * dim_ * (step_->layout->join + 1));
   grow(scratch.codes, static_cast<size_t>(dim_) + simd::kTileLanes);
 }
 
 std::byte* CpuAttention::own_page(int sequence, Side side, int head, int page) {
   const SequencePlan& plan = plans_[sequence];
   if (page == plan.first_page) {
-    const VectorLayout& vector = step_->layout->vector(step_->bank, side, head);
-    return step_->sequences[sequence].tail + vector.tail_offset;
+    return step_->sequences[sequence].tail + step_->layout->rows_of(step_->bank, side, head).tail_offset;
   }
   const size_t vector = static_cast<size_t>(side == Side::kValue) * heads_ + head;
   const size_t index = vector * (plan.num_own_pages - 1) + (page - plan.first_page - 1);
@@ -150,7 +161,7 @@ void CpuAttention::store_rows(int sequence, Side side, int head) {
   const SequenceSlice& slice = step_->sequences[sequence];
   const Tensor& source = side == Side::kKey ? step_->k : step_->v;
   for (int row = 0; row < slice.num_rows; ++row) {
-    const int position = slice.first_position + row;
+    const int position = slice.first_slot + row;
     const float* x = source.as<float>() + static_cast<size_t>(slice.first_row + row) * source.cols +
                      static_cast<size_t>(head) * dim_;
     std::byte* target =
@@ -163,16 +174,20 @@ void CpuAttention::store_rows(int sequence, Side side, int head) {
   }
 }
 
-void CpuAttention::write_vector(int sequence, Side side, int head, Scratch& scratch) {
-  store_rows(sequence, side, head);
+void CpuAttention::encode_pages(int sequence, Side side, int index, Scratch& scratch) {
   const PageLayout& layout = *step_->layout;
-  const VectorLayout& vector = layout.vector(step_->bank, side, head);
+  const VectorLayout& vector = layout.vector(step_->bank, side, index * layout.join);
   const SequencePlan& plan = plans_[sequence];
   for (int page = plan.first_page; page < plan.end_position / page_tokens_; ++page) {
     std::byte* const* slabs = step_->sequences[sequence].slabs + static_cast<size_t>(page) * kMaxSlabs;
-    const std::byte* rows = own_page(sequence, side, head, page);
-    simd::encode_page_vector(layout, vector, rows, {slabs}, scratch.codes.data(), scratch.row.data());
-    if (page == 0 && layout.sink_tokens > 0) write_sink(layout, vector, rows, slabs[layout.sink_slab()]);
+    std::array<const std::byte*, kMaxGroups> rows;
+    for (int i = 0; i < layout.join; ++i) rows[i] = own_page(sequence, side, vector.head + i, page);
+    simd::encode_page_vector(layout, vector, {rows.data(), vector.num_heads}, {slabs}, scratch.codes.data(),
+                             scratch.row.data());
+    for (int i = 0; i < layout.join && page == 0 && layout.sink_tokens > 0; ++i) {
+      write_sink(layout, layout.rows_of(step_->bank, side, vector.head + i), rows[i],
+                 slabs[layout.sink_slab()]);
+    }
   }
 }
 
@@ -229,7 +244,7 @@ void CpuAttention::load_queries(const Block& block, Scratch& scratch) const {
   const SequenceSlice& slice = step_->sequences[block.sequence];
   const size_t n = static_cast<size_t>(group_) * dim_;
   for (int position = block.begin; position < block.end; ++position) {
-    const size_t row = static_cast<size_t>(slice.first_row) + position - slice.first_position;
+    const size_t row = static_cast<size_t>(slice.first_row) + position - slice.first_slot;
     simd::scale_row(step_->q.as<float>() + row * step_->q.cols + block.head * n, step_->scale,
                     scratch.queries.data() + (position - block.begin) * n, static_cast<int>(n));
   }
@@ -255,10 +270,11 @@ void CpuAttention::see_encoded(const Block& block, int page, int first_query, co
   for (Side side : {Side::kKey, Side::kValue}) {
     const VectorLayout& vector = layout.vector(step_->bank, side, block.head);
     float* tile = side == Side::kKey ? scratch.key_tile.data() : scratch.value_tile.data();
-    simd::decode_tile(layout, vector, {slabs}, slice.levels, tile, scratch.row.data());
+    simd::decode_tile(layout, vector, block.head, {slabs}, slice.levels, tile, scratch.row.data());
     if (page == 0 && layout.sink_tokens > 0) {
-      simd::load_tile(side, slabs[layout.sink_slab()] + vector.sink_offset, layout.dtype, layout.sink_tokens,
-                      page_tokens_, dim_, tile);
+      simd::load_tile(side,
+                      slabs[layout.sink_slab()] + layout.rows_of(step_->bank, side, block.head).sink_offset,
+                      layout.dtype, layout.sink_tokens, page_tokens_, dim_, tile);
     }
   }
   see_tiles(first_query, (block.end - block.begin) * group_, page_tokens_, state, scratch);
@@ -323,7 +339,7 @@ void CpuAttention::merge_splits(const Block& block) {
 void CpuAttention::finish(const Block& block, const State& state) const {
   const SequenceSlice& slice = step_->sequences[block.sequence];
   for (int position = block.begin; position < block.end; ++position) {
-    const size_t row = static_cast<size_t>(slice.first_row) + position - slice.first_position;
+    const size_t row = static_cast<size_t>(slice.first_row) + position - slice.first_slot;
     for (int g = 0; g < group_; ++g) {
       const int query = (position - block.begin) * group_ + g;
       simd::scale_row(state.acc + static_cast<size_t>(query) * simd::tile_stride(dim_),

@@ -56,9 +56,11 @@ class CpuAttention {
     std::vector<uint8_t> codes;
   };
 
+  template <class Function>
+  void run_all(int count, bool serial, const Function& task);
   void plan(const AttentionStep& step);
   void plan_tasks();
-  void write_vector(int sequence, Side side, int head, Scratch& scratch);
+  void encode_pages(int sequence, Side side, int vector, Scratch& scratch);
   void store_rows(int sequence, Side side, int head);
   void save_tails();
   std::byte* own_page(int sequence, Side side, int head, int page);

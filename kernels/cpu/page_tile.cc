@@ -165,10 +165,22 @@ HWY_EXPORT(code_row);
 
 namespace {
 
-// One plane per group, in level 0: the only arrangement with fast versions.
-bool is_single_plane(const PageLayout& layout, const VectorLayout& vector, int bits) {
-  return vector.num_planes == (vector.dim + kGroupFeatures - 1) / kGroupFeatures &&
-         layout.planes[vector.first_plane].bits == bits && layout.planes[vector.first_plane].level == 0;
+// One head as it is, one plane per group, in level 0: the only arrangement with fast versions.
+bool is_plain(const PageLayout& layout, const VectorLayout& vector, int bits) {
+  return vector.num_heads == 1 && vector.encode == kNoNumbers && vector.mean == kNoNumbers &&
+         vector.scale == kNoNumbers && vector.dim == vector.input_dim &&
+         vector.num_planes == (vector.dim + kGroupFeatures - 1) / kGroupFeatures &&
+         layout.planes[vector.first_plane].bits == bits && layout.num_levels == 1;
+}
+
+bool is_full(const PageLayout& layout, const VectorLayout& vector) {
+  return vector.quantizer == Quantizer::kFull &&
+         is_plain(layout, vector, static_cast<int>(dtype_bytes(layout.dtype)) * 8);
+}
+
+bool is_embedded8(const PageLayout& layout, const VectorLayout& vector) {
+  return vector.quantizer == Quantizer::kEmbedded && vector.num_scalars == 1 &&
+         vector.norm_edge == kEmbeddedEdge && is_plain(layout, vector, 8);
 }
 
 // Copies words of n elements, [token][dim] -> planes: element (token, feature) of size `Element`.
@@ -212,20 +224,25 @@ const float* row_as_f32(const std::byte* rows, DType dtype, int token, int dim, 
 
 }  // namespace
 
-void decode_tile(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels, float* tile,
-                 float* rows_scratch) {
-  if (vector.quantizer == Quantizer::kFull && layout.dtype == DType::kF32) {
+void decode_tile(const PageLayout& layout, const VectorLayout& vector, int head, PageView page, int levels,
+                 float* tile, float* rows_scratch) {
+  if (is_full(layout, vector) && layout.dtype == DType::kF32) {
     return HWY_DYNAMIC_DISPATCH(decode_full_f32)(layout, vector, page, tile);
   }
-  if (vector.quantizer == Quantizer::kFull && layout.dtype == DType::kBf16) {
+  if (is_full(layout, vector) && layout.dtype == DType::kBf16) {
     return HWY_DYNAMIC_DISPATCH(decode_full_bf16)(layout, vector, page, tile);
   }
-  if (vector.quantizer == Quantizer::kEmbedded && is_single_plane(layout, vector, 8)) {
-    return HWY_DYNAMIC_DISPATCH(decode_embedded8)(layout, vector, page, tile);
-  }
+  if (is_embedded8(layout, vector)) return HWY_DYNAMIC_DISPATCH(decode_embedded8)(layout, vector, page, tile);
   decode_vector(layout, vector, page, levels, rows_scratch);
-  load_tile(vector.side, reinterpret_cast<const std::byte*>(rows_scratch), DType::kF32, layout.page_tokens,
-            layout.page_tokens, vector.dim, tile);
+  float* rows = rows_scratch + static_cast<size_t>(layout.page_tokens) * vector.input_dim;
+  for (int t = 0; t < layout.page_tokens; ++t) {
+    std::memcpy(
+        rows + static_cast<size_t>(t) * layout.head_dim,
+        rows_scratch + static_cast<size_t>(t) * vector.input_dim + (head - vector.head) * layout.head_dim,
+        layout.head_dim * sizeof(float));
+  }
+  load_tile(vector.side, reinterpret_cast<const std::byte*>(rows), DType::kF32, layout.page_tokens,
+            layout.page_tokens, layout.head_dim, tile);
 }
 
 void load_tile(Side side, const std::byte* rows, DType dtype, int num_tokens, int page_tokens, int dim,
@@ -245,13 +262,15 @@ void load_tile(Side side, const std::byte* rows, DType dtype, int num_tokens, in
   }
 }
 
-void encode_page_vector(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows,
-                        PageView page, uint8_t* codes_scratch, float* row_scratch) {
-  if (vector.quantizer == Quantizer::kFull) {
+void encode_page_vector(const PageLayout& layout, const VectorLayout& vector,
+                        std::span<const std::byte* const> head_rows, PageView page, uint8_t* codes_scratch,
+                        float* row_scratch) {
+  const std::byte* rows = head_rows[0];
+  if (is_full(layout, vector)) {
     if (layout.dtype == DType::kF32) return place_rows<uint32_t>(layout, vector, rows, page);
     return place_rows<uint16_t>(layout, vector, rows, page);
   }
-  if (!is_single_plane(layout, vector, 8)) return encode_vector(layout, vector, rows, page);
+  if (!is_embedded8(layout, vector)) return encode_vector(layout, vector, head_rows, page);
   auto* scalars = reinterpret_cast<uint16_t*>(page.slabs[0] + vector.scalars_offset);
   for (int t = 0; t < layout.page_tokens; ++t) {
     const float* row = row_as_f32(rows, layout.dtype, t, vector.dim, row_scratch);

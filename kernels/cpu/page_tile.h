@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 #include "kernels/page/page_codec.h"
 
@@ -16,10 +17,11 @@ inline int tile_stride(int n) {
   return (n + kTileLanes - 1) / kTileLanes * kTileLanes;
 }
 
-// Codes at `levels` levels -> tile with stride tile_stride(page_tokens) (keys) or tile_stride(dim) (values).
-// `rows_scratch`: [page_tokens * dim] f32, for the widths without a fast version.
-void decode_tile(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels, float* tile,
-                 float* rows_scratch);
+// Codes at `levels` levels -> rows of local KV head `head` as a tile with stride tile_stride(page_tokens)
+// (keys) or tile_stride(head_dim) (values). `rows_scratch`: f32 [page_tokens * (input_dim + head_dim)], for
+// what has no fast version.
+void decode_tile(const PageLayout& layout, const VectorLayout& vector, int head, PageView page, int levels,
+                 float* tile, float* rows_scratch);
 
 // Exact rows [num_tokens][dim] of `dtype` -> tokens 0 .. num_tokens-1 of the tile; the others keep their
 // content.
@@ -28,7 +30,8 @@ void load_tile(Side side, const std::byte* rows, DType dtype, int num_tokens, in
 
 // encode_vector() with the same bytes as a result. `codes_scratch`: at least dim + kTileLanes bytes and
 // `row_scratch` [dim] f32.
-void encode_page_vector(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows,
-                        PageView page, uint8_t* codes_scratch, float* row_scratch);
+void encode_page_vector(const PageLayout& layout, const VectorLayout& vector,
+                        std::span<const std::byte* const> head_rows, PageView page, uint8_t* codes_scratch,
+                        float* row_scratch);
 
 }  // namespace lowkey::kernels::simd

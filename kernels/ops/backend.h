@@ -1,7 +1,7 @@
 // The operations a model is made of, on one device. One implementation per device: kernels/cpu; kernels/cuda.
-// Thread rule: one step thread uses a Backend; it may use its own compute pool inside a call, and every call has
-// finished on return (CPU) or is ordered on the backend's stream (GPU).
-// Activations are f32 [tokens, features], row-major, contiguous, in memory from allocate().
+// Thread rule: one step thread uses a Backend; it may use its own compute pool inside a call, and every call
+// has finished on return (CPU) or is ordered on the backend's stream (GPU). Activations are f32 [tokens,
+// features], row-major, contiguous, in memory from allocate().
 #pragma once
 
 #include <memory>
@@ -34,32 +34,61 @@ class Linear {
 // Rotary frequencies of a model.
 struct RopeTable {
   int head_dim = 0;
-  std::vector<float> inv_freq;  // [head_dim / 2], after scaling
+  std::vector<float> inv_freq;    // [head_dim / 2], after scaling
   float attention_factor = 1.0f;  // multiplies cos and sin (YaRN); 1 otherwise
 };
 
-// One sequence's rows in this step.
+// Complete pages of one bank that a recipe keeps apart from the sequence's own: what is left of a prompt
+// after tokens were chosen, and blocks encoded later (kvstore/dials/tokens). Read only, seen whole by every
+// row of the step.
+struct ArchivedPages {
+  const PageLayout* layout = nullptr;  // of the bank group; same heads, head_dim and dtype as the step's
+  int bank = 0;                        // in that layout
+  std::byte* const* slabs = nullptr;   // slabs[page * kMaxSlabs + slab]
+  int num_pages = 0;
+};
+
+// What token policies want to know of one sequence; null pointers: not wanted. Slots as in SequenceSlice. The
+// sums grow by this step's rows in ascending order, summed over the query heads of each KV head (and over the
+// layers that read one bank), so they do not depend on how a prompt is cut into steps. Softmax weights count
+// only slots of the sequence's own pages and tail. All are [num_banks][num_kv_heads][capacity], f32.
+struct TokenObserver {
+  int capacity = 0;              // slots
+  float* column_sums = nullptr;  // sum over rows of their softmax weight on the slot (H2O, MiniKV)
+  float* window_sums = nullptr;  // the same over rows from slot `window_first` on (SnapKV)
+  int window_first = 0;
+  float* key_norms = nullptr;  // |k| of the slot (L2 norm strategy)
+};
+
+// One sequence's rows in this step. A *slot* counts the tokens in the sequence's own pages and tail; it is
+// the token's position unless tokens were moved to archived pages.
 struct SequenceSlice {
-  int first_row = 0;       // in the step's activations
-  int num_rows = 0;        // >= 1, consecutive positions
-  int first_position = 0;  // of first_row
+  int first_row = 0;   // in the step's activations
+  int num_rows = 0;    // >= 1, consecutive slots
+  int first_slot = 0;  // of first_row
   // Slab pointers of the sequence's pages: slabs[page * kMaxSlabs + slab], for pages
-  // 0 .. (first_position + num_rows) / page_tokens - 1 (those completed in this step included). Host array.
+  // 0 .. (first_slot + num_rows) / page_tokens - 1 (those completed in this step included). Host array.
   std::byte* const* slabs = nullptr;
-  int levels = 0;              // levels to read of every page, >= 1
-  std::byte* tail = nullptr;   // exact rows of the incomplete page (layout.tail_bytes); read and updated
+  int levels = 0;             // levels to read of every page, >= 1
+  std::byte* tail = nullptr;  // exact rows of the incomplete page (layout.tail_bytes); read and updated
+  const ArchivedPages* archives = nullptr;  // [num_banks], attended before the pages; null: none
+  const TokenObserver* observer = nullptr;  // null: nobody asks
 };
 
 // K, V and Q of one layer for all rows of the step, before the cache has seen them.
 struct AttentionStep {
   const PageLayout* layout = nullptr;
   int bank = 0;
-  int num_q_heads = 0;   // local; a multiple of layout->num_kv_heads
-  float scale = 0;       // 1 / sqrt(head_dim) unless the model says otherwise
-  Tensor q;              // f32 [rows, num_q_heads * head_dim], after RoPE
-  Tensor k;              // f32 [rows, num_kv_heads * head_dim], after RoPE
-  Tensor v;              // f32 [rows, num_kv_heads * head_dim]
-  Tensor out;            // f32 [rows, num_q_heads * head_dim]
+  int num_q_heads = 0;  // local; a multiple of layout->num_kv_heads
+  float scale = 0;      // 1 / sqrt(head_dim) unless the model says otherwise
+  Tensor q;             // f32 [rows, num_q_heads * head_dim], after RoPE
+  Tensor k;             // f32 [rows, num_kv_heads * head_dim], after RoPE
+  Tensor v;             // f32 [rows, num_kv_heads * head_dim]
+  Tensor out;           // f32 [rows, num_q_heads * head_dim]
+  // Several layers may read one bank, in ascending order (Cross-Layer Attention, arXiv:2405.12981): only the
+  // first one encodes pages, all are given its K and V, and tails change with the last one.
+  bool first_reader = true;
+  bool last_reader = true;
   std::span<const SequenceSlice> sequences;
 };
 
@@ -71,31 +100,33 @@ class Backend {
   virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;  // 64-byte aligned, zeroed
 
   // `weight`: host [out, in] of any DType, row stride `stride` elements; only read during the call.
-  virtual std::unique_ptr<Linear> pack_linear(const void* weight, DType dtype, int out, int in, int64_t stride) = 0;
+  virtual std::unique_ptr<Linear> pack_linear(const void* weight, DType dtype, int out, int in,
+                                              int64_t stride) = 0;
   // Like pack_linear, but rows stay readable for embed().
   virtual std::unique_ptr<Linear> pack_embedding(const void* weight, DType dtype, int rows, int cols,
                                                  int64_t stride) = 0;
 
   // y[M, out] = x[M, in] W^T (+ bias[out], f32, may be null) (+ y when accumulate).
-  virtual void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate, const Tensor& y) = 0;
+  virtual void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate,
+                      const Tensor& y) = 0;
   // y[i] = row (ids[i] - first_row) of the embedding, zeros when outside it (vocabulary-parallel lookup).
-  virtual void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, const Tensor& y) = 0;
+  virtual void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row,
+                     const Tensor& y) = 0;
   // y = x / sqrt(mean(x^2) + epsilon) * weight, per row. In place allowed. (Zhang & Sennrich 2019)
   virtual void rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) = 0;
-  // Rotates every head of x in place by its row's position: split-half pairs (i, i + head_dim / 2), as Hugging Face
-  // Llama. (Su et al. 2021, eq. 34)
+  // Rotates every head of x in place by its row's position: split-half pairs (i, i + head_dim / 2), as
+  // Hugging Face Llama. (Su et al. 2021, eq. 34)
   virtual void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) = 0;
   // y = silu(gate) * up, for gate_up [rows, 2 n] holding gate then up.
   virtual void silu_mul(const Tensor& gate_up, const Tensor& y) = 0;
   virtual void add(const Tensor& x, const Tensor& y) = 0;  // y += x
   virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) = 0;
 
-  // Writes K and V into the cache, encodes the pages completed by these rows, and attends: a query at position t
-  // sees the sink, every page that ends at or before t's page start encoded, and its own page exact up to t — in
-  // prefill and decode alike (docs/architecture.md). K and V are rounded to dtype() first. On return the slabs
-  // of completed pages and the tails are written; nothing else is kept.
+  // Writes K and V into the cache, encodes the pages completed by these rows, and attends: a query at
+  // position t sees the archived pages, the sink, every page that ends at or before t's page start encoded,
+  // and its own page exact up to t — in prefill and decode alike (docs/architecture.md). K and V are rounded
+  // to dtype() first. On return the slabs of completed pages and the tails are written; nothing else is kept.
   virtual void attend(const AttentionStep& step) = 0;
 };
-
 
 }  // namespace lowkey::kernels

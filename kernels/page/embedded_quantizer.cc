@@ -65,7 +65,7 @@ float embedded_value(uint8_t code, int bits) {
   }
 }
 
-uint16_t embedded_row_scalar(std::span<const float> row) {
+uint16_t embedded_row_scalar(std::span<const float> row, float edge) {
   float sums[8] = {};
   float largest = 0.0f;
   for (size_t i = 0; i < row.size(); ++i) {
@@ -75,7 +75,7 @@ uint16_t embedded_row_scalar(std::span<const float> row) {
   float sum = 0.0f;
   for (float part : sums) sum += part;
   const float rms = std::sqrt(sum / static_cast<float>(row.size()));
-  return f32_to_bf16_up(std::max(rms, largest / kEmbeddedEdge));
+  return f32_to_bf16_up(std::max(rms, largest / edge));
 }
 
 }  // namespace lowkey::kernels

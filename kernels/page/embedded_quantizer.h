@@ -33,12 +33,12 @@ const EmbeddedTables& embedded_tables();
 // lowest cell.
 uint8_t embedded_code(float u);
 
-// The value of a code of 2, 4 or 8 bits.
+// The value of a code of 1 to 8 bits: conditional means of its cell up to 4 bits, middle of the step beyond.
 float embedded_value(uint8_t code, int bits);
 
-// The row scalar without a profile: max(rms(row), absmax(row) / 4.5) rounded up to bf16, so that nothing
-// clips. Returns the bf16 bits. Sums in index order in f32 over eight interleaved partial sums (so that the
-// SIMD version is equal to the bit).
-uint16_t embedded_row_scalar(std::span<const float> row);
+// The row scalar without a profile: max(rms(row), absmax(row) / edge) rounded up to bf16: at the
+// default edge nothing clips. Returns the bf16 bits. Sums in index order in f32 over eight interleaved
+// partial sums (so that the SIMD version is equal to the bit).
+uint16_t embedded_row_scalar(std::span<const float> row, float edge = kEmbeddedEdge);
 
 }  // namespace lowkey::kernels

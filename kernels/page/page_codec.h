@@ -1,9 +1,10 @@
-// Encode and decode one stored vector of one page: the plain reference, written from the formulas. The SIMD
-// versions in kernels/cpu are checked against it.
+// Encode and decode one stored vector of one page: the plain reference, written from the formulas of
+// VectorLayout. The SIMD versions in kernels/cpu are checked against it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/page/page_layout.h"
 
@@ -14,14 +15,24 @@ struct PageView {
   std::byte* const* slabs = nullptr;
 };
 
-// Encodes `rows` ([page_tokens][dim] of layout.dtype) into all planes and row scalars of the vector.
-// Does not touch the sink slab. Tokens must all be present: only complete pages are encoded.
-void encode_vector(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows, PageView page);
+// Encodes the rows of the vector's heads into all its planes, scales and row scalars. `head_rows`: for each
+// of its num_heads heads, [page_tokens][head_dim] of layout.dtype. Does not touch the sink slab. Tokens must
+// all be present: only complete pages are encoded.
+void encode_vector(const PageLayout& layout, const VectorLayout& vector,
+                   std::span<const std::byte* const> head_rows, PageView page);
 
-// Decodes the first `levels` levels to f32 [page_tokens][dim], rounding nothing; the sink is not applied.
-void decode_vector(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels, float* rows);
+// What the first `levels` levels say of the stored features: f32 [page_tokens][vector.dim], in basis
+// coordinates, rounding nothing; features without bits are 0.
+void decode_features(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels,
+                     float* features);
 
-// Copies rows 0 .. sink_tokens-1 of `rows` into the sink slab. REQUIRES: layout.sink_tokens > 0.
-void write_sink(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows, std::byte* sink_slab);
+// The same mapped back: mean + decode^T features, f32 [page_tokens][input_dim]. The sink is not applied.
+void decode_vector(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels,
+                   float* rows);
+
+// Copies rows 0 .. sink_tokens-1 of `rows` ([page_tokens][head_dim] of one head) into the sink slab.
+// REQUIRES: layout.sink_tokens > 0.
+void write_sink(const PageLayout& layout, const RowsLayout& where, const std::byte* rows,
+                std::byte* sink_slab);
 
 }  // namespace lowkey::kernels

@@ -1,5 +1,6 @@
-// The header of a page: what it is, so that a reader can refuse it. 128 bytes, little-endian, beside the slabs
-// (in host memory also where the slabs are in device memory), and the first thing on the wire or on disk.
+// The header of a page: what it is, so that a reader can refuse it. 128 bytes, little-endian, beside the
+// slabs (in host memory also where the slabs are in device memory), and the first thing on the wire or on
+// disk.
 #pragma once
 
 #include <array>
@@ -12,18 +13,18 @@ namespace lowkey::kernels {
 
 struct PageHeader {
   uint32_t version = kPageFormatVersion;
-  uint8_t levels_present = 0;      // bit i: level i
-  uint8_t read_at_least_level = 0; // lowest level at which an ancestor was read while this page was computed
+  uint8_t levels_present = 0;       // bit i: level i
+  uint8_t read_at_least_level = 0;  // lowest level at which an ancestor was read while this page was computed
   uint8_t has_sink = 0;
   uint8_t reserved0 = 0;
-  Hash128 identity;                // H(token chain, model, layout, rank slice, salt)
+  Hash128 identity;  // H(token chain, model, layout, rank slice, salt)
   Hash128 model_fingerprint;
   Hash128 layout_fingerprint;
   uint16_t rank = 0;
   uint16_t num_ranks = 0;
-  uint32_t first_token = 0;        // position of the page's first token
+  uint32_t first_token = 0;                     // position of the page's first token
   std::array<uint64_t, kMaxSlabs> checksums{};  // slab_checksum() of each slab present
-  uint64_t header_checksum = 0;    // XXH3-64 of the 128 bytes with this field zero
+  uint64_t header_checksum = 0;                 // XXH3-64 of the 128 bytes with this field zero
   uint8_t reserved1[24] = {};
 
   uint64_t compute_checksum() const;

@@ -21,11 +21,6 @@ Error bad_spec(const PageSpec& spec, std::string what, std::string param) {
   return Error{Code::kUsage, fmt::format("recipe {}: {}", spec.recipe, what), std::move(param)};
 }
 
-// Elements of `bits` bits in one 32-bit word: the innermost extent of a plane.
-int elements_per_word(int bits) {
-  return 32 / bits;
-}
-
 Status check_shape(const PageSpec& spec, const CacheShape& shape) {
   if (shape.num_banks < 1 || shape.num_banks > std::numeric_limits<uint16_t>::max()) {
     return bad_spec(spec, fmt::format("number of banks: expected 1 to 65535, found {}", shape.num_banks),
@@ -46,9 +41,9 @@ Status check_shape(const PageSpec& spec, const CacheShape& shape) {
 
 Status check_spec(const PageSpec& spec, const CacheShape& shape) {
   LOWKEY_TRY(check_shape(spec, shape));
-  if (spec.page_tokens < 4 || spec.page_tokens % 4 != 0 || spec.page_tokens > kMaxPageTokens) {
+  if (spec.page_tokens < 16 || spec.page_tokens % 16 != 0 || spec.page_tokens > kMaxPageTokens) {
     return bad_spec(spec,
-                    fmt::format("page_tokens: expected a multiple of 4 up to {}, found {}", kMaxPageTokens,
+                    fmt::format("page_tokens: expected a multiple of 16 up to {}, found {}", kMaxPageTokens,
                                 spec.page_tokens),
                     "page_tokens");
   }
@@ -58,136 +53,301 @@ Status check_spec(const PageSpec& spec, const CacheShape& shape) {
         fmt::format("hot.sink: expected 0 to page_tokens ({}), found {}", spec.page_tokens, spec.sink_tokens),
         "sink");
   }
-  if (spec.quantizer == Quantizer::kFull) {
-    if (spec.bits == 0) return {};
-    return bad_spec(spec, fmt::format("bits.width: expected 0 with full planes, found {}", spec.bits),
-                    "width");
+  if (spec.num_levels < 1 || spec.num_levels > kMaxLevels) {
+    return bad_spec(spec,
+                    fmt::format("stream.levels: expected 1 to {}, found {}", kMaxLevels, spec.num_levels),
+                    "levels");
   }
-  if (spec.bits != 2 && spec.bits != 4 && spec.bits != 8) {
-    return bad_spec(spec, fmt::format("bits.width: expected 2, 4 or 8 when embedded, found {}", spec.bits),
-                    "width");
+  if (spec.join < 1 || shape.num_kv_heads % spec.join != 0) {
+    return bad_spec(spec,
+                    fmt::format("heads.join: expected a divisor of the {} local KV heads, found {}",
+                                shape.num_kv_heads, spec.join),
+                    "join");
   }
-  const int n = elements_per_word(spec.bits);
-  if (shape.head_dim % n != 0 || spec.page_tokens % n != 0) {
-    return bad_spec(
-        spec,
-        fmt::format("bits.width {} packs {} elements to a word: expected head_dim and page_tokens "
-                    "to be multiples of it, found {} and {}",
-                    spec.bits, n, shape.head_dim, spec.page_tokens),
-        "width");
+  if (spec.join * shape.head_dim > kMaxGroups * kGroupFeatures) {
+    return bad_spec(spec,
+                    fmt::format("heads.join: expected at most {} joined features, found {} heads of {}",
+                                kMaxGroups * kGroupFeatures, spec.join, shape.head_dim),
+                    "join");
+  }
+  const size_t vectors = size_t(shape.num_banks) * 2 * (shape.num_kv_heads / spec.join);
+  if (!spec.vectors.empty() && spec.vectors.size() != vectors) {
+    return bad_spec(spec, fmt::format("expected {} stored vectors, found {}", vectors, spec.vectors.size()),
+                    "");
   }
   return {};
 }
 
-// Appends the vector's planes at `offset` of the level-0 slab and returns the offset behind them.
-uint64_t add_planes(PageLayout& layout, VectorLayout& vector, int bits, uint64_t offset) {
-  vector.first_plane = static_cast<uint32_t>(layout.planes.size());
-  for (int feature = 0; feature < vector.dim; feature += kGroupFeatures) {
-    Plane plane;
-    plane.feature = static_cast<uint16_t>(feature);
-    plane.features = static_cast<uint16_t>(std::min<int>(kGroupFeatures, vector.dim - feature));
-    plane.bits = static_cast<uint8_t>(bits);
-    plane.offset = static_cast<uint32_t>(offset);
-    plane.bytes = static_cast<uint32_t>(plane.features * layout.page_tokens * bits / 8);
-    offset += plane.bytes;
-    layout.planes.push_back(plane);
-  }
-  vector.num_planes = static_cast<uint16_t>(layout.planes.size() - vector.first_plane);
-  return offset;
+int num_groups(int dim) {
+  return (dim + kGroupFeatures - 1) / kGroupFeatures;
 }
 
-struct Offsets {
-  uint64_t slab = 0;
-  uint64_t tail = 0;
-  uint64_t sink = 0;
+int sum_of(const std::array<uint8_t, kMaxLevels>& bits) {
+  return bits[0] + bits[1] + bits[2];
+}
+
+Status check_numbers(const PageSpec& spec, const VectorSpec& vector, int input_dim, int dim) {
+  const auto check = [&](const char* what, size_t found, size_t expected) -> Status {
+    if (found == 0 || found == expected) return {};
+    return bad_spec(spec, fmt::format("{}: expected {} numbers, found {}", what, expected, found), "");
+  };
+  LOWKEY_TRY(check("basis", vector.encode.size(), size_t(dim) * input_dim));
+  LOWKEY_TRY(check("decoding basis", vector.decode.size(), size_t(dim) * input_dim));
+  LOWKEY_TRY(check("mean", vector.mean.size(), input_dim));
+  LOWKEY_TRY(check("scale", vector.scale.size(), dim));
+  if (vector.encode.empty() != vector.decode.empty())
+    return bad_spec(spec, "a basis needs both its encoding and its decoding half", "");
+  if (vector.encode.empty() && dim != input_dim)
+    return bad_spec(spec, fmt::format("features: {} of {} need a basis", dim, input_dim), "keep");
+  return {};
+}
+
+Status check_widths(const PageSpec& spec, const VectorSpec& vector, int dim) {
+  for (size_t g = 0; g < vector.bits.size(); ++g) {
+    const auto& bits = vector.bits[g];
+    const int total = sum_of(bits);
+    for (int level = spec.num_levels; level < kMaxLevels; ++level) {
+      if (bits[level] != 0)
+        return bad_spec(spec, fmt::format("group {}: bits in level {} of {}", g, level, spec.num_levels),
+                        "width");
+    }
+    if (vector.quantizer == Quantizer::kFull) {
+      if (total != 0 && total != kFullBits)
+        return bad_spec(spec, fmt::format("group {}: expected full or nothing, found {} bits", g, total),
+                        "width");
+      continue;
+    }
+    if (total > 8)
+      return bad_spec(spec, fmt::format("group {}: expected 0 to 8 bits, found {}", g, total), "width");
+    if (vector.quantizer == Quantizer::kAffine && total != std::max({bits[0], bits[1], bits[2]}))
+      return bad_spec(spec, "affine codes cannot be cut between bits: levels cut between groups only",
+                      "levels");
+  }
+  if (vector.quantizer == Quantizer::kAffine) {
+    const bool channel = vector.axis == ScaleAxis::kChannel;
+    const int extent = channel ? spec.page_tokens : dim;
+    if (vector.axis == ScaleAxis::kNone || vector.scale_span < 1 ||
+        (channel && extent % vector.scale_span != 0))
+      return bad_spec(
+          spec, fmt::format("bits.group: expected a divisor of {}, found {}", extent, vector.scale_span),
+          "group");
+  }
+  if (vector.quantizer == Quantizer::kEmbedded && !(vector.norm_edge > 0))
+    return bad_spec(spec, "embedded codes need a positive edge", "");
+  return {};
+}
+
+// Features that a stored vector keeps: all, or those up to the end of its last given group.
+int stored_dim(const VectorSpec& vector, int input_dim) {
+  if (vector.bits.empty()) return input_dim;
+  return std::min<int>(input_dim, static_cast<int>(vector.bits.size()) * kGroupFeatures);
+}
+
+class Builder {
+ public:
+  Builder(const PageSpec& spec, PageLayout& layout) : spec_(spec), layout_(layout) {}
+
+  Status add_vector(int bank, Side side, int index) {
+    const VectorSpec& wanted = spec_of(bank, side, index);
+    VectorLayout vector;
+    vector.side = side;
+    vector.quantizer = wanted.quantizer;
+    vector.bank = static_cast<uint16_t>(bank);
+    vector.head = static_cast<uint16_t>(index * layout_.join);
+    vector.num_heads = static_cast<uint16_t>(layout_.join);
+    vector.input_dim = static_cast<uint16_t>(layout_.join * layout_.head_dim);
+    vector.dim = static_cast<uint16_t>(stored_dim(wanted, vector.input_dim));
+    LOWKEY_TRY(check_numbers(spec_, wanted, vector.input_dim, vector.dim));
+    LOWKEY_TRY(check_widths(spec_, wanted, vector.dim));
+    if (wanted.quantizer == Quantizer::kEmbedded) {
+      vector.num_scalars = wanted.norm ? 1 : 0;
+      vector.norm_edge = wanted.norm_edge;
+    }
+    add_scales(wanted, vector);
+    for (int level = 0; level < layout_.num_levels; ++level) slab_[level] = align_up(slab_[level]);
+    add_planes(wanted, vector);
+    for (int level = 0; level < layout_.num_levels; ++level) slab_[level] = align_up(slab_[level]);
+    vector.encode = add_numbers(wanted.encode);
+    vector.decode = wanted.decode == wanted.encode ? vector.encode : add_numbers(wanted.decode);
+    vector.mean = add_numbers(wanted.mean);
+    vector.scale = add_numbers(wanted.scale);
+    layout_.vectors.push_back(vector);
+    return {};
+  }
+
+  void add_rows() {
+    const uint64_t row_bytes = uint64_t(layout_.head_dim) * dtype_bytes(layout_.dtype);
+    for (int i = 0; i < layout_.num_banks * 2 * layout_.num_kv_heads; ++i) {
+      layout_.rows.push_back({static_cast<uint32_t>(tail_), static_cast<uint32_t>(sink_)});
+      tail_ = align_up(tail_ + layout_.page_tokens * row_bytes);
+      sink_ = align_up(sink_ + layout_.sink_tokens * row_bytes);
+    }
+  }
+
+  Status finish() {
+    for (int level = 0; level < layout_.num_levels; ++level) {
+      if (slab_[level] == 0)
+        return bad_spec(spec_, fmt::format("stream.levels: level {} holds nothing", level), "levels");
+      layout_.slab_bytes[level] = static_cast<uint32_t>(slab_[level]);
+    }
+    layout_.slab_bytes[layout_.num_levels] = static_cast<uint32_t>(sink_);
+    layout_.tail_bytes = static_cast<uint32_t>(tail_);
+    return {};
+  }
+
+ private:
+  const VectorSpec& spec_of(int bank, Side side, int index) const {
+    if (spec_.vectors.empty()) return side == Side::kKey ? spec_.key : spec_.value;
+    return spec_.vectors[(size_t(bank) * 2 + (side == Side::kValue)) * layout_.vectors_per_side() + index];
+  }
+
+  // Row scalars, then dynamic scales, both in level 0: every cut of the page needs them.
+  void add_scales(const VectorSpec& wanted, VectorLayout& vector) {
+    vector.scalars_offset = static_cast<uint32_t>(slab_[0]);
+    slab_[0] = align_up(slab_[0] + uint64_t{2} * vector.num_scalars * layout_.page_tokens);
+    if (wanted.quantizer != Quantizer::kAffine) return;
+    vector.axis = wanted.axis;
+    vector.scale_span = static_cast<uint16_t>(wanted.scale_span);
+    vector.scales_offset = static_cast<uint32_t>(slab_[0]);
+    const int span = wanted.scale_span;
+    const uint64_t pairs = wanted.axis == ScaleAxis::kChannel
+                               ? uint64_t(layout_.page_tokens / span) * vector.dim
+                               : uint64_t((vector.dim + span - 1) / span) * layout_.page_tokens;
+    slab_[0] += pairs * 4;
+  }
+
+  void add_planes(const VectorSpec& wanted, VectorLayout& vector) {
+    vector.first_plane = static_cast<uint32_t>(layout_.planes.size());
+    const int full = static_cast<int>(dtype_bytes(layout_.dtype)) * 8;
+    for (int group = 0; group < num_groups(vector.dim); ++group) {
+      for (int level = 0; level < layout_.num_levels; ++level) {
+        int bits = wanted.bits.empty() ? (level == 0 ? full : 0) : wanted.bits[group][level];
+        if (bits == kFullBits) bits = full;
+        while (bits > 0) {  // one plane, or 4 + 2 + 1 bits where the width does not divide a word
+          const int part = 32 % bits == 0 ? bits : bits > 4 ? 4 : 2;
+          add_plane(vector, group, level, part);
+          bits -= part;
+        }
+      }
+    }
+    vector.num_planes = static_cast<uint16_t>(layout_.planes.size() - vector.first_plane);
+  }
+
+  void add_plane(const VectorLayout& vector, int group, int level, int bits) {
+    Plane plane;
+    plane.feature = static_cast<uint16_t>(group * kGroupFeatures);
+    plane.features = static_cast<uint16_t>(std::min<int>(kGroupFeatures, vector.dim - plane.feature));
+    plane.bits = static_cast<uint8_t>(bits);
+    plane.level = static_cast<uint8_t>(level);
+    plane.offset = static_cast<uint32_t>(slab_[level]);
+    plane.bytes = static_cast<uint32_t>(plane_bytes(vector.side, plane.features, layout_.page_tokens, bits));
+    slab_[level] += plane.bytes;
+    layout_.planes.push_back(plane);
+  }
+
+  int32_t add_numbers(const std::vector<float>& numbers) {
+    if (numbers.empty()) return kNoNumbers;
+    const auto index = static_cast<int32_t>(layout_.numbers.size());
+    layout_.numbers.insert(layout_.numbers.end(), numbers.begin(), numbers.end());
+    return index;
+  }
+
+  const PageSpec& spec_;
+  PageLayout& layout_;
+  std::array<uint64_t, kMaxLevels> slab_{};
+  uint64_t tail_ = 0, sink_ = 0;
 };
 
-void add_vector(PageLayout& layout, int bits, int bank, Side side, int head, Offsets& offsets) {
-  VectorLayout vector;
-  vector.side = side;
-  vector.quantizer = layout.quantizer;
-  vector.bank = static_cast<uint16_t>(bank);
-  vector.head = static_cast<uint16_t>(head);
-  vector.dim = static_cast<uint16_t>(layout.head_dim);
-  vector.scalars_offset = static_cast<uint32_t>(offsets.slab);
-  vector.num_scalars = layout.quantizer == Quantizer::kEmbedded ? 1 : 0;
-  const uint64_t scalar_bytes = uint64_t{2} * vector.num_scalars * layout.page_tokens;
-  offsets.slab = align_up(add_planes(layout, vector, bits, offsets.slab + align_up(scalar_bytes)));
-  vector.tail_offset = static_cast<uint32_t>(offsets.tail);
-  vector.sink_offset = static_cast<uint32_t>(offsets.sink);
-  const uint64_t row_bytes = uint64_t{vector.dim} * dtype_bytes(layout.dtype);
-  offsets.tail = align_up(offsets.tail + layout.page_tokens * row_bytes);
-  offsets.sink = align_up(offsets.sink + layout.sink_tokens * row_bytes);
-  layout.vectors.push_back(vector);
+}  // namespace
+
+uint64_t plane_bytes(Side side, int features, int page_tokens, int bits) {
+  const int n = 32 / bits;
+  const auto words = [n](int extent) { return uint64_t(extent + n - 1) / n; };
+  return 4 * (side == Side::kKey ? words(features) * page_tokens : words(page_tokens) * features);
 }
 
-}  // namespace
+PageSpec PageSpec::embedded(std::string recipe, int bits, int sink_tokens) {
+  PageSpec spec{.recipe = std::move(recipe), .sink_tokens = sink_tokens};
+  // As many groups as any vector has; stored_dim() takes what is there.
+  spec.key.quantizer = Quantizer::kEmbedded;
+  spec.key.bits.assign(kMaxGroups, {static_cast<uint8_t>(bits)});
+  spec.value = spec.key;
+  return spec;
+}
 
 Result<PageLayout> PageLayout::make(const PageSpec& spec, const CacheShape& shape) {
   LOWKEY_TRY(check_spec(spec, shape));
   PageLayout layout;
   layout.page_tokens = spec.page_tokens;
   layout.sink_tokens = spec.sink_tokens;
-  layout.num_levels = 1;
+  layout.num_levels = spec.num_levels;
   layout.num_banks = shape.num_banks;
   layout.num_kv_heads = shape.num_kv_heads;
   layout.head_dim = shape.head_dim;
+  layout.join = spec.join;
   layout.dtype = shape.dtype;
-  layout.quantizer = spec.quantizer;
   layout.recipe = spec.recipe;
-  const int bits =
-      spec.quantizer == Quantizer::kFull ? static_cast<int>(dtype_bytes(shape.dtype)) * 8 : spec.bits;
 
-  // Offsets are 32-bit: bound the largest one (f32 rows) before building the tables.
+  // Offsets are 32-bit: bound the largest one (f32 rows, a scale for each) before building the tables.
   const uint64_t rows = uint64_t{2} * shape.num_banks * shape.num_kv_heads * spec.page_tokens;
-  const uint64_t most_bytes = rows * (uint64_t{4} * shape.head_dim + 2 * kAlignment);
+  const uint64_t most_bytes = rows * (uint64_t{8} * shape.head_dim + 4 * kAlignment);
   if (most_bytes > std::numeric_limits<uint32_t>::max()) {
     return bad_spec(spec, fmt::format("page of up to {} bytes: expected less than 4 GiB", most_bytes), "");
   }
 
-  Offsets offsets;
+  Builder builder(spec, layout);
   for (int bank = 0; bank < shape.num_banks; ++bank) {
     for (Side side : {Side::kKey, Side::kValue}) {
-      for (int head = 0; head < shape.num_kv_heads; ++head)
-        add_vector(layout, bits, bank, side, head, offsets);
+      for (int index = 0; index < layout.vectors_per_side(); ++index)
+        LOWKEY_TRY(builder.add_vector(bank, side, index));
     }
   }
-  layout.slab_bytes[0] = static_cast<uint32_t>(offsets.slab);
-  layout.slab_bytes[layout.num_levels] = static_cast<uint32_t>(offsets.sink);
-  layout.tail_bytes = static_cast<uint32_t>(offsets.tail);
+  builder.add_rows();
+  LOWKEY_TRY(builder.finish());
   return layout;
+}
+
+void PageLayout::pad_slabs(const std::array<uint32_t, kMaxSlabs>& longest) {
+  for (int slab = 0; slab < kMaxSlabs; ++slab) slab_bytes[slab] = std::max(slab_bytes[slab], longest[slab]);
 }
 
 Hash128 PageLayout::fingerprint() const {
   // The recipe's name decides neither bytes nor values. Text, so that no padding is hashed.
   std::string text =
       fmt::format("{} {} {} {} {} {} {} {} {} {};", version, page_tokens, sink_tokens, num_levels, num_banks,
-                  num_kv_heads, head_dim, static_cast<int>(dtype), static_cast<int>(quantizer), tail_bytes);
+                  num_kv_heads, head_dim, join, static_cast<int>(dtype), tail_bytes);
   auto out = std::back_inserter(text);
   for (uint32_t bytes : slab_bytes) fmt::format_to(out, "{} ", bytes);
   for (const VectorLayout& v : vectors) {
-    fmt::format_to(out, "v{} {} {} {} {} {} {} {} {} {} {}", static_cast<int>(v.side),
-                   static_cast<int>(v.quantizer), v.bank, v.head, v.dim, v.num_planes, v.first_plane,
-                   v.scalars_offset, v.num_scalars, v.tail_offset, v.sink_offset);
+    fmt::format_to(out, "v{} {} {} {} {} {} {} {} {} {} ", static_cast<int>(v.side),
+                   static_cast<int>(v.quantizer), static_cast<int>(v.axis), v.bank, v.head, v.num_heads,
+                   v.input_dim, v.dim, v.num_planes, v.first_plane);
+    fmt::format_to(out, "{} {} {} {} {} {} {} {} {}", v.scalars_offset, v.num_scalars, v.scale_span,
+                   v.scales_offset, v.norm_edge, v.encode, v.decode, v.mean, v.scale);
   }
+  for (const RowsLayout& r : rows) fmt::format_to(out, "r{} {}", r.tail_offset, r.sink_offset);
   for (const Plane& p : planes) {
     fmt::format_to(out, "p{} {} {} {} {} {}", p.offset, p.bytes, p.feature, p.features, p.bits, p.level);
   }
+  text.append(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(float));
   return hash128(text);
 }
 
-uint64_t PageLayout::bytes_for_tokens(uint64_t tokens) const {
+uint64_t PageLayout::bytes_for_tokens(uint64_t tokens, int levels) const {
   if (tokens == 0) return 0;
   const uint64_t pages = tokens / page_tokens;
-  uint64_t page_bytes = kPageHeaderBytes;
-  for (int level = 0; level < num_levels; ++level) page_bytes += slab_bytes[level];
-  return pages * page_bytes + (pages > 0 ? slab_bytes[sink_slab()] : 0) + tail_bytes;
+  return pages * page_bytes(levels) + (pages > 0 ? slab_bytes[sink_slab()] : 0) + tail_bytes;
 }
 
-double PageLayout::bytes_per_token() const {
-  uint64_t page_bytes = kPageHeaderBytes;
-  for (int level = 0; level < num_levels; ++level) page_bytes += slab_bytes[level];
-  return static_cast<double>(page_bytes) / page_tokens;
+double PageLayout::bytes_per_token(int levels) const {
+  return static_cast<double>(page_bytes(levels)) / page_tokens;
+}
+
+// A complete page without its sink.
+uint64_t PageLayout::page_bytes(int levels) const {
+  uint64_t bytes = kPageHeaderBytes;
+  for (int level = 0; level < (levels == 0 ? num_levels : levels); ++level) bytes += slab_bytes[level];
+  return bytes;
 }
 
 uint64_t PageLayout::bf16_bytes_for_tokens(uint64_t tokens) const {

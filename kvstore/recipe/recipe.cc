@@ -156,8 +156,8 @@ class Reader {
     }
     if (setting.key == "quantizer") quantizer_given_ = true;
     if (setting.key == "width" && scalar.Scalar() != "full") {
-      spec_.quantizer = Quantizer::kEmbedded;
-      spec_.bits = scalar.as<int>();
+      spec_.key = PageSpec::embedded("", scalar.as<int>(), 0).key;
+      spec_.value = spec_.key;
     }
     return {};
   }
@@ -183,7 +183,7 @@ class Reader {
                    fmt::format("hot: sink: expected at most one page ({} tokens), found {}",
                                spec_.page_tokens, spec_.sink_tokens));
     }
-    if (quantizer_given_ && spec_.quantizer == Quantizer::kFull) {
+    if (quantizer_given_ && spec_.key.quantizer == Quantizer::kFull) {
       return error(root["bits"]["quantizer"], "bits: quantizer: nothing is quantized at width: full");
     }
     return spec_;

@@ -74,7 +74,7 @@ class AttentionBench {
       : backend_(make_cpu_backend({.dtype = DType::kBf16, .threads = num_threads()})),
         context_(context),
         rows_(rows) {
-    const PageSpec q8_spec{"q8", 32, 4, Quantizer::kEmbedded, 8};
+    const PageSpec q8_spec = PageSpec::embedded("q8", 8, 4);
     const PageLayout one_bank =
         PageLayout::make(q8 ? q8_spec : PageSpec{}, {1, kHeads, kDim, DType::kBf16}).value();
     const size_t bytes = one_bank.bytes_for_tokens(context) * sequences;

@@ -33,7 +33,7 @@ class SequenceCache {
     while (static_cast<int>(slabs_.size()) < length_ / layout_.page_tokens * kernels::kMaxSlabs) add_page();
     return {.first_row = first_row,
             .num_rows = count,
-            .first_position = first,
+            .first_slot = first,
             .slabs = slabs_.data(),
             .levels = layout_.num_levels,
             .tail = tail_.get()};
@@ -73,7 +73,7 @@ struct ReplicaOptions {
 };
 
 inline kernels::PageSpec q8_pages() {
-  return {.recipe = "q8", .sink_tokens = 4, .quantizer = kernels::Quantizer::kEmbedded, .bits = 8};
+  return kernels::PageSpec::embedded("q8", 8, 4);
 }
 
 // A sequence's new tokens in one step.

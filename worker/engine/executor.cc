@@ -96,7 +96,7 @@ Status Executor::run_model(const wire::StepPlan& plan) {
     LOWKEY_TRY(apply(planned, &table));
     slices.push_back({.first_row = static_cast<int>(tokens.size()),
                       .num_rows = planned.tokens_size(),
-                      .first_position = static_cast<int>(planned.first_position()),
+                      .first_slot = static_cast<int>(planned.first_position()),
                       .slabs = table.slabs.data(),
                       .levels = static_cast<int>(planned.levels()),
                       .tail = memory_.tail_address(planned.tail())});

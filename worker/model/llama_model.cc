@@ -127,6 +127,7 @@ Status LlamaModel::attention_block(const LayerWeights& layer, int bank, const Ba
   backend_.rope(rope_, batch.positions, q);
   backend_.rope(rope_, batch.positions, k);
 
+  if (batch.tap != nullptr) (*batch.tap)(bank, q, k, v);
   const Tensor attention = matrix(buffers_.attention, rows, shape_.q_features);
   backend_.attend({.layout = &layout,
                    .bank = bank,

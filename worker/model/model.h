@@ -1,10 +1,11 @@
 // A decoder model on one tensor-parallel rank: its shard of the weights, and the forward pass of one step.
-// Split (Shoeybi et al. 2019, Megatron-LM): q/k/v, gate/up and the vocabulary by rows of the weight, o and down by
-// columns with an all-reduce after each; the embedding is vocabulary-parallel, all-reduced too.
+// Split (Shoeybi et al. 2019, Megatron-LM): q/k/v, gate/up and the vocabulary by rows of the weight, o and
+// down by columns with an all-reduce after each; the embedding is vocabulary-parallel, all-reduced too.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -16,26 +17,35 @@
 
 namespace lowkey::worker {
 
+// Sees what every layer gives to attention, after RoPE: q [rows, heads * head_dim], k and v [rows, kv_heads *
+// head_dim] of this rank, f32, valid during the call. Called for layers that own a bank and for those that
+// read another's.
+using AttentionTap = std::function<void(int layer, const kernels::Tensor& q, const kernels::Tensor& k,
+                                        const kernels::Tensor& v)>;
+
 // The rows of one step over all sequences; sequences' rows are adjacent, in order.
 struct Batch {
   std::span<const int32_t> tokens;     // [rows]
   std::span<const int32_t> positions;  // [rows]
   std::span<const kernels::SequenceSlice> sequences;
   std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  const AttentionTap* tap = nullptr;    // calibration looks on; null while serving
 };
 
 class Model {
  public:
-  // Maps the weight files and packs this rank's shard; pages of the files that belong to other ranks are never
-  // touched. Errors: kBadInput naming file, tensor, expected and found; kUsage when tp_size does not divide
-  // the KV heads. `backend` outlives the model.
-  static Result<std::unique_ptr<Model>> load(const std::filesystem::path& model_dir, const ModelConfig& config,
-                                             int tp_rank, int tp_size, kernels::Backend& backend);
+  // Maps the weight files and packs this rank's shard; pages of the files that belong to other ranks are
+  // never touched. Errors: kBadInput naming file, tensor, expected and found; kUsage when tp_size does not
+  // divide the KV heads. `backend` outlives the model.
+  static Result<std::unique_ptr<Model>> load(const std::filesystem::path& model_dir,
+                                             const ModelConfig& config, int tp_rank, int tp_size,
+                                             kernels::Backend& backend);
   virtual ~Model() = default;
 
   virtual const ModelConfig& config() const = 0;
   virtual uint64_t packed_bytes() const = 0;  // weights held in memory on this rank
-  virtual int vocab_shard() const = 0;        // logits per row on every rank: ceil(vocab / tp_size), last one padded
+  virtual int vocab_shard()
+      const = 0;  // logits per row on every rank: ceil(vocab / tp_size), last one padded
 
   // Runs all layers; writes `logits` [logit_rows, vocab_shard()] f32 of this rank's vocabulary slice (padding
   // entries are -inf). Collectives go through `comm` with the deadline; an error means the step is lost.

@@ -12,7 +12,7 @@ namespace lowkey::kernels {
 namespace {
 
 PageSpec q8_spec() {
-  return {.recipe = "q8", .sink_tokens = 4, .quantizer = Quantizer::kEmbedded, .bits = 8};
+  return PageSpec::embedded("q8", 8, 4);
 }
 
 struct LayoutCase {

@@ -54,8 +54,8 @@ class CacheReadingModel final : public Model {
       return Error{Code::kDeadlineExceeded, "all-reduce: rank 1 did not answer", {}};
     for (const kernels::SequenceSlice& slice : batch.sequences) {
       for (int row = 0; row < slice.num_rows; ++row) {
-        LOWKEY_CHECK(batch.positions[slice.first_row + row] == slice.first_position + row);
-        write(layout, slice, slice.first_position + row, batch.tokens[slice.first_row + row]);
+        LOWKEY_CHECK(batch.positions[slice.first_row + row] == slice.first_slot + row);
+        write(layout, slice, slice.first_slot + row, batch.tokens[slice.first_row + row]);
       }
     }
     size_t wanted = 0;

@@ -145,7 +145,7 @@ TEST_P(GreedyEngine, AfterARestoreFromTheStore) {
 // Codes instead of exact pages: not the reference's tokens, but always the same ones.
 TEST_P(GreedyEngine, Q8GivesTheSameTokensByEveryWay) {
   EngineReplicaOptions o = options();
-  o.spec = {.recipe = "q8", .sink_tokens = 4, .quantizer = kernels::Quantizer::kEmbedded, .bits = 8};
+  o.spec = kernels::PageSpec::embedded("q8", 8, 4);
   EngineReplica plain(o);
   std::vector<Case> cases{cut(0, 150, 60), cut(2, 150, 60)};
   for (Case& c : cases) {
