@@ -41,9 +41,9 @@ Status check_shape(const PageSpec& spec, const CacheShape& shape) {
 
 Status check_spec(const PageSpec& spec, const CacheShape& shape) {
   LOWKEY_TRY(check_shape(spec, shape));
-  if (spec.page_tokens < 16 || spec.page_tokens % 16 != 0 || spec.page_tokens > kMaxPageTokens) {
+  if (spec.page_tokens < 4 || spec.page_tokens % 4 != 0 || spec.page_tokens > kMaxPageTokens) {
     return bad_spec(spec,
-                    fmt::format("page_tokens: expected a multiple of 16 up to {}, found {}", kMaxPageTokens,
+                    fmt::format("page_tokens: expected a multiple of 4 up to {}, found {}", kMaxPageTokens,
                                 spec.page_tokens),
                     "page_tokens");
   }

@@ -126,8 +126,8 @@ class Loader {
 };
 
 // All of one layer. Row and column splits as in Megatron-LM, figure 3.
-LayerWeights load_layer(const ModelConfig& config, const std::string& prefix, int rank, int size,
-                        Loader& loader) {
+LayerWeights load_layer(const ModelConfig& config, int index, int rank, int size, Loader& loader) {
+  const std::string prefix = fmt::format("model.layers.{}.", index);
   const int64_t hidden = config.hidden_size;
   const int64_t q = int64_t{config.num_heads} * config.head_dim;
   const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
@@ -148,7 +148,16 @@ LayerWeights load_layer(const ModelConfig& config, const std::string& prefix, in
 
   LayerWeights layer;
   layer.attention_norm = loader.vector(prefix + "input_layernorm.weight", hidden);
-  layer.qkv = loader.rows(qkv_parts("weight"), hidden);
+  if (config.kv_producer.empty()) {
+    layer.qkv = loader.rows(qkv_parts("weight"), hidden);
+  } else {
+    const auto parts = qkv_parts("weight");
+    layer.qkv = loader.rows(std::span(parts).first(1), hidden);
+    if (config.owns_kv(index)) {
+      layer.kv = loader.rows(std::span(parts).last(2), hidden);
+      layer.kv_norm = loader.vector(attention + "kv_layernorm.weight", hidden);
+    }
+  }
   layer.o = loader.columns(attention + "o_proj.weight", hidden, q, q_shard);
   layer.mlp_norm = loader.vector(prefix + "post_attention_layernorm.weight", hidden);
   layer.gate_up = loader.rows(gate_up_parts("weight"), hidden);
@@ -189,12 +198,17 @@ uint64_t weight_bytes(const ModelConfig& config, int rank, int size, DType dtype
   const uint64_t qkv = shape.q_features + 2 * shape.kv_features;
   const uint64_t vocab = padded_shard(config.vocab_size, 0, size).count * hidden;
   const uint64_t layer = hidden * (qkv + shape.q_features + 3 * shape.ffn);
+  const uint64_t banks = config.num_banks();
   uint64_t layer_f32 = 2 * hidden;
   if (config.attention_bias) layer_f32 += qkv;
   if (config.attention_bias && config.family == Family::kLlama && rank == 0) layer_f32 += hidden;
   if (config.mlp_bias) layer_f32 += 2 * shape.ffn + (rank == 0 ? hidden : 0);
-  const uint64_t matrices = vocab * (config.tie_word_embeddings ? 1 : 2) + config.num_layers * layer;
-  return matrices * kernels::dtype_bytes(dtype) + (hidden + config.num_layers * layer_f32) * sizeof(float);
+  const uint64_t shared =
+      (config.num_layers - banks) * hidden * 2 * shape.kv_features;  // k and v that are not there
+  const uint64_t matrices = vocab * (config.tie_word_embeddings ? 1 : 2) + config.num_layers * layer - shared;
+  const uint64_t kv_norms = config.kv_producer.empty() ? 0 : banks * hidden;
+  return matrices * kernels::dtype_bytes(dtype) +
+         (hidden + config.num_layers * layer_f32 + kv_norms) * sizeof(float);
 }
 
 Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const SafetensorsReader& reader,
@@ -212,7 +226,7 @@ Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const Saf
   weights.final_norm = loader.vector("model.norm.weight", config.hidden_size);
   LOWKEY_TRY(loader.status());
   for (int i = 0; i < config.num_layers; ++i) {
-    weights.layers.push_back(load_layer(config, fmt::format("model.layers.{}.", i), rank, size, loader));
+    weights.layers.push_back(load_layer(config, i, rank, size, loader));
     LOWKEY_TRY(loader.status());
   }
   weights.packed_bytes = loader.packed_bytes();

@@ -20,9 +20,15 @@ inline const float* floats(const DeviceVector& vector) {
 }
 
 struct LayerWeights {
-  DeviceVector attention_norm;           // [hidden]
-  std::unique_ptr<kernels::Linear> qkv;  // [(heads + 2 kv_heads) * head_dim, hidden], local heads: q, k, v
+  DeviceVector attention_norm;  // [hidden]
+  // [(heads + 2 kv_heads) * head_dim, hidden], local heads: q, k, v; q alone in models whose layers share K
+  // and V.
+  std::unique_ptr<kernels::Linear> qkv;
   DeviceVector qkv_bias;
+  // Models whose layers share K and V: layers that own them have k and v here, of an input with a norm of its
+  // own.
+  std::unique_ptr<kernels::Linear> kv;
+  DeviceVector kv_norm;                      // [hidden]
   std::unique_ptr<kernels::Linear> o;        // [hidden, heads * head_dim], local columns
   DeviceVector o_bias;                       // rank 0 only: the all-reduce adds it once
   DeviceVector mlp_norm;                     // [hidden]

@@ -49,7 +49,9 @@ LlamaModel::LlamaModel(ModelConfig config, int rank, int size, DecoderWeights we
       shape_(config_, rank, size),
       weights_(std::move(weights)),
       rope_{.head_dim = config_.head_dim, .inv_freq = config_.rope_inv_freq()},
-      backend_(backend) {}
+      backend_(backend) {
+  for (int layer = 0; layer < config_.num_layers; ++layer) bank_of_layer_.push_back(config_.bank_of(layer));
+}
 
 Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm& comm,
                            Deadline deadline, std::span<float> logits) {
@@ -60,9 +62,8 @@ Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout
   backend_.embed(*weights_.embedding, batch.tokens, static_cast<int>(weights_.vocab.first), residual);
   LOWKEY_TRY(all_reduce(residual, comm, deadline));
   for (int i = 0; i < config_.num_layers; ++i) {
-    const LayerWeights& layer = weights_.layers[i];
-    LOWKEY_TRY(attention_block(layer, i, batch, layout, comm, deadline));
-    LOWKEY_TRY(mlp_block(layer, rows, comm, deadline));
+    LOWKEY_TRY(attention_block(i, batch, layout, comm, deadline));
+    LOWKEY_TRY(mlp_block(weights_.layers[i], rows, comm, deadline));
   }
   if (!batch.logit_rows.empty()) write_logits(batch, logits);
   return {};
@@ -76,7 +77,7 @@ Status LlamaModel::check(const Batch& batch, const kernels::PageLayout& layout,
                batch.positions.size());
   LOWKEY_CHECK(comm.size() == size_ && comm.rank() == rank_, "rank {} of {} in a group of {}", rank_, size_,
                comm.size());
-  LOWKEY_CHECK(layout.num_banks == config_.num_layers && layout.num_kv_heads == shape_.num_kv_heads &&
+  LOWKEY_CHECK(layout.num_banks == config_.num_banks() && layout.num_kv_heads == shape_.num_kv_heads &&
                    layout.head_dim == config_.head_dim,
                "layout of {} banks, {} heads of {}", layout.num_banks, layout.num_kv_heads, layout.head_dim);
   LOWKEY_CHECK(logits.size() >= batch.logit_rows.size() * weights_.vocab_rows, "room for {} logits",
@@ -99,14 +100,15 @@ void LlamaModel::reserve(int rows) {
               .normed = allocate(config_.hidden_size),
               .qkv = allocate(qkv),
               .split = allocate(qkv),
+              .shared_kv = config_.kv_producer.empty()
+                               ? nullptr
+                               : allocate(config_.num_banks() * 2 * shape_.kv_features),
               .attention = allocate(shape_.q_features),
               .gate_up = allocate(2 * shape_.ffn),
               .mlp = allocate(shape_.ffn)};
 }
 
-Status LlamaModel::attention_block(const LayerWeights& layer, int bank, const Batch& batch,
-                                   const kernels::PageLayout& layout, transport::HostComm& comm,
-                                   Deadline deadline) {
+LlamaModel::Qkv LlamaModel::own_qkv(const LayerWeights& layer, const Batch& batch) {
   const int rows = static_cast<int>(batch.tokens.size());
   const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
   const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
@@ -126,9 +128,41 @@ Status LlamaModel::attention_block(const LayerWeights& layer, int bank, const Ba
   }
   backend_.rope(rope_, batch.positions, q);
   backend_.rope(rope_, batch.positions, k);
+  return {q, k, v};
+}
 
-  if (batch.tap != nullptr) (*batch.tap)(bank, q, k, v);
-  const Tensor attention = matrix(buffers_.attention, rows, shape_.q_features);
+// K is rotated once, by its owner; the layers that read it rotate their own q by the same positions.
+LlamaModel::Qkv LlamaModel::shared_qkv(int index, const Batch& batch) {
+  const LayerWeights& layer = weights_.layers[index];
+  const int rows = static_cast<int>(batch.tokens.size());
+  const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
+  const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
+  const size_t bank_floats = size_t{2} * buffers_.capacity * shape_.kv_features;
+  float* shared = reinterpret_cast<float*>(buffers_.shared_kv->data()) + bank_of_layer_[index] * bank_floats;
+  const Tensor k{.data = shared, .rows = rows, .cols = shape_.kv_features};
+  const Tensor v{.data = shared + size_t(rows) * k.cols, .rows = rows, .cols = shape_.kv_features};
+  if (layer.kv) {
+    const Tensor kv = matrix(buffers_.qkv, rows, 2 * shape_.kv_features);
+    backend_.rms_norm(residual, floats(layer.kv_norm), config_.rms_norm_eps, normed);
+    backend_.linear(*layer.kv, normed, nullptr, false, kv);
+    copy_columns(kv, 0, k);
+    copy_columns(kv, k.cols, v);
+    backend_.rope(rope_, batch.positions, k);
+  }
+  const Tensor q = matrix(buffers_.split, rows, shape_.q_features);
+  backend_.rms_norm(residual, floats(layer.attention_norm), config_.rms_norm_eps, normed);
+  backend_.linear(*layer.qkv, normed, nullptr, false, q);
+  backend_.rope(rope_, batch.positions, q);
+  return {q, k, v};
+}
+
+Status LlamaModel::attention_block(int layer, const Batch& batch, const kernels::PageLayout& layout,
+                                   transport::HostComm& comm, Deadline deadline) {
+  const LayerWeights& weights = weights_.layers[layer];
+  const auto [q, k, v] = config_.kv_producer.empty() ? own_qkv(weights, batch) : shared_qkv(layer, batch);
+  if (batch.tap != nullptr) (*batch.tap)(layer, q, k, v);
+  const Tensor attention = matrix(buffers_.attention, q.rows, shape_.q_features);
+  const int bank = bank_of_layer_[layer];
   backend_.attend({.layout = &layout,
                    .bank = bank,
                    .num_q_heads = shape_.num_heads,
@@ -137,8 +171,11 @@ Status LlamaModel::attention_block(const LayerWeights& layer, int bank, const Ba
                    .k = k,
                    .v = v,
                    .out = attention,
+                   .first_reader = config_.owns_kv(layer),
+                   .last_reader = std::find(bank_of_layer_.begin() + layer + 1, bank_of_layer_.end(), bank) ==
+                                  bank_of_layer_.end(),
                    .sequences = batch.sequences});
-  return project(*layer.o, layer.o_bias, attention, comm, deadline);
+  return project(*weights.o, weights.o_bias, attention, comm, deadline);
 }
 
 Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::HostComm& comm,

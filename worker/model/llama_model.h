@@ -26,10 +26,12 @@ class LlamaModel : public Model {
   // Everything a layer writes, for up to `capacity` rows; grown, never shrunk: no allocation in steady state.
   struct Activations {
     int capacity = 0;
-    std::unique_ptr<kernels::Buffer> residual;   // [rows, hidden]
-    std::unique_ptr<kernels::Buffer> normed;     // [rows, hidden]; also the output of o and down
-    std::unique_ptr<kernels::Buffer> qkv;        // [rows, q + 2 kv]
-    std::unique_ptr<kernels::Buffer> split;      // q [rows, ..], k, v: what attention wants
+    std::unique_ptr<kernels::Buffer> residual;  // [rows, hidden]
+    std::unique_ptr<kernels::Buffer> normed;    // [rows, hidden]; also the output of o and down
+    std::unique_ptr<kernels::Buffer> qkv;       // [rows, q + 2 kv]
+    std::unique_ptr<kernels::Buffer> split;     // q [rows, ..], k, v: what attention wants
+    std::unique_ptr<kernels::Buffer>
+        shared_kv;  // shared K and V: k [rows, kv], v of every bank, until all have read
     std::unique_ptr<kernels::Buffer> attention;  // [rows, q]
     std::unique_ptr<kernels::Buffer> gate_up;    // [rows, 2 ffn]
     std::unique_ptr<kernels::Buffer> mlp;        // [rows, ffn]
@@ -38,8 +40,14 @@ class LlamaModel : public Model {
   Status check(const Batch& batch, const kernels::PageLayout& layout, const transport::HostComm& comm,
                std::span<float> logits) const;
   void reserve(int rows);
-  Status attention_block(const LayerWeights& layer, int bank, const Batch& batch,
-                         const kernels::PageLayout& layout, transport::HostComm& comm, Deadline deadline);
+  // What attention wants of a layer, rotated.
+  struct Qkv {
+    kernels::Tensor q, k, v;
+  };
+  Qkv own_qkv(const LayerWeights& layer, const Batch& batch);
+  Qkv shared_qkv(int layer, const Batch& batch);
+  Status attention_block(int layer, const Batch& batch, const kernels::PageLayout& layout,
+                         transport::HostComm& comm, Deadline deadline);
   Status mlp_block(const LayerWeights& layer, int rows, transport::HostComm& comm, Deadline deadline);
   // residual += all-reduce(x weight^T + bias)
   Status project(const kernels::Linear& weight, const DeviceVector& bias, const kernels::Tensor& x,
@@ -52,6 +60,7 @@ class LlamaModel : public Model {
   const DecoderShape shape_;
   const DecoderWeights weights_;
   const kernels::RopeTable rope_;
+  std::vector<int> bank_of_layer_;
   kernels::Backend& backend_;
   Activations buffers_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json/array.hpp>
+#include <boost/json/serialize.hpp>
 #include <cmath>
 #include <numbers>
 
@@ -77,6 +78,26 @@ void read_dimensions(JsonFields& fields, ModelConfig& config) {
     fields.fail("head_dim", "an even number from 2 to 256", std::to_string(config.head_dim));
 }
 
+// `kv_producer`: one entry a layer.
+void read_layer_sharing(JsonFields& fields, ModelConfig& config) {
+  const json::value* list = fields.find("kv_producer");
+  if (list == nullptr || !fields.status().ok()) return;
+  const std::string expected = fmt::format(
+      "{} layer numbers, each the layer's own or that of an earlier one that has its own", config.num_layers);
+  if (!list->is_array() || static_cast<int>(list->get_array().size()) != config.num_layers)
+    return fields.fail("kv_producer", expected);
+  if (config.attention_bias) return fields.fail("attention_bias", "false where layers share K and V");
+  std::vector<int> producer;
+  for (const json::value& value : list->get_array()) {
+    const int64_t layer = static_cast<int64_t>(producer.size());
+    const int64_t from = value.is_int64() ? value.get_int64() : -1;
+    if (from < 0 || from > layer || (from < layer && producer[from] != from))
+      return fields.fail("kv_producer", expected, fmt::format("layer {}: {}", layer, json::serialize(value)));
+    producer.push_back(static_cast<int>(from));
+  }
+  config.kv_producer = std::move(producer);
+}
+
 void read_rope_scaling(const json::object& object, std::string file, const char* name, ModelConfig& config,
                        Status& status) {
   JsonFields fields(object, std::move(file), std::string(name) + ".");
@@ -149,6 +170,7 @@ Result<ModelConfig> ModelConfig::read(const std::filesystem::path& model_dir) {
   read_family(fields, config);
   refuse_unsupported(fields);
   read_dimensions(fields, config);
+  read_layer_sharing(fields, config);
   LOWKEY_TRY(fields.status());
   LOWKEY_TRY(read_rope(fields, file, config));
   read_token_ids(fields, config);
@@ -163,10 +185,23 @@ Result<ModelConfig> ModelConfig::read(const std::filesystem::path& model_dir) {
   return config;
 }
 
+int ModelConfig::num_banks() const {
+  int banks = 0;
+  for (int layer = 0; layer < num_layers; ++layer) banks += owns_kv(layer);
+  return banks;
+}
+
+int ModelConfig::bank_of(int layer) const {
+  const int producer = kv_producer.empty() ? layer : kv_producer[layer];
+  int bank = 0;
+  for (int i = 0; i < producer; ++i) bank += owns_kv(i);
+  return bank;
+}
+
 kernels::CacheShape ModelConfig::cache_shape(int tp_size, kernels::DType dtype) const {
   LOWKEY_CHECK(tp_size >= 1 && num_kv_heads % tp_size == 0, "{} ranks, {} KV heads", tp_size, num_kv_heads);
   return {
-      .num_banks = num_layers, .num_kv_heads = num_kv_heads / tp_size, .head_dim = head_dim, .dtype = dtype};
+      .num_banks = num_banks(), .num_kv_heads = num_kv_heads / tp_size, .head_dim = head_dim, .dtype = dtype};
 }
 
 // Su et al. 2021: theta^(-2i/d). llama3 scaling (the Llama 3.1 release): wavelengths beyond the original

@@ -30,6 +30,9 @@ struct ModelConfig {
   int hidden_size = 0;
   int intermediate_size = 0;
   int num_layers = 0;
+  // Layer -> layer whose K and V it reads: itself or an earlier one that reads itself (Cross-Layer Attention,
+  // arXiv:2405.12981; MLKV, arXiv:2406.09297). Empty: every layer its own.
+  std::vector<int> kv_producer;
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_dim = 0;
@@ -46,13 +49,17 @@ struct ModelConfig {
 
   static Result<ModelConfig> read(const std::filesystem::path& model_dir);
 
+  bool owns_kv(int layer) const { return kv_producer.empty() || kv_producer[layer] == layer; }
+  int num_banks() const;         // layers that own K and V
+  int bank_of(int layer) const;  // banks are numbered in the order of their producers
+
   // The cache of rank `rank` of `size`. REQUIRES: size divides num_kv_heads.
   kernels::CacheShape cache_shape(int tp_size, kernels::DType dtype) const;
   std::vector<float> rope_inv_freq() const;  // [head_dim / 2], scaling applied
 };
 
-// Identity of the weights: H(config.json, tensor names, shapes, dtypes and sampled content of every file). Equal on
-// all ranks; part of every page's identity.
+// Identity of the weights: H(config.json, tensor names, shapes, dtypes and sampled content of every file).
+// Equal on all ranks; part of every page's identity.
 Result<Hash128> model_fingerprint(const std::filesystem::path& model_dir);
 
 }  // namespace lowkey::worker

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Random tiny models and what Hugging Face transformers computes from them, for tests/unit/worker/model.
 
-    python3 tests/golden/model/make_golden.py        # from the repository root; needs torch, transformers, safetensors
+    python3 tests/golden/model/make_golden.py [CASE...]     # from the repository root; needs torch, transformers, safetensors
 
-Every model folder holds config.json (written by hand below, in the spellings that real files use), weights, and
+Models whose layers share K and V (`kv_producer`: Cross-Layer Attention) are unknown to transformers: theirs come from
+the plain float64 forward pass below. Every model folder holds config.json (written by hand below, in the spellings that real files use), weights, and
 expected.json: 24 token ids and the float32 logits of every position, [24][vocab]. greedy_demo.json holds greedy
 continuations of deploy/demo-model in float32. The output is committed; rerun only when a case changes.
 """
@@ -11,6 +12,7 @@ continuations of deploy/demo-model in float32. The output is committed; rerun on
 import json
 import pathlib
 import shutil
+import sys
 
 import torch
 from safetensors.torch import save_file
@@ -51,6 +53,13 @@ CASES = {  # name: (config, dtype of the file, number of files)
     "qwen2": (QWEN2, torch.bfloat16, 1),
     "qwen2_sharded": ({**QWEN2, "tie_word_embeddings": True, "num_attention_heads": 4, "num_key_value_heads": 4},
                       torch.float32, 2),
+    # pairs; groups of three from the top, the odd layer out alone at the bottom; readers that skip over an owner
+    "llama_cla2": ({**LLAMA, "num_key_value_heads": 4, "num_hidden_layers": 4, "kv_producer": [0, 0, 2, 2]},
+                   torch.float32, 1),
+    "llama_cla3": ({**LLAMA, "num_key_value_heads": 2, "num_hidden_layers": 4, "kv_producer": [0, 1, 1, 1]},
+                   torch.float32, 1),
+    "llama_mlkv": ({**LLAMA, "num_key_value_heads": 4, "num_hidden_layers": 4, "kv_producer": [0, 1, 0, 1]},
+                   torch.float32, 1),
 }
 
 
@@ -68,11 +77,16 @@ def tensors(config, dtype, seed):
            "model.norm.weight": normal(hidden, std=0.2, mean=1.0)}
     if not config["tie_word_embeddings"]:
         out["lm_head.weight"] = normal(vocab, hidden, std=0.4)
+    producer = config.get("kv_producer")
     for i in range(config["num_hidden_layers"]):
         p = f"model.layers.{i}."
         linears = {"self_attn.q_proj": (q, hidden), "self_attn.k_proj": (kv, hidden), "self_attn.v_proj": (kv, hidden),
                    "self_attn.o_proj": (hidden, q), "mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden),
                    "mlp.down_proj": (hidden, ffn)}
+        if producer and producer[i] != i:
+            del linears["self_attn.k_proj"], linears["self_attn.v_proj"]
+        elif producer:
+            out[p + "self_attn.kv_layernorm.weight"] = normal(hidden, std=0.2, mean=1.0)
         for name, (rows, cols) in linears.items():
             out[p + name + ".weight"] = normal(rows, cols, std=1.5 / cols ** 0.5)
             attention = name.startswith("self_attn")
@@ -101,6 +115,40 @@ def load(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def forward_float64(config, weights, ids):
+    """A Llama decoder from its formulas; a layer reads the rotated K and V of kv_producer[layer]."""
+    w = {k: v.double() for k, v in weights.items()}
+    heads, kv_heads, d = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+    n, eps, producer = len(ids), config["rms_norm_eps"], config["kv_producer"]
+    angle = torch.outer(torch.arange(n).double(), config["rope_theta"] ** (-torch.arange(0, d, 2).double() / d))
+    cos, sin = angle.cos(), angle.sin()
+
+    def norm(x, weight):
+        return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+
+    def rotate(x):  # [n, heads, d], pairs (i, i + d / 2)
+        a, b = x[..., :d // 2], x[..., d // 2:]
+        c, s = cos[:, None], sin[:, None]
+        return torch.cat([a * c - b * s, b * c + a * s], -1)
+
+    x, banks = w["model.embed_tokens.weight"][ids], {}
+    for i in range(config["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        if producer[i] == i:
+            y = norm(x, w[p + "self_attn.kv_layernorm.weight"])
+            banks[i] = (rotate((y @ w[p + "self_attn.k_proj.weight"].T).view(n, kv_heads, d)),
+                        (y @ w[p + "self_attn.v_proj.weight"].T).view(n, kv_heads, d))
+        k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in banks[producer[i]])
+        q = rotate((norm(x, w[p + "input_layernorm.weight"]) @ w[p + "self_attn.q_proj.weight"].T).view(n, heads, d))
+        scores = torch.einsum("qhd,khd->hqk", q, k) / d ** 0.5 + torch.full((n, n), -torch.inf).double().triu(1)
+        mixed = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(n, -1)
+        x = x + mixed @ w[p + "self_attn.o_proj.weight"].T
+        y = norm(x, w[p + "post_attention_layernorm.weight"])
+        gate, up = y @ w[p + "mlp.gate_proj.weight"].T, y @ w[p + "mlp.up_proj.weight"].T
+        x = x + (gate * gate.sigmoid() * up) @ w[p + "mlp.down_proj.weight"].T
+    return norm(x, w["model.norm.weight"]) @ w["lm_head.weight"].T
+
+
 def make_case(name, seed):
     config, dtype, files = CASES[name]
     folder = HERE / name
@@ -110,7 +158,10 @@ def make_case(name, seed):
     save_weights(folder, tensors(config, dtype, seed), files)
     ids = torch.randint(0, config["vocab_size"], (POSITIONS,), generator=torch.Generator().manual_seed(seed + 1000))
     with torch.no_grad():
-        logits = load(folder)(ids[None]).logits[0]
+        if "kv_producer" in config:
+            logits = forward_float64(config, tensors(config, dtype, seed), ids)
+        else:
+            logits = load(folder)(ids[None]).logits[0]
     rows = ",\n".join("[" + ",".join(f"{x:.8g}" for x in row) + "]" for row in logits.tolist())
     (folder / "expected.json").write_text(f'{{"tokens": {ids.tolist()},\n"logits": [\n{rows}]}}\n')
     print(name, "logit std", round(logits.std().item(), 3), "bytes",
@@ -151,6 +202,9 @@ def make_greedy():
 
 
 if __name__ == "__main__":
+    wanted = sys.argv[1:] or [*CASES, "greedy_demo"]
     for number, case in enumerate(CASES):
-        make_case(case, number)
-    make_greedy()
+        if case in wanted:
+            make_case(case, number)
+    if "greedy_demo" in wanted:
+        make_greedy()

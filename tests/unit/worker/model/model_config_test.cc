@@ -184,6 +184,33 @@ TEST_F(ModelConfigTest, RefusedByName) {
   }
 }
 
+TEST_F(ModelConfigTest, LayersMayReadAnEarlierOwnersKeysAndValues) {
+  json::object config = llama();
+  config["num_hidden_layers"] = 4;
+  config["kv_producer"] = {0, 0, 2, 0};
+  const auto shared = read(config);
+  ASSERT_TRUE(shared.ok()) << shared.error().message;
+  EXPECT_EQ(shared->num_banks(), 2);
+  const int banks[] = {0, 0, 1, 0};
+  for (int layer = 0; layer < 4; ++layer) EXPECT_EQ(shared->bank_of(layer), banks[layer]) << layer;
+
+  const std::string expected =
+      "field 'kv_producer': expected 4 layer numbers, each the layer's own or that of an earlier one that "
+      "has its "
+      "own, found ";
+  for (const auto& [map, found] : {std::pair<json::value, const char*>{json::array{0, 0, 2}, "[0,0,2]"},
+                                   {json::array{1, 1, 2, 2}, "layer 0: 1"},  // a later one
+                                   {json::array{0, 0, 1, 3}, "layer 2: 1"},  // one that reads another itself
+                                   {json::array{0, -1, 2, 2}, "layer 1: -1"},
+                                   {json::array{0, 0, "2", 2}, "layer 2: \"2\""}}) {
+    config["kv_producer"] = map;
+    EXPECT_EQ(refusal(config), expected + found);
+  }
+  config["kv_producer"] = {0, 0, 2, 2};
+  config["attention_bias"] = true;
+  EXPECT_EQ(refusal(config), "field 'attention_bias': expected false where layers share K and V, found true");
+}
+
 TEST_F(ModelConfigTest, SlidingWindowsAreRefused) {
   json::object mistral = llama();
   mistral["architectures"] = {"MistralForCausalLM"};

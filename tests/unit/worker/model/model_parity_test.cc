@@ -63,6 +63,16 @@ TEST_P(ModelParity, ChunksOverPages) {
   }
 }
 
+// A bank is stored once, whoever reads it.
+TEST(ModelBanks, OnePerOwner) {
+  for (const auto& [name, banks] : {std::pair{"llama_cla2", 2}, {"llama_cla3", 2}, {"llama_mlkv", 2}}) {
+    const auto config = worker::ModelConfig::read(golden_dir() / name);
+    ASSERT_TRUE(config.ok()) << config.error().message;
+    EXPECT_EQ(config->num_layers, 4);
+    EXPECT_EQ(config->cache_shape(1, kernels::DType::kF32).num_banks, banks) << name;
+  }
+}
+
 // Rounding weights and activations to bf16 costs about 2^-8 per product; a wrong operation costs about 1.
 TEST_P(ModelParity, Bf16StaysNear) {
   auto replica = load({.dtype = kernels::DType::kBf16});
@@ -74,7 +84,9 @@ INSTANTIATE_TEST_SUITE_P(Golden, ModelParity,
                          ::testing::Values(Case{"llama_mha", {1, 2, 4, 8}},
                                            Case{"llama_gqa_scaled", {1, 2, 4}}, Case{"llama_mqa", {1}},
                                            Case{"llama_bias", {1, 2, 4}}, Case{"llama_parameters", {1, 2, 4}},
-                                           Case{"qwen2", {1, 2}}, Case{"qwen2_sharded", {1, 2, 4}}),
+                                           Case{"qwen2", {1, 2}}, Case{"qwen2_sharded", {1, 2, 4}},
+                                           Case{"llama_cla2", {1, 2, 4}}, Case{"llama_cla3", {1, 2}},
+                                           Case{"llama_mlkv", {1, 2, 4}}),
                          [](const auto& info) { return info.param.name; });
 
 // Rows of one sequence must not see those of another, whatever their order and lengths.
