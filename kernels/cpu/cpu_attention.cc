@@ -10,6 +10,7 @@
 #include "kernels/cpu/compute_pool.h"
 #include "kernels/cpu/page_tile.h"
 #include "kernels/cpu/simd_ops.h"
+#include "kernels/ops/compaction.h"
 
 namespace lowkey::kernels {
 namespace {
@@ -63,6 +64,22 @@ void CpuAttention::attend(const AttentionStep& step) {
   }
   if (step.last_reader) save_tails();
   step_ = nullptr;
+}
+
+void CpuAttention::compact(const Compaction& compaction) {
+  const PageLayout& to = *compaction.to;
+  const int vectors = to.vectors_per_side();
+  pool_.parallel_for(2 * vectors, [&](int task, int thread) {
+    Scratch& scratch = scratch_[thread];
+    grow(scratch.row, static_cast<size_t>(to.join) * to.head_dim);
+    grow(scratch.codes, static_cast<size_t>(to.join) * to.head_dim + simd::kTileLanes);
+    compact_vector(compaction, task < vectors ? Side::kKey : Side::kValue, task % vectors,
+                   [&](const PageLayout& layout, const VectorLayout& vector,
+                       std::span<const std::byte* const> head_rows, PageView page) {
+                     simd::encode_page_vector(layout, vector, head_rows, page, scratch.codes.data(),
+                                              scratch.row.data());
+                   });
+  });
 }
 
 // Small steps are not worth waking the pool.

@@ -22,6 +22,7 @@ class CpuAttention {
   explicit CpuAttention(ComputePool& pool);
 
   void attend(const AttentionStep& step);
+  void compact(const Compaction& compaction);
 
  private:
   // A sequence's exact rows: the first page it touches has them in the tail, the following ones in own_rows_.

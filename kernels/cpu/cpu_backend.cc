@@ -65,6 +65,7 @@ class CpuBackend final : public Backend {
   void add(const Tensor& x, const Tensor& y) override;
   void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) override;
   void attend(const AttentionStep& step) override { attention_.attend(step); }
+  void compact(const Compaction& compaction) override { attention_.compact(compaction); }
 
  private:
   // Rows that one primitive does, of one block.

@@ -92,6 +92,25 @@ struct AttentionStep {
   std::span<const SequenceSlice> sequences;
 };
 
+// Tokens of one bank of one sequence that move from its exact pages and tail into archived pages, each head
+// its own: what a token policy keeps of a prompt, or a block of recent tokens whose time has come.
+struct Compaction {
+  const PageLayout* from = nullptr;  // REQUIRES: exact pages: full and identity, every level
+  int bank = 0;
+  std::byte* const* slabs =
+      nullptr;                    // slabs[page * kMaxSlabs + slab], pages 0 .. num_slots / page_tokens - 1
+  std::byte* tail = nullptr;      // of slots from the last complete page on; receives what is left
+  int num_slots = 0;              // the sequence's, all in the cache already
+  const int32_t* keep = nullptr;  // [num_kv_heads][num_kept] slots, ascending for each head
+  int num_kept = 0;
+  // Where the first num_kept / to->page_tokens pages of kept tokens go, encoded; their sink slab, where a
+  // page has one, is written too. Same heads, head_dim and dtype as `from`. The num_kept % to->page_tokens
+  // rows that are left (fewer than from->page_tokens) become rows 0, 1, .. of the tail.
+  const PageLayout* to = nullptr;
+  int to_bank = 0;
+  std::byte* const* to_slabs = nullptr;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -127,6 +146,10 @@ class Backend {
   // and its own page exact up to t — in prefill and decode alike (docs/architecture.md). K and V are rounded
   // to dtype() first. On return the slabs of completed pages and the tails are written; nothing else is kept.
   virtual void attend(const AttentionStep& step) = 0;
+
+  // Encodes chosen tokens into archived pages and leaves the rest of them in the tail. The source pages stay
+  // as they are: the caller frees them.
+  virtual void compact(const Compaction& compaction) = 0;
 };
 
 }  // namespace lowkey::kernels

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "kernels/ops/attention_reference.h"
+#include "kernels/ops/compaction.h"
 #include "kernels/ops/host_buffer.h"
 #include "kernels/page/dtype.h"
 
@@ -133,6 +134,13 @@ class ReferenceBackend final : public Backend {
   }
 
   void attend(const AttentionStep& step) override { attend_reference(step); }
+
+  void compact(const Compaction& compaction) override {
+    for (Side side : {Side::kKey, Side::kValue}) {
+      for (int i = 0; i < compaction.to->vectors_per_side(); ++i)
+        compact_vector(compaction, side, i, encode_vector);
+    }
+  }
 
  private:
   DType dtype_;
