@@ -160,7 +160,6 @@ void CpuAttention::prepare(Scratch& scratch) const {
   grow(scratch.scores, static_cast<size_t>(max_queries_) * simd::tile_stride(page_tokens_));
   grow(scratch.states, 2 * state_floats_);
   grow(scratch.row, static_cast<size_t>(page_tokens_) * dim_ * (step_->layout->join + 1));
-  grow(scratch.codes, static_cast<size_t>(dim_) + simd::kTileLanes);
 }
 
 std::byte* CpuAttention::own_page(int sequence, Side side, int head, int page) {
@@ -199,8 +198,7 @@ void CpuAttention::encode_pages(int sequence, Side side, int index, Scratch& scr
     std::byte* const* slabs = step_->sequences[sequence].slabs + static_cast<size_t>(page) * kMaxSlabs;
     std::array<const std::byte*, kMaxGroups> rows;
     for (int i = 0; i < layout.join; ++i) rows[i] = own_page(sequence, side, vector.head + i, page);
-    simd::encode_page_vector(layout, vector, {rows.data(), vector.num_heads}, {slabs}, scratch.codes.data(),
-                             scratch.row.data());
+    scratch.encoder.encode(layout, vector, {rows.data(), vector.num_heads}, {slabs});
     for (int i = 0; i < layout.join && page == 0 && layout.sink_tokens > 0; ++i) {
       write_sink(layout, layout.rows_of(step_->bank, side, vector.head + i), rows[i],
                  slabs[layout.sink_slab()]);

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/page_encode.h"
 #include "kernels/ops/backend.h"
 
 namespace lowkey::kernels {
@@ -54,7 +55,7 @@ class CpuAttention {
   // Of one thread; grown, never shrunk.
   struct Scratch {
     std::vector<float> key_tile, value_tile, queries, scores, states, row;
-    std::vector<uint8_t> codes;
+    simd::PageEncoder encoder;
   };
 
   template <class Function>

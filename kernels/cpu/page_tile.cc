@@ -131,27 +131,6 @@ void decode_embedded8(const PageLayout& layout, const VectorLayout& vector, Page
   decode_planes(Embedded8(), layout, vector, page, scalars, tile);
 }
 
-// embedded_code(row[f] / scalar) for f < n; writes up to a vector more.
-void code_row(const float* row, float scalar, size_t n, uint8_t* codes) {
-  const DF d;
-  const hn::RebindToSigned<DF> di;
-  const hn::Rebind<uint8_t, DF> d8;
-  const EmbeddedTables& tables = embedded_tables();
-  const auto divisor = hn::Set(d, scalar);
-  for (size_t f = 0; f < n; f += hn::Lanes(d)) {
-    const VF u = hn::Div(load_first(d, row + f, n - f), divisor);
-    auto hi = hn::Zero(di);
-    for (int i = 1; i < 16; ++i) {
-      hi = hn::Add(
-          hi, hn::IfThenElseZero(hn::RebindMask(di, hn::Ge(u, hn::Set(d, tables.edge[i]))), hn::Set(di, 1)));
-    }
-    const VF fine =
-        hn::Mul(hn::Sub(u, hn::GatherIndex(d, tables.edge, hi)), hn::GatherIndex(d, tables.inv_step, hi));
-    const auto lo = hn::ConvertTo(di, hn::Min(hn::Max(fine, hn::Zero(d)), hn::Set(d, 15.0f)));
-    hn::StoreU(hn::DemoteTo(d8, hn::Add(hn::ShiftLeft<4>(hi), lo)), d8, codes + f);
-  }
-}
-
 }  // namespace lowkey::kernels::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -161,7 +140,6 @@ namespace lowkey::kernels::simd {
 HWY_EXPORT(decode_full_f32);
 HWY_EXPORT(decode_full_bf16);
 HWY_EXPORT(decode_embedded8);
-HWY_EXPORT(code_row);
 
 namespace {
 
@@ -181,34 +159,6 @@ bool is_full(const PageLayout& layout, const VectorLayout& vector) {
 bool is_embedded8(const PageLayout& layout, const VectorLayout& vector) {
   return vector.quantizer == Quantizer::kEmbedded && vector.num_scalars == 1 &&
          vector.norm_edge == kEmbeddedEdge && is_plain(layout, vector, 8);
-}
-
-// Copies words of n elements, [token][dim] -> planes: element (token, feature) of size `Element`.
-template <class Element>
-void place_row(const PageLayout& layout, const VectorLayout& vector, PageView page, int token,
-               const Element* row) {
-  constexpr int n = 4 / sizeof(Element);
-  for (int i = 0; i < vector.num_planes; ++i) {
-    const Plane& plane = layout.planes[vector.first_plane + i];
-    auto* out = reinterpret_cast<Element*>(page.slabs[0] + plane.offset);
-    const Element* source = row + plane.feature;
-    if (vector.side == Side::kKey) {
-      for (int f = 0; f < plane.features; f += n) {
-        std::memcpy(out + (static_cast<size_t>(f / n) * layout.page_tokens + token) * n, source + f, 4);
-      }
-    } else {
-      Element* target = out + static_cast<size_t>(token / n) * plane.features * n + token % n;
-      for (int f = 0; f < plane.features; ++f) target[f * n] = source[f];
-    }
-  }
-}
-
-template <class Element>
-void place_rows(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows, PageView page) {
-  const auto* elements = reinterpret_cast<const Element*>(rows);
-  for (int t = 0; t < layout.page_tokens; ++t) {
-    place_row(layout, vector, page, t, elements + static_cast<size_t>(t) * vector.dim);
-  }
 }
 
 const float* row_as_f32(const std::byte* rows, DType dtype, int token, int dim, float* scratch) {
@@ -259,29 +209,6 @@ void load_tile(Side side, const std::byte* rows, DType dtype, int num_tokens, in
       const float* row = row_as_f32(rows, dtype, t, dim, target);
       if (row != target) std::memcpy(target, row, dim * sizeof(float));
     }
-  }
-}
-
-void encode_page_vector(const PageLayout& layout, const VectorLayout& vector,
-                        std::span<const std::byte* const> head_rows, PageView page, uint8_t* codes_scratch,
-                        float* row_scratch) {
-  const std::byte* rows = head_rows[0];
-  if (is_full(layout, vector)) {
-    if (layout.dtype == DType::kF32) return place_rows<uint32_t>(layout, vector, rows, page);
-    return place_rows<uint16_t>(layout, vector, rows, page);
-  }
-  if (!is_embedded8(layout, vector)) return encode_vector(layout, vector, head_rows, page);
-  auto* scalars = reinterpret_cast<uint16_t*>(page.slabs[0] + vector.scalars_offset);
-  for (int t = 0; t < layout.page_tokens; ++t) {
-    const float* row = row_as_f32(rows, layout.dtype, t, vector.dim, row_scratch);
-    scalars[t] = embedded_row_scalar({row, vector.dim});
-    const float scalar = bf16_to_f32(scalars[t]);
-    if (scalar > 0.0f) {
-      HWY_DYNAMIC_DISPATCH(code_row)(row, scalar, vector.dim, codes_scratch);
-    } else {
-      std::memset(codes_scratch, embedded_code(0.0f), vector.dim);
-    }
-    place_row(layout, vector, page, t, codes_scratch);
   }
 }
 

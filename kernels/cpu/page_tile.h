@@ -28,10 +28,4 @@ void decode_tile(const PageLayout& layout, const VectorLayout& vector, int head,
 void load_tile(Side side, const std::byte* rows, DType dtype, int num_tokens, int page_tokens, int dim,
                float* tile);
 
-// encode_vector() with the same bytes as a result. `codes_scratch`: at least dim + kTileLanes bytes and
-// `row_scratch` [dim] f32.
-void encode_page_vector(const PageLayout& layout, const VectorLayout& vector,
-                        std::span<const std::byte* const> head_rows, PageView page, uint8_t* codes_scratch,
-                        float* row_scratch);
-
 }  // namespace lowkey::kernels::simd

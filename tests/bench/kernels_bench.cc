@@ -105,6 +105,8 @@ class AttentionBench {
                       {k_.data(), total, kHeads * kDim},
                       {v_.data(), total, kHeads * kDim},
                       {out_.data(), total, kQueryHeads * kDim},
+                      /*first_reader=*/true,
+                      /*last_reader=*/true,
                       slices_});
   }
 

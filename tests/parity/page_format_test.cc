@@ -12,10 +12,7 @@ namespace {
 
 TEST(PageFormatOnDevice, DecodesWhatTheHostEncoded) {
   if (parity::device_count() == 0) GTEST_SKIP() << "no CUDA device";
-  PageSpec spec;
-  spec.recipe = "q8";
-  spec.quantizer = Quantizer::kEmbedded;
-  spec.bits = 8;
+  const PageSpec spec = PageSpec::embedded("q8", 8, 0);
   const CacheShape shape{.num_banks = 2, .num_kv_heads = 2, .head_dim = 64, .dtype = DType::kF32};
   const auto layout = PageLayout::make(spec, shape).value();
   std::vector<unsigned char> slab(layout.slab_bytes[0]);
@@ -25,7 +22,8 @@ TEST(PageFormatOnDevice, DecodesWhatTheHostEncoded) {
   std::vector<float> rows(static_cast<size_t>(layout.page_tokens) * shape.head_dim);
   for (const VectorLayout& vector : layout.vectors) {
     for (float& x : rows) x = normal(random);
-    encode_vector(layout, vector, reinterpret_cast<const std::byte*>(rows.data()), {slabs});
+    const std::byte* heads[] = {reinterpret_cast<const std::byte*>(rows.data())};
+    encode_vector(layout, vector, heads, {slabs});
   }
   for (const VectorLayout& vector : layout.vectors) {
     std::vector<float> expected(rows.size()), found(rows.size(), -1.0f);

@@ -2,9 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <array>#include <time.h>
+#include <time.h>
 
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <numeric>
 #include <vector>
@@ -58,7 +59,8 @@ TEST(ComputePool, IdleCostsNoCpu) {
   EXPECT_LT(cpu, 0.02) << "of 0.1 s idle";
 }
 
-// A job with more tasks behind one with fewer: a worker that is late for the first must not run a task of the second.
+// A job with more tasks behind one with fewer: a worker that is late for the first must not run a task of the
+// second.
 TEST(ComputePool, EveryTaskRunsOnceWhenJobsGrow) {
   ComputePool pool(8);  // more threads than cores: some are always late
   for (int round = 0; round < 20000; ++round) {

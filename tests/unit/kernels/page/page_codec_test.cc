@@ -66,6 +66,19 @@ std::vector<std::byte> to_dtype(const std::vector<float>& rows, DType dtype) {
   return bytes;
 }
 
+// One head.
+void encode_rows(const PageLayout& layout, const VectorLayout& vector, const std::vector<std::byte>& rows,
+                 PageView page) {
+  const std::byte* heads[] = {rows.data()};
+  encode_vector(layout, vector, heads, page);
+}
+
+PageSpec embedded_spec(int bits, int page_tokens) {
+  PageSpec spec = PageSpec::embedded("test", bits, 0);
+  spec.page_tokens = page_tokens;
+  return spec;
+}
+
 class CodecShapes : public testing::TestWithParam<std::tuple<int, int, DType>> {
  protected:
   int dim = std::get<0>(GetParam());
@@ -84,7 +97,7 @@ TEST_P(CodecShapes, FullPlanesAreBitExactAndStayInTheirVector) {
   const auto bytes = to_dtype(rows, dtype);
   for (const VectorLayout& v : layout.vectors) {
     Slabs slabs(layout);
-    encode_vector(layout, v, bytes.data(), slabs.view());
+    encode_rows(layout, v, bytes, slabs.view());
     std::vector<float> decoded(rows.size(), NAN);
     decode_vector(layout, v, slabs.view(), 1, decoded.data());
     for (size_t i = 0; i < rows.size(); ++i) ASSERT_EQ(decoded[i], load_element(bytes.data(), dtype, i)) << i;
@@ -98,13 +111,13 @@ TEST_P(CodecShapes, FullPlanesAreBitExactAndStayInTheirVector) {
 }
 
 TEST_P(CodecShapes, EightBitErrorIsWithinTheQuantizersBound) {
-  const PageLayout layout = make({.recipe = "q8", .quantizer = Quantizer::kEmbedded, .bits = 8});
+  const PageLayout layout = make(PageSpec::embedded("q8", 8, 0));
   const EmbeddedTables& tables = embedded_tables();
   for (Rows kind : {Rows::kNormal, Rows::kFlat, Rows::kRamp, Rows::kOutlier, Rows::kZero, Rows::kTiny}) {
     const auto bytes = to_dtype(make_rows(kind, tokens, dim), dtype);
     for (const VectorLayout& v : layout.vectors) {
       Slabs slabs(layout);
-      encode_vector(layout, v, bytes.data(), slabs.view());
+      encode_rows(layout, v, bytes, slabs.view());
       std::vector<float> decoded(static_cast<size_t>(tokens) * dim, NAN);
       decode_vector(layout, v, slabs.view(), 1, decoded.data());
       for (size_t i = 0; i < decoded.size(); ++i) {
@@ -120,13 +133,13 @@ TEST_P(CodecShapes, EightBitErrorIsWithinTheQuantizersBound) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, CodecShapes,
-                         testing::Combine(testing::Values(4, 8, 20, 64, 128), testing::Values(4, 12, 32),
+                         testing::Combine(testing::Values(4, 8, 20, 64, 128), testing::Values(16, 32, 48),
                                           testing::Values(DType::kF32, DType::kBf16)));
 
 // Element (token 1, feature 5) of each format is where the format's text says: K [feature / n][token][n],
 // V [token / n][feature][n] inside its group of 16 features.
 TEST(PageCodec, InnerOrderIsTheWrittenOne) {
-  const int tokens = 8, dim = 32;
+  const int tokens = 16, dim = 32;
   std::vector<float> rows(tokens * dim, 0.0f);
   const int token = 5, feature = 22;  // group 1, feature 6 of it
   rows[token * dim + feature] = 1.0f;
@@ -135,7 +148,7 @@ TEST(PageCodec, InnerOrderIsTheWrittenOne) {
     const size_t n = dtype == DType::kF32 ? 1 : 2, size = 4 / n, group = tokens * 16 * size;
     for (const VectorLayout& v : layout.vectors) {
       Slabs slabs(layout);
-      encode_vector(layout, v, to_dtype(rows, dtype).data(), slabs.view());
+      encode_rows(layout, v, to_dtype(rows, dtype), slabs.view());
       const std::byte* plane = slabs.pointers[0] + v.scalars_offset + group;
       const size_t index =
           v.side == Side::kKey ? (6 / n * tokens + token) * n + 6 % n : (token / n * 16 + 6) * n + token % n;
@@ -149,15 +162,13 @@ TEST(PageCodec, NarrowerCodesAreTheTopOfWiderOnes) {
   const int tokens = 16, dim = 32;
   const auto bytes = to_dtype(make_rows(Rows::kNormal, tokens, dim), DType::kBf16);
   auto layout_of = [&](int bits) {
-    return PageLayout::make({.page_tokens = tokens, .quantizer = Quantizer::kEmbedded, .bits = bits},
-                            {1, 1, dim, DType::kBf16})
-        .value();
+    return PageLayout::make(embedded_spec(bits, tokens), {1, 1, dim, DType::kBf16}).value();
   };
   for (int bits : {2, 4}) {
     const PageLayout narrow = layout_of(bits);
     for (const VectorLayout& v : narrow.vectors) {
       Slabs slabs(narrow);
-      encode_vector(narrow, v, bytes.data(), slabs.view());
+      encode_rows(narrow, v, bytes, slabs.view());
       std::vector<float> decoded(tokens * dim);
       decode_vector(narrow, v, slabs.view(), 1, decoded.data());
       for (int i = 0; i < tokens * dim; ++i) {
@@ -171,28 +182,17 @@ TEST(PageCodec, NarrowerCodesAreTheTopOfWiderOnes) {
   }
 }
 
-// A hand-made layout of two levels (4 bits, then 4 more) decodes to 4 bits from the first and 8 from both.
+// Two levels (4 bits, then 4 more) decode to 4 bits from the first and 8 from both.
 TEST(PageCodec, LevelsRefine) {
-  const int tokens = 8, dim = 16;
-  PageLayout layout = PageLayout::make({.page_tokens = tokens, .quantizer = Quantizer::kEmbedded, .bits = 4},
-                                       {1, 1, dim, DType::kF32})
-                          .value();
-  layout.num_levels = 2;
-  layout.slab_bytes[1] = layout.slab_bytes[0];
-  std::vector<Plane> planes;
-  for (VectorLayout& v : layout.vectors) {
-    Plane plane = layout.planes[v.first_plane];
-    v.first_plane = static_cast<uint32_t>(planes.size());
-    v.num_planes = 2;
-    planes.push_back(plane);
-    plane.level = 1;
-    planes.push_back(plane);
-  }
-  layout.planes = planes;
+  const int tokens = 16, dim = 16;
+  PageSpec spec = embedded_spec(4, tokens);
+  spec.num_levels = 2;
+  spec.key.bits = spec.value.bits = {{4, 4, 0}};
+  const PageLayout layout = PageLayout::make(spec, {1, 1, dim, DType::kF32}).value();
   const auto rows = make_rows(Rows::kNormal, tokens, dim);
   for (const VectorLayout& v : layout.vectors) {
     Slabs slabs(layout);
-    encode_vector(layout, v, to_dtype(rows, DType::kF32).data(), slabs.view());
+    encode_rows(layout, v, to_dtype(rows, DType::kF32), slabs.view());
     std::vector<float> coarse(rows.size()), fine(rows.size());
     decode_vector(layout, v, slabs.view(), 1, coarse.data());
     decode_vector(layout, v, slabs.view(), 2, fine.data());
@@ -208,12 +208,10 @@ TEST(PageCodec, LevelsRefine) {
 }
 
 TEST(PageCodec, SinkHoldsTheFirstRowsExactly) {
-  const PageLayout layout = PageLayout::make({.sink_tokens = 4, .quantizer = Quantizer::kEmbedded, .bits = 8},
-                                             {2, 2, 8, DType::kBf16})
-                                .value();
+  const PageLayout layout = PageLayout::make(PageSpec::embedded("q8", 8, 4), {2, 2, 8, DType::kBf16}).value();
   Slabs slabs(layout);
   const auto bytes = to_dtype(make_rows(Rows::kNormal, layout.page_tokens, 8), DType::kBf16);
-  const VectorLayout& v = layout.vector(1, Side::kValue, 0);
+  const RowsLayout& v = layout.rows_of(1, Side::kValue, 0);
   write_sink(layout, v, bytes.data(), slabs.pointers[layout.sink_slab()]);
   EXPECT_EQ(std::memcmp(slabs.pointers[1] + v.sink_offset, bytes.data(), 4 * 8 * 2), 0);
   EXPECT_EQ(slabs.pointers[1][v.sink_offset - 1], std::byte{0xa5});

@@ -73,9 +73,9 @@ TEST_P(PageLayoutBytes, TailAndSinkHoldEveryVectorOnce) {
   const PageLayout layout = PageLayout::make(GetParam().spec, GetParam().shape).value();
   const uint64_t row = layout.head_dim * dtype_bytes(layout.dtype);
   std::vector<Piece> tail, sink;
-  for (const VectorLayout& v : layout.vectors) {
-    tail.push_back({v.tail_offset, v.tail_offset + layout.page_tokens * row});
-    sink.push_back({v.sink_offset, v.sink_offset + layout.sink_tokens * row});
+  for (const RowsLayout& r : layout.rows) {
+    tail.push_back({r.tail_offset, r.tail_offset + layout.page_tokens * row});
+    sink.push_back({r.sink_offset, r.sink_offset + layout.sink_tokens * row});
   }
   padding(tail, layout.tail_bytes);
   EXPECT_EQ(layout.tail_bytes % 64, 0u);
@@ -124,7 +124,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, PageLayoutBytes,
                                          LayoutCase{q8_spec(), {5, 4, 8, DType::kF32}},
                                          LayoutCase{q8_spec(), {2, 1, 20, DType::kBf16}},
                                          LayoutCase{q8_spec(), {32, 8, 128, DType::kBf16}},
-                                         LayoutCase{{.recipe = "long", .page_tokens = 12, .sink_tokens = 1},
+                                         LayoutCase{{.recipe = "long", .page_tokens = 48, .sink_tokens = 1},
                                                     {3, 2, 4, DType::kF16}}));
 
 TEST(PageLayout, Q8BytesOfThe135MShape) {
@@ -154,7 +154,7 @@ TEST(PageLayout, FingerprintSeesEveryDecidingFieldAndNotTheName) {
       [](PageLayout& l) { l.num_kv_heads++; },
       [](PageLayout& l) { l.head_dim += 4; },
       [](PageLayout& l) { l.dtype = DType::kF32; },
-      [](PageLayout& l) { l.quantizer = Quantizer::kFull; },
+      [](PageLayout& l) { l.join++; },
       [](PageLayout& l) { l.slab_bytes[0] += 64; },
       [](PageLayout& l) { l.slab_bytes[3] += 64; },
       [](PageLayout& l) { l.tail_bytes += 64; },
@@ -167,8 +167,8 @@ TEST(PageLayout, FingerprintSeesEveryDecidingFieldAndNotTheName) {
       [](PageLayout& l) { l.vectors[1].first_plane++; },
       [](PageLayout& l) { l.vectors[1].scalars_offset++; },
       [](PageLayout& l) { l.vectors[1].num_scalars++; },
-      [](PageLayout& l) { l.vectors[1].tail_offset++; },
-      [](PageLayout& l) { l.vectors[1].sink_offset++; },
+      [](PageLayout& l) { l.rows[1].tail_offset++; },
+      [](PageLayout& l) { l.rows[1].sink_offset++; },
       [](PageLayout& l) { l.planes[2].offset++; },
       [](PageLayout& l) { l.planes[2].bytes++; },
       [](PageLayout& l) { l.planes[2].feature++; },
@@ -208,9 +208,7 @@ TEST(PageLayout, RefusesImpossibleSpecsNamingTheField) {
   expect_param({.page_tokens = 1 << 20}, shape, "page_tokens");
   expect_param({.sink_tokens = -1}, shape, "sink");
   expect_param({.sink_tokens = 33}, shape, "sink");
-  expect_param({.bits = 8}, shape, "width");
-  expect_param(with([](PageSpec& s) { s.bits = 5; }), shape, "width");
-  expect_param(with([](PageSpec& s) { s.bits = 4; }), {4, 2, 12, DType::kBf16}, "width");
+  expect_param(with([](PageSpec& s) { s.key.bits[0] = {9}; }), shape, "width");
   const auto huge = PageLayout::make({.page_tokens = 1024}, {65535, 65535, 1024, DType::kF32});
   EXPECT_FALSE(huge.ok());
 }
