@@ -71,14 +71,10 @@ void CpuAttention::compact(const Compaction& compaction) {
   const int vectors = to.vectors_per_side();
   pool_.parallel_for(2 * vectors, [&](int task, int thread) {
     Scratch& scratch = scratch_[thread];
-    grow(scratch.row, static_cast<size_t>(to.join) * to.head_dim);
-    grow(scratch.codes, static_cast<size_t>(to.join) * to.head_dim + simd::kTileLanes);
-    compact_vector(compaction, task < vectors ? Side::kKey : Side::kValue, task % vectors,
-                   [&](const PageLayout& layout, const VectorLayout& vector,
-                       std::span<const std::byte* const> head_rows, PageView page) {
-                     simd::encode_page_vector(layout, vector, head_rows, page, scratch.codes.data(),
-                                              scratch.row.data());
-                   });
+    compact_vector(
+        compaction, task < vectors ? Side::kKey : Side::kValue, task % vectors,
+        [&](const PageLayout& layout, const VectorLayout& vector, std::span<const std::byte* const> head_rows,
+            PageView page) { scratch.encoder.encode(layout, vector, head_rows, page); });
   });
 }
 
