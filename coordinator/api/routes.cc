@@ -6,6 +6,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/json.hpp>
+#include <charconv>
 
 #include "base/version.h"
 #include "coordinator/api/api_error.h"
@@ -66,6 +67,23 @@ const Route* find_route(std::string_view path) {
       return &route;
   }
   return nullptr;
+}
+
+// RFC 3986, section 2.1; what is no escape stays as it is. Clients escape the '/' of names like org/model.
+std::string percent_decoded(std::string_view text) {
+  std::string decoded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned char byte = 0;
+    const std::string_view digits = text.substr(i, 3).substr(1);
+    if (text[i] == '%' && digits.size() == 2 &&
+        std::from_chars(digits.begin(), digits.end(), byte, 16).ptr == digits.end()) {
+      decoded += static_cast<char>(byte);
+      i += 2;
+    } else {
+      decoded += text[i];
+    }
+  }
+  return decoded;
 }
 
 std::string allowed(const Route& route) {
@@ -148,7 +166,7 @@ void Routes::handle(ExchangePtr exchange) {
     case Action::kModels:
       return exchange->respond(models());
     case Action::kModel:
-      return exchange->respond(model(path.substr(route->path.size())));
+      return exchange->respond(model(percent_decoded(path.substr(route->path.size()))));
     case Action::kHealth:
       return exchange->respond(json_response({{"status", "ok"}}));
     case Action::kReady:

@@ -207,7 +207,10 @@ TEST_F(Answers, ModelsVersionAndHealth) {
   EXPECT_EQ(text_of(models.at("object")), "list");
   EXPECT_EQ(models.at("data").as_array().size(), 1u);
   EXPECT_EQ(text_of(client().get("/v1/models/demo-model").json().at("object")), "model");
+  EXPECT_EQ(text_of(client().get("/v1/models/demo%2Dmodel").json().at("id")), "demo-model");
   EXPECT_EQ(client().get("/v1/models/other").status, 404);
+  EXPECT_EQ(client().get("/v1/models/demo-model%").status, 404);
+  EXPECT_EQ(client().get("/v1/models/demo%2-model").status, 404);
   EXPECT_EQ(client().get("/health").status, 200);
   EXPECT_TRUE(client().get("/version").json().at("version").is_string());
 }
