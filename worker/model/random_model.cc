@@ -4,6 +4,7 @@
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
+#include <boost/json/value_from.hpp>
 #include <charconv>
 #include <cmath>
 #include <fstream>
@@ -80,7 +81,7 @@ constexpr std::array kShapeKeys = {
     ShapeKey{"vocab", &ModelConfig::vocab_size},  ShapeKey{"positions", &ModelConfig::max_positions},
 };
 
-Status set_shape_key(ModelConfig& config, std::string_view key, std::string_view value) {
+Status set_shape_key(ModelConfig& config, int* share, std::string_view key, std::string_view value) {
   const auto bad = [&](std::string_view expected) {
     return Error{Code::kUsage, fmt::format("shape: {}: expected {}, found '{}'", key, expected, value),
                  "random"};
@@ -95,18 +96,24 @@ Status set_shape_key(ModelConfig& config, std::string_view key, std::string_view
     config.tie_word_embeddings = value == "1";
     return {};
   }
+  int number = 0;
+  const auto [end, ec] = std::from_chars(value.data(), value.data() + value.size(), number);
+  const bool is_number = ec == std::errc{} && end == value.data() + value.size() && number >= 1;
+  if (key == "share") {
+    if (!is_number) return bad("a number from 1");
+    *share = number;
+    return {};
+  }
   for (const ShapeKey& known : kShapeKeys) {
     if (known.name != key) continue;
-    int number = 0;
-    const auto [end, ec] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (ec != std::errc{} || end != value.data() + value.size() || number < 1) return bad("a number from 1");
+    if (!is_number) return bad("a number from 1");
     config.*known.field = number;
     return {};
   }
   return Error{
       Code::kUsage,
-      fmt::format("shape: expected family, layers, hidden, heads, kv_heads, head_dim, ffn, vocab, positions "
-                  "or tied, found '{}'",
+      fmt::format("shape: expected family, layers, hidden, heads, kv_heads, head_dim, ffn, vocab, positions, "
+                  "tied or share, found '{}'",
                   key),
       "random"};
 }
@@ -137,6 +144,7 @@ json::object config_json(const ModelConfig& c) {
         {"low_freq_factor", c.rope_scaling.low_freq_factor},
         {"high_freq_factor", c.rope_scaling.high_freq_factor},
         {"original_max_position_embeddings", int64_t(c.rope_scaling.original_max_positions)}};
+  if (!c.kv_producer.empty()) o["kv_producer"] = json::value_from(c.kv_producer);
   return o;
 }
 
@@ -228,8 +236,12 @@ std::vector<RandomTensor> random_tensors(const ModelConfig& c) {
     };
     const bool bias = c.family == Family::kQwen2;
     linear("self_attn.q_proj", q, c.hidden_size, bias, kAttentionGain);
-    linear("self_attn.k_proj", kv, c.hidden_size, bias, kAttentionGain);
-    linear("self_attn.v_proj", kv, c.hidden_size, bias);
+    if (c.owns_kv(i)) {
+      linear("self_attn.k_proj", kv, c.hidden_size, bias, kAttentionGain);
+      linear("self_attn.v_proj", kv, c.hidden_size, bias);
+      if (!c.kv_producer.empty())
+        out.push_back({prefix + "self_attn.kv_layernorm.weight", c.hidden_size, 0, 0.1, 1});
+    }
     linear("self_attn.o_proj", c.hidden_size, q, false, kAttentionGain);
     linear("mlp.gate_proj", c.intermediate_size, c.hidden_size, false);
     linear("mlp.up_proj", c.intermediate_size, c.hidden_size, false);
@@ -310,6 +322,7 @@ Status write_json(const json::object& object, const std::filesystem::path& path)
 
 Result<ModelConfig> parse_shape(std::string_view text) {
   ModelConfig config = tiny_shape();
+  int share = 1;
   for (bool first = true; first || !text.empty(); first = false) {
     const std::string_view item = text.substr(0, text.find(','));
     text.remove_prefix(std::min(text.size(), item.size() + 1));
@@ -322,7 +335,7 @@ Result<ModelConfig> parse_shape(std::string_view text) {
       config = *named;
       continue;
     }
-    LOWKEY_TRY(set_shape_key(config, item.substr(0, equals), item.substr(equals + 1)));
+    LOWKEY_TRY(set_shape_key(config, &share, item.substr(0, equals), item.substr(equals + 1)));
   }
   constexpr int kMinVocab = kNumSpecial + kNumBytes;
   if (config.vocab_size < kMinVocab)
@@ -330,6 +343,8 @@ Result<ModelConfig> parse_shape(std::string_view text) {
                  fmt::format("shape: vocab: expected at least {} (every byte, {} special tokens), found {}",
                              kMinVocab, kNumSpecial, config.vocab_size),
                  "random"};
+  for (int layer = 0; share > 1 && layer < config.num_layers; ++layer)
+    config.kv_producer.push_back(layer - layer % share);
   return config;
 }
 

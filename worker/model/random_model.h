@@ -12,7 +12,7 @@ namespace lowkey::worker {
 
 // A shape by name (135M, 1B, tiny), by key=value list, or both: "tiny", "135M,layers=2",
 // "hidden=64,heads=4,kv_heads=2". Keys: family (llama, qwen2), layers, hidden, heads, kv_heads, head_dim,
-// ffn, vocab, positions, tied (0, 1); what is not named is as in tiny. Errors: kUsage naming the key and what
+// ffn, vocab, positions, tied (0, 1), share (layers that read one's K and V, Cross-Layer Attention); what is not named is as in tiny. Errors: kUsage naming the key and what
 // it may be.
 Result<ModelConfig> parse_shape(std::string_view text);
 

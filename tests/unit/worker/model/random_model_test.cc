@@ -22,6 +22,7 @@ TEST(Shape, NamedAndListed) {
   EXPECT_FALSE(shape->tie_word_embeddings);
   EXPECT_EQ(shape->family, worker::Family::kQwen2);
   EXPECT_EQ(worker::parse_shape("hidden=96,heads=6")->num_heads, 6);
+  EXPECT_EQ(worker::parse_shape("tiny,share=2,layers=3")->kv_producer, (std::vector{0, 0, 2}));
 }
 
 TEST(Shape, Refusals) {
@@ -36,7 +37,7 @@ TEST(Shape, Refusals) {
 // Greedy text of random weights must wander, or speed work on it would measure one cache line of the
 // vocabulary.
 TEST(RandomModel, LoadsAndWanders) {
-  for (const char* text : {"tiny", "tiny,family=qwen2,tied=0,layers=3"}) {
+  for (const char* text : {"tiny", "tiny,family=qwen2,tied=0,layers=3", "tiny,layers=5,share=2"}) {
     TempFolder folder;
     const auto shape = worker::parse_shape(text);
     ASSERT_TRUE(shape.ok());
