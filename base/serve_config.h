@@ -11,7 +11,8 @@ namespace lowkey {
 
 struct ServeConfig {
   std::string model;
-  std::string recipe;  // file; empty: exact
+  std::string recipe;   // file; empty: exact
+  std::string profile;  // file; empty: <model>/profiles/<recipe>.profile.safetensors
   std::string listen = "127.0.0.1";
   int port = 8000;
   int tp = 0;  // 0: from the number of ranks
@@ -36,6 +37,7 @@ struct ServeConfig {
   static void visit_fields(Self& c, Visitor&& v) {
     v.text("model", c.model, "model folder (config.json, *.safetensors, tokenizer.json)");
     v.text("recipe", c.recipe, "recipe file of the KV cache (default: exact)");
+    v.text("profile", c.profile, "profile file (default: <model>/profiles/<recipe>.profile.safetensors)");
     v.text("listen", c.listen, "address the HTTP server binds to");
     v.number("port", c.port, 0, 65535, "HTTP port; 0 takes a free one and prints it");
     v.number("tp", c.tp, 0, 1024, "tensor-parallel ranks of a replica; 0: from the number of ranks");

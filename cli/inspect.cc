@@ -42,7 +42,7 @@ int report(const Command& command) {
   InspectOptions options{.tp = command.tp,
                          .dtype = command.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16,
                          .kv_bytes = *parse_bytes(command.kv_bytes)};
-  std::vector<kernels::PageSpec> recipes = {{}, q8_page_spec()};
+  std::vector<kvstore::Recipe> recipes = {{}, q8_recipe()};
   for (const std::string& file : command.recipes) {
     const auto recipe = kvstore::read_recipe(file);
     if (!recipe.ok()) return fail(recipe.error());

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "cli/model_shape.h"
 #include "worker/model/decoder_weights.h"
 #include "worker/model/model_config.h"
 #include "worker/model/safetensors_reader.h"
@@ -97,8 +98,12 @@ std::string fit_table(std::span<const PageLayout> layouts, const InspectOptions&
 
 }  // namespace
 
-kernels::PageSpec q8_page_spec() {
-  return kernels::PageSpec::embedded("q8", 8, 4);
+kvstore::Recipe q8_recipe() {
+  kvstore::Recipe recipe{.name = "q8", .sink_tokens = 4};
+  recipe.key.quantizer = kernels::Quantizer::kEmbedded;
+  recipe.key.width = 8;
+  recipe.value = recipe.key;
+  return recipe;
 }
 
 uint64_t tokens_that_fit(const PageLayout& layout, uint64_t bytes) {
@@ -115,15 +120,17 @@ uint64_t tokens_that_fit(const PageLayout& layout, uint64_t bytes) {
 }
 
 Result<std::string> inspect_report(const std::filesystem::path& model_dir, const InspectOptions& options,
-                                   std::span<const kernels::PageSpec> recipes) {
+                                   std::span<const kvstore::Recipe> recipes) {
   LOWKEY_ASSIGN(config, ModelConfig::read(model_dir));
   LOWKEY_TRY(worker::check_tensor_parallel(config, 0, options.tp));
   LOWKEY_ASSIGN(reader, worker::SafetensorsReader::open(model_dir));
   LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(model_dir));
   std::vector<PageLayout> layouts;
-  for (const kernels::PageSpec& spec : recipes) {
-    LOWKEY_ASSIGN(layout, PageLayout::make(spec, config.cache_shape(options.tp, options.dtype)));
-    layouts.push_back(std::move(layout));
+  for (const kvstore::Recipe& recipe : recipes) {
+    LOWKEY_ASSIGN(
+        cache, kvstore::resolve_files(recipe, {}, model_dir, model_shape(config, fingerprint, options.dtype),
+                                      0, options.tp));
+    layouts.push_back(std::move(cache.pages));
   }
   return describe_model(config, reader.num_parameters(), reader.num_files(), fingerprint) +
          weights_table(config, options.dtype) + cache_table(layouts, options.tp) +

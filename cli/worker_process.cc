@@ -6,10 +6,12 @@
 #include "base/exit_now.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "cli/model_shape.h"
 #include "cli/processes.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kvstore/page/page_memory.h"
 #include "kvstore/recipe/recipe.h"
+#include "kvstore/recipe/resolve.h"
 #include "monitoring/metrics.h"
 #include "transport/mpi/mpi_runtime.h"
 #include "transport/ucx/ucx_transport.h"
@@ -28,7 +30,7 @@ using transport::Role;
 struct Replica {
   worker::ModelConfig config;
   Hash128 model_fingerprint;
-  kernels::PageLayout layout;
+  kvstore::ResolvedCache cache;
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<worker::Model> model;
   std::unique_ptr<kvstore::PageMemory> memory;
@@ -38,20 +40,24 @@ Result<Replica> load(const Job& job) {
   Replica replica;
   const auto dtype = job.config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
   LOWKEY_ASSIGN(config, worker::ModelConfig::read(job.config.model));
-  LOWKEY_ASSIGN(spec, kvstore::read_recipe(job.config.recipe));
+  LOWKEY_ASSIGN(recipe, kvstore::read_recipe(job.config.recipe));
+  if (recipe.has_archive())
+    return Error{Code::kUsage, fmt::format("recipe {}: exact prefill is not served", recipe.name), "recipe"};
   if (config.num_kv_heads % job.plan.tp != 0) {
     return Error{
         Code::kUsage,
         fmt::format("--tp {}: must divide the model's {} KV heads", job.plan.tp, config.num_kv_heads), "tp"};
   }
-  LOWKEY_ASSIGN(layout, kernels::PageLayout::make(spec, config.cache_shape(job.plan.tp, dtype)));
   LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(job.config.model));
+  LOWKEY_ASSIGN(cache, kvstore::resolve_files(recipe, job.config.profile, job.config.model,
+                                              model_shape(config, fingerprint, dtype),
+                                              job.self().replica_rank, job.plan.tp));
   replica.backend = kernels::make_cpu_backend({.dtype = dtype, .threads = job.share.threads});
   LOWKEY_ASSIGN(model, worker::Model::load(job.config.model, config, job.self().replica_rank, job.plan.tp,
                                            *replica.backend));
-  LOWKEY_ASSIGN(memory, kvstore::PageMemory::make(layout, job.share.kv_bytes));
+  LOWKEY_ASSIGN(memory, kvstore::PageMemory::make(cache.pages, job.share.kv_bytes));
   replica.config = std::move(config);
-  replica.layout = std::move(layout);
+  replica.cache = std::move(cache);
   replica.model_fingerprint = fingerprint;
   replica.model = std::move(model);
   replica.memory = std::move(memory);
@@ -59,21 +65,21 @@ Result<Replica> load(const Job& job) {
 }
 
 void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics) {
-  const double ratio = static_cast<double>(replica.layout.bf16_bytes_for_tokens(8192)) /
-                       static_cast<double>(replica.layout.bytes_for_tokens(8192));
+  const double ratio = static_cast<double>(replica.cache.pages.bf16_bytes_for_tokens(8192)) /
+                       static_cast<double>(replica.cache.bytes_for(8192, 0));
   metrics.set(monitoring::Metric::kWeightBytes, static_cast<double>(replica.model->packed_bytes()));
-  metrics.set(monitoring::Metric::kKvBytesPerToken, replica.layout.bytes_per_token());
+  metrics.set(monitoring::Metric::kKvBytesPerToken, replica.cache.pages.bytes_per_token());
   metrics.set(monitoring::Metric::kKvCompressionRatio, ratio);
   metrics.set(monitoring::Metric::kInfo, 1,
               {{"version", kVersion},
                {"model", replica.config.name},
-               {"recipe", replica.layout.recipe},
+               {"recipe", replica.cache.recipe.name},
                {"dtype", job.config.dtype}});
   spdlog::info(
       "model {}: {} of weights; recipe {}: {:.0f} B per token, bf16 needs {:.2f}x of that at 8192 tokens; "
       "room for {} tokens in one sequence",
-      replica.config.name, format_bytes(replica.model->packed_bytes()), replica.layout.recipe,
-      replica.layout.bytes_per_token(), ratio, replica.memory->max_sequence_tokens());
+      replica.config.name, format_bytes(replica.model->packed_bytes()), replica.cache.recipe.name,
+      replica.cache.pages.bytes_per_token(), ratio, replica.memory->max_sequence_tokens());
 }
 
 // The I/O thread of a worker: runs until stopped, joined by the destructor.
@@ -102,7 +108,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   worker::WorkerService::Options options;
   options.replica = job.self().replica;
   options.replica_size = job.plan.tp;
-  options.origin = {replica.model_fingerprint, replica.layout.fingerprint(),
+  options.origin = {replica.model_fingerprint, replica.cache.fingerprint,
                     static_cast<uint16_t>(job.self().replica_rank), static_cast<uint16_t>(job.plan.tp)};
   options.on_end = [&](const Error& reason) {
     if (reason.code == Code::kCancelled) {
@@ -118,7 +124,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
 
   transport::PeerInfo self;
   self.model_fingerprint = replica.model_fingerprint;
-  self.layout_fingerprint = replica.layout.fingerprint();
+  self.layout_fingerprint = replica.cache.fingerprint;
   auto transport = transport::make_ucx_transport(io, job.control_options(self), service.handlers());
   const Status started = transport.ok() ? Status() : Status(transport.error());
   if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
@@ -153,7 +159,7 @@ Ending run_worker(const Job& job) {
   report(job, replica, metrics);
   worker::ExecutorOptions executor;
   executor.model_fingerprint = replica.model_fingerprint;
-  executor.layout_fingerprint = replica.layout.fingerprint();
+  executor.layout_fingerprint = replica.cache.fingerprint;
   executor.step_deadline = std::chrono::seconds(job.config.step_deadline_seconds);
   if (job.self().replica_rank == 0) {
     metrics.declare(monitoring::Feeder::kLeader);

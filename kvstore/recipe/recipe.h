@@ -1,21 +1,84 @@
 // A recipe: a short YAML file that sets the five dials (kvstore/README.md). This reads it, checks every key,
-// and resolves what does not depend on the model into a PageSpec.
+// and refuses what cannot combine, with the reason. What depends on the model is resolved in resolve.h.
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "kernels/page/page_layout.h"
 
 namespace lowkey::kvstore {
 
+// kNone: every layer that has its own K and V owns a bank. kModel: the same, and the model must share some of
+// its layers (kv_producer in config.json).
+enum class LayerShare : uint8_t { kNone, kModel };
+enum class BasisKind : uint8_t { kIdentity, kPca, kWeighted, kTrained };
+enum class TokenScore : uint8_t { kColumnSum, kWindowSum, kKeyNorm };
+enum class BudgetShape : uint8_t { kUniform, kPyramid };
+
+const char* to_string(BasisKind basis);
+
+// `tokens:` when not keep: all. Chosen once, when the prompt is complete.
+struct TokenDial {
+  TokenScore score = TokenScore::kColumnSum;
+  double heavy = 0.25;   // share of the prompt's tokens, by score
+  double recent = 0.25;  // share of the prompt's tokens, the newest
+  BudgetShape shape = BudgetShape::kUniform;
+  double pyramid_delta = 7;  // heavy share of the last bank: heavy / delta
+
+  // Of one bank. kPyramid falls linearly with depth and averages `heavy` (MiniKV, arXiv:2411.18077, section
+  // 3).
+  double heavy_of_bank(int bank, int num_banks) const;
+};
+
+// `features:` and `bits:` of one side.
+struct SideDials {
+  BasisKind basis = BasisKind::kIdentity;
+  double keep = 1.0;  // share of the features, the most important ones
+  bool per_head =
+      false;  // which ones: the profile's budget says so for every vector; else the same number everywhere
+  kernels::Quantizer quantizer = kernels::Quantizer::kFull;
+  int width = 0;                                        // bits of every kept group; 0 with kFull
+  kernels::ScaleAxis axis = kernels::ScaleAxis::kNone;  // affine
+  int scale_span = 0;                                   // affine: tokens or features that share a pair
+};
+inline constexpr int kWidthAuto = -1;  // bits of every group from the profile's budget
+
+struct Recipe {
+  std::string name = "exact";
+  std::string profile;  // stem of the profile file; empty: the recipe's name
+  std::string budget;   // of the profile, e.g. "4x", "keep-0.50"; empty: nothing takes one
+  LayerShare share = LayerShare::kNone;
+  int join = 1;  // 0: all local heads
+  std::optional<TokenDial> tokens;
+  SideDials key, value;
+  int sink_tokens = 0;
+  // Exact tokens that are encoded together when there are this many (hot: {flush: N}); a multiple of
+  // page_tokens. Set with has_archive() only.
+  int recent_block = 0;
+  bool exact_prefill = false;
+  int page_tokens = 32;
+  std::vector<double> levels = {1.0};  // cut points, ascending, the last is 1
+
+  bool needs_profile() const {
+    return key.basis != BasisKind::kIdentity || value.basis != BasisKind::kIdentity;
+  }
+  // Tokens of a prompt stay exact until it is complete, then are chosen or encoded: pages are not shared with
+  // other prompts and not spilled.
+  bool has_archive() const { return exact_prefill; }
+  // Stem of the profile's file name.
+  const std::string& profile_stem() const { return profile.empty() ? name : profile; }
+};
+
 // Reads `file`; an empty path is the built-in `exact`. Errors, kBadInput with file and line: not YAML, an
-// unknown key, a value out of range, and a known setting that this version cannot serve, by name and with the
-// reason.
-Result<kernels::PageSpec> read_recipe(const std::filesystem::path& file);
+// unknown key, a value out of range, a setting that is known but not served, settings that exclude each other
+// (with the rule).
+Result<Recipe> read_recipe(const std::filesystem::path& file);
 
 // The same from text; `where` stands for the file in errors.
-Result<kernels::PageSpec> parse_recipe(const std::string& yaml, const std::string& where);
+Result<Recipe> parse_recipe(const std::string& yaml, const std::string& where);
 
 }  // namespace lowkey::kvstore

@@ -2,11 +2,11 @@
 #include <cstdint>
 
 #include "base/check.h"
-#include "worker/model/safetensors_header.h"
+#include "base/safetensors/safetensors_header.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::span file(reinterpret_cast<const std::byte*>(data), size);
-  const auto header = lowkey::worker::parse_header(file, "fuzz.safetensors");
+  const auto header = lowkey::parse_safetensors_header(file, "fuzz.safetensors");
   if (!header) {
     LOWKEY_CHECK(header.error().code == lowkey::Code::kBadInput && !header.error().message.empty());
     return 0;

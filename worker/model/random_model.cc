@@ -10,6 +10,7 @@
 #include <fstream>
 #include <vector>
 
+#include "base/safetensors/safetensors_header.h"
 #include "kernels/page/dtype.h"
 
 namespace lowkey::worker {
@@ -285,22 +286,17 @@ void write_tensor(std::ofstream& out, const RandomTensor& tensor, uint64_t state
 
 Status write_weights(const ModelConfig& config, uint64_t seed, const std::filesystem::path& path) {
   const std::vector<RandomTensor> tensors = random_tensors(config);
-  json::object header{{"__metadata__", {{"format", "pt"}}}};
+  std::vector<TensorEntry> entries;
   uint64_t offset = 0;
   for (const RandomTensor& tensor : tensors) {
-    json::array shape{tensor.rows};
-    if (tensor.cols > 0) shape.push_back(tensor.cols);
     const uint64_t end = offset + tensor.elements() * sizeof(uint16_t);
-    header[tensor.name] = {{"dtype", "BF16"}, {"shape", std::move(shape)}, {"data_offsets", {offset, end}}};
+    TensorEntry& entry = entries.emplace_back(TensorEntry{tensor.name, "BF16", {tensor.rows}, offset, end});
+    if (tensor.cols > 0) entry.shape.push_back(tensor.cols);
     offset = end;
   }
-  std::string text = json::serialize(header);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-
   std::ofstream out(path, std::ios::binary);
-  const uint64_t length = text.size();
-  out.write(reinterpret_cast<const char*>(&length), sizeof length);
-  out.write(text.data(), std::streamsize(text.size()));
+  const std::string header = format_safetensors_header(entries, {{"format", "pt"}});
+  out.write(header.data(), std::streamsize(header.size()));
   for (const RandomTensor& tensor : tensors)
     write_tensor(out, tensor, hash128(tensor.name, Hash128{seed, 0}).lo);
   out.close();

@@ -1,17 +1,14 @@
 #include "worker/model/safetensors_reader.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
+#include <optional>
 #include <set>
 #include <utility>
 
-#include "base/unique_fd.h"
 #include "worker/model/json_fields.h"
 
 namespace lowkey::worker {
@@ -44,6 +41,13 @@ Result<std::set<std::string>> read_index(const std::filesystem::path& path,
   return files;
 }
 
+std::optional<kernels::DType> float_dtype(const std::string& name) {
+  if (name == "F32") return kernels::DType::kF32;
+  if (name == "F16") return kernels::DType::kF16;
+  if (name == "BF16") return kernels::DType::kBf16;
+  return std::nullopt;
+}
+
 std::pair<uintptr_t, uintptr_t> page_range(const std::byte* data, size_t bytes, bool inner) {
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
@@ -53,32 +57,6 @@ std::pair<uintptr_t, uintptr_t> page_range(const std::byte* data, size_t bytes, 
 }
 
 }  // namespace
-
-Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
-  const auto bad = [&](const char* what) {
-    return Error{Code::kBadInput, fmt::format("{}: {}: {}", path.string(), what, std::strerror(errno))};
-  };
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return bad("expected a readable file");
-  struct stat info {};
-  if (::fstat(fd.get(), &info) != 0) return bad("cannot be examined");
-  if (!S_ISREG(info.st_mode))
-    return Error{Code::kBadInput, fmt::format("{}: expected a file, found something else", path.string())};
-  const size_t size = static_cast<size_t>(info.st_size);
-  if (size == 0)
-    return Error{Code::kBadInput, fmt::format("{}: expected weights, found 0 bytes", path.string())};
-  void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-  if (data == MAP_FAILED) return bad("cannot be mapped");
-  // No read-around: it would pull in other ranks' rows. prefetch() names what is wanted.
-  ::madvise(data, size, MADV_RANDOM);
-  return MappedFile({static_cast<const std::byte*>(data), size});
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
-
-MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-}
 
 Result<SafetensorsReader> SafetensorsReader::open(const std::filesystem::path& model_dir) {
   SafetensorsReader reader;
@@ -111,7 +89,7 @@ Result<SafetensorsReader> SafetensorsReader::open(const std::filesystem::path& m
 
 Status SafetensorsReader::add_file(const std::filesystem::path& path) {
   LOWKEY_ASSIGN(map, MappedFile::open(path));
-  LOWKEY_ASSIGN(header, parse_header(map.bytes(), path.string()));
+  LOWKEY_ASSIGN(header, parse_safetensors_header(map.bytes(), path.string()));
   headers_.push_back(std::make_unique<SafetensorsHeader>(std::move(header)));
   for (const TensorEntry& entry : headers_.back()->tensors) {
     const auto [it, fresh] = tensors_.try_emplace(entry.name, Location{paths_.size(), &entry});
@@ -136,7 +114,7 @@ Result<TensorView> SafetensorsReader::view(const std::string& tensor, std::span<
   };
   if (!std::ranges::equal(entry->shape, shape))
     return bad("shape " + format_shape(shape), format_shape(entry->shape));
-  const auto dtype = entry->float_dtype();
+  const auto dtype = float_dtype(entry->dtype);
   if (!dtype) return bad("dtype F32, F16 or BF16", entry->dtype);
   return TensorView{.data = maps_[file].bytes().data() + headers_[file]->data_begin + entry->begin,
                     .dtype = *dtype,

@@ -11,24 +11,11 @@
 #include <vector>
 
 #include "base/result.h"
-#include "worker/model/safetensors_header.h"
+#include "base/safetensors/mapped_file.h"
+#include "base/safetensors/safetensors_header.h"
+#include "kernels/page/dtype.h"
 
 namespace lowkey::worker {
-
-// A whole file mapped read-only; move-only.
-class MappedFile {
- public:
-  static Result<MappedFile> open(const std::filesystem::path& path);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&&) = delete;
-  ~MappedFile();
-
-  std::span<const std::byte> bytes() const { return bytes_; }
-
- private:
-  explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
-  std::span<const std::byte> bytes_;
-};
 
 // A weight tensor in a mapped file; valid while its reader lives.
 struct TensorView {

@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "cli/inspect_report.h"
-#include "kvstore/recipe/recipe.h"
+#include "kvstore/recipe/resolve.h"
 #include "tests/support/temp_folder.h"
 
 namespace lowkey::testing {
@@ -32,13 +32,13 @@ int run(const std::string& arguments) {
 TEST(Inspect, Q8IsTheRecipeFile) {
   const auto file = kvstore::read_recipe(kSource / "recipes" / "q8.yaml");
   ASSERT_TRUE(file.ok()) << file.error().message;
-  const kernels::CacheShape shape{.num_banks = 2, .num_kv_heads = 2, .head_dim = 64};
-  EXPECT_EQ(kernels::PageLayout::make(*file, shape)->fingerprint(),
-            kernels::PageLayout::make(cli::q8_page_spec(), shape)->fingerprint());
+  const kvstore::ModelShape shape{.num_layers = 2, .num_kv_heads = 2, .head_dim = 64};
+  EXPECT_EQ(kvstore::resolve(*file, nullptr, shape, 0, 1)->pages.fingerprint(),
+            kvstore::resolve(cli::q8_recipe(), nullptr, shape, 0, 1)->pages.fingerprint());
 }
 
 TEST(Inspect, ReportOfTheDemoModel) {
-  const std::vector<kernels::PageSpec> recipes = {{}, cli::q8_page_spec()};
+  const std::vector<kvstore::Recipe> recipes = {{}, cli::q8_recipe()};
   const auto report =
       cli::inspect_report(kSource / "deploy" / "demo-model", {.tp = 2, .kv_bytes = 1 << 20}, recipes);
   ASSERT_TRUE(report.ok()) << report.error().message;
@@ -51,7 +51,7 @@ TEST(Inspect, ReportOfTheDemoModel) {
 
 TEST(Inspect, TokensThatFitIsTheLargest) {
   const kernels::CacheShape shape{.num_banks = 3, .num_kv_heads = 2, .head_dim = 64};
-  const auto layout = kernels::PageLayout::make(cli::q8_page_spec(), shape);
+  const auto layout = kernels::PageLayout::make(kernels::PageSpec::embedded("q8", 8, 4), shape);
   ASSERT_TRUE(layout.ok());
   for (const uint64_t bytes : {0ull, 1ull, 100'000ull, 12'345'678ull}) {
     const uint64_t tokens = cli::tokens_that_fit(*layout, bytes);

@@ -4,7 +4,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "kvstore/recipe/recipe.h"
+#include "kvstore/recipe/resolve.h"
 
 namespace lowkey::kvstore {
 namespace {
@@ -19,11 +19,11 @@ TEST(Readme, TheBytePictureIsTheLayout) {
   std::ifstream in(LOWKEY_SOURCE_DIR "/kvstore/README.md");
   std::ostringstream readme;
   readme << in.rdbuf();
-  const auto spec = read_recipe(LOWKEY_SOURCE_DIR "/recipes/q8.yaml");
-  ASSERT_TRUE(spec.ok());
-  const auto layout = kernels::PageLayout::make(
-      *spec, {.num_banks = 30, .num_kv_heads = 3, .head_dim = 64, .dtype = kernels::DType::kBf16});
-  ASSERT_TRUE(layout.ok());
+  const auto recipe = read_recipe(LOWKEY_SOURCE_DIR "/recipes/q8.yaml");
+  ASSERT_TRUE(recipe.ok());
+  const auto cache = resolve(*recipe, nullptr, {.num_layers = 30, .num_kv_heads = 3, .head_dim = 64}, 0, 1);
+  ASSERT_TRUE(cache.ok());
+  const kernels::PageLayout* layout = &cache->pages;
   const uint64_t bytes = layout->bytes_for_tokens(2048), bf16 = layout->bf16_bytes_for_tokens(2048);
   const auto expect = [&](const std::string& text) {
     EXPECT_NE(readme.str().find(text), std::string::npos) << "kvstore/README.md lacks: " << text;

@@ -5,15 +5,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
-#include "kernels/page/page_layout.h"
 
-namespace lowkey::worker {
+namespace lowkey {
 
 // Larger headers are refused; the format's own libraries set the same limit.
 inline constexpr uint64_t kMaxSafetensorsHeader = 100'000'000;
@@ -24,21 +23,25 @@ struct TensorEntry {
   std::vector<int64_t> shape;
   uint64_t begin = 0;  // bytes from the start of the data, aligned to the element size
   uint64_t end = 0;
-
-  std::optional<kernels::DType> float_dtype() const;  // F32, F16 and BF16 only
 };
 
 struct SafetensorsHeader {
   uint64_t data_begin = 0;           // bytes from the start of the file
   std::vector<TensorEntry> tensors;  // by `begin`
+  std::map<std::string, std::string> metadata;
 };
 
 // Checks everything the format promises: length, JSON, each field once and of its type, known dtype, bytes
 // equal to shape product x element size, tensors that cover the data without gap or overlap up to the file's
 // last byte. `file` is the whole file, of which only the header is read. Errors: kBadInput naming `name` (the
 // file), the tensor, what was expected and what was found.
-Result<SafetensorsHeader> parse_header(std::span<const std::byte> file, const std::string& name);
+Result<SafetensorsHeader> parse_safetensors_header(std::span<const std::byte> file, const std::string& name);
+
+// The same bytes written: length, JSON padded with spaces to 8 bytes. Equal arguments give equal bytes;
+// offsets are the tensors' `begin` and `end`.
+std::string format_safetensors_header(std::span<const TensorEntry> tensors,
+                                      const std::map<std::string, std::string>& metadata);
 
 std::string format_shape(std::span<const int64_t> shape);  // "[2, 3]"
 
-}  // namespace lowkey::worker
+}  // namespace lowkey

@@ -1,13 +1,15 @@
-#include "worker/model/safetensors_header.h"
+#include "base/safetensors/safetensors_header.h"
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <boost/json/basic_parser_impl.hpp>
+#include <boost/json/serialize.hpp>
+#include <boost/json/string.hpp>
 #include <cstring>
 #include <unordered_set>
 
-namespace lowkey::worker {
+namespace lowkey {
 
 namespace json = boost::json;
 
@@ -40,6 +42,7 @@ class HeaderHandler {
   static constexpr size_t max_string_size = kMaxSafetensorsHeader;
 
   std::vector<TensorEntry> tensors;
+  std::map<std::string, std::string> metadata;
   std::string problem;  // first one; parsing stops there
 
   bool on_document_begin(json::error_code&) { return true; }
@@ -84,7 +87,10 @@ class HeaderHandler {
     if (!collect(part, ec)) return false;
     const std::string key = std::exchange(text_, {});
     if (depth_ == 1) return begin_tensor(key, ec);
-    if (metadata_) return true;
+    if (metadata_) {
+      entry_ = key;
+      return true;
+    }
     field_ = key == "dtype" ? kDType : key == "shape" ? kShape : key == "data_offsets" ? kOffsets : 0;
     if (field_ == 0)
       return refuse(ec, "dtype, shape or data_offsets", fmt::format("field '{}'", printable(key)));
@@ -93,12 +99,15 @@ class HeaderHandler {
     return true;
   }
   bool on_string_part(json::string_view part, size_t, json::error_code& ec) {
-    return metadata_ || collect(part, ec);
+    return collect_value(part, ec);
   }
   bool on_string(json::string_view part, size_t, json::error_code& ec) {
-    if (depth_ == 2 && metadata_) return true;
-    if (!collect(part, ec)) return false;
-    const std::string value = std::exchange(text_, {});
+    if (!collect_value(part, ec)) return false;
+    std::string value = std::exchange(text_, {});
+    if (depth_ == 2 && metadata_) {
+      metadata[entry_] = std::move(value);
+      return true;
+    }
     if (depth_ != 2 || in_array_ || field_ != kDType)
       return refuse(ec, "the header's structure", fmt::format("the string \"{}\"", printable(value)));
     tensors.back().dtype = value;
@@ -142,6 +151,11 @@ class HeaderHandler {
     text_.append(part.data(), part.size());
     return true;
   }
+  bool collect_value(json::string_view part, json::error_code& ec) {
+    if (depth_ != 2 || !metadata_) return collect(part, ec);
+    text_.append(part.data(), part.size());  // bounded by the header
+    return true;
+  }
   bool begin_tensor(const std::string& key, json::error_code& ec) {
     metadata_ = key == "__metadata__";
     current_ = key;
@@ -162,6 +176,7 @@ class HeaderHandler {
 
   std::unordered_set<std::string> names_;
   std::string current_;  // key at depth 1
+  std::string entry_;    // key inside the metadata
   std::string text_;
   std::vector<uint64_t> numbers_;
   int depth_ = 0;
@@ -171,7 +186,7 @@ class HeaderHandler {
   uint8_t fields_ = 0;  // of the current tensor
 };
 
-Result<std::vector<TensorEntry>> parse_entries(std::string_view text, const std::string& name) {
+Result<SafetensorsHeader> parse_entries(std::string_view text, const std::string& name) {
   const auto bad = [&](std::string_view what) {
     return Error{Code::kBadInput, fmt::format("{}: header: {}", name, what)};
   };
@@ -186,7 +201,10 @@ Result<std::vector<TensorEntry>> parse_entries(std::string_view text, const std:
   const size_t junk = text.find_first_not_of(std::string_view(" \t\r\n\0", 5), used);
   if (junk != std::string_view::npos)
     return bad(fmt::format("expected spaces after the JSON, found byte 0x{:02x}", uint8_t(text[junk])));
-  return std::move(parser.handler().tensors);
+  SafetensorsHeader header;
+  header.tensors = std::move(parser.handler().tensors);
+  header.metadata = std::move(parser.handler().metadata);
+  return header;
 }
 
 // Bytes of a tensor from its shape and dtype; shape products are checked against overflow.
@@ -208,18 +226,11 @@ Result<uint64_t> expected_bytes(const TensorEntry& tensor, const std::string& wh
 
 }  // namespace
 
-std::optional<kernels::DType> TensorEntry::float_dtype() const {
-  if (dtype == "F32") return kernels::DType::kF32;
-  if (dtype == "F16") return kernels::DType::kF16;
-  if (dtype == "BF16") return kernels::DType::kBf16;
-  return std::nullopt;
-}
-
 std::string format_shape(std::span<const int64_t> shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-Result<SafetensorsHeader> parse_header(std::span<const std::byte> file, const std::string& name) {
+Result<SafetensorsHeader> parse_safetensors_header(std::span<const std::byte> file, const std::string& name) {
   const auto bad = [&](std::string what) { return Error{Code::kBadInput, name + ": " + what}; };
   uint64_t length = 0;
   if (file.size() < sizeof length)
@@ -229,10 +240,10 @@ Result<SafetensorsHeader> parse_header(std::span<const std::byte> file, const st
   if (length > limit)
     return bad(fmt::format("expected a header length of at most {} bytes, found {}", limit, length));
 
-  SafetensorsHeader header;
-  header.data_begin = sizeof length + length;
   const char* text = reinterpret_cast<const char*>(file.data()) + sizeof length;
-  LOWKEY_ASSIGN(tensors, parse_entries({text, length}, name));
+  LOWKEY_ASSIGN(header, parse_entries({text, length}, name));
+  header.data_begin = sizeof length + length;
+  std::vector<TensorEntry>& tensors = header.tensors;
   // Tensors without elements share their offset with a neighbour: they come first.
   std::ranges::sort(tensors, {}, [](const TensorEntry& t) { return std::pair(t.begin, t.end); });
 
@@ -259,8 +270,27 @@ Result<SafetensorsHeader> parse_header(std::span<const std::byte> file, const st
   // Element alignment also needs the data itself aligned: writers pad the header with spaces to 8 bytes.
   if (!tensors.empty() && header.data_begin % 8 != 0)
     return bad(fmt::format("expected a header padded to 8 bytes, found data at byte {}", header.data_begin));
-  header.tensors = std::move(tensors);
   return header;
 }
 
-}  // namespace lowkey::worker
+std::string format_safetensors_header(std::span<const TensorEntry> tensors,
+                                      const std::map<std::string, std::string>& metadata) {
+  const auto quoted = [](const std::string& text) { return json::serialize(json::string(text)); };
+  std::string text = "{";
+  if (!metadata.empty()) {
+    text += "\"__metadata__\":{";
+    for (const auto& [key, value] : metadata)
+      text += fmt::format("{}{}:{}", text.back() == '{' ? "" : ",", quoted(key), quoted(value));
+    text += '}';
+  }
+  for (const TensorEntry& tensor : tensors)
+    text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                        text.size() == 1 ? "" : ",", quoted(tensor.name), tensor.dtype,
+                        fmt::join(tensor.shape, ","), tensor.begin, tensor.end);
+  text += '}';
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const uint64_t length = text.size();
+  return std::string(reinterpret_cast<const char*>(&length), sizeof length) + text;
+}
+
+}  // namespace lowkey

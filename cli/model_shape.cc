@@ -1,0 +1,15 @@
+#include "cli/model_shape.h"
+
+namespace lowkey::cli {
+
+kvstore::ModelShape model_shape(const worker::ModelConfig& config, const Hash128& fingerprint,
+                                kernels::DType dtype) {
+  return {.name = config.name,
+          .num_layers = config.num_layers,
+          .num_kv_heads = config.num_kv_heads,
+          .head_dim = config.head_dim,
+          .dtype = dtype,
+          .fingerprint = fingerprint};
+}
+
+}  // namespace lowkey::cli

@@ -1,0 +1,22 @@
+// The dial `bits`: how many bits every group of features gets, and at which level. Rank is an allocation of 0
+// bits, so `features: keep` ends here too.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "kvstore/profile/profile.h"
+#include "kvstore/recipe/recipe.h"
+
+namespace lowkey::kvstore {
+
+// Of one stored vector with `num_groups` groups. `budget`: what the profile's budget keeps of it; null where
+// the recipe names none. `levels`: the recipe's cut points. Trailing groups without bits are left out, but
+// one group always stays. Errors, kUsage: a cut that does not fall on a bit (embedded) or on a group (affine,
+// full).
+Result<std::vector<GroupBits>> make_group_widths(const SideDials& dials, int num_groups,
+                                                 std::span<const double> levels,
+                                                 const std::vector<GroupBits>* budget);
+
+}  // namespace lowkey::kvstore

@@ -1,0 +1,389 @@
+#include "kvstore/recipe/recipe_reader.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+#include <functional>
+#include <set>
+#include <utility>
+
+#include "kvstore/recipe/recipe_rules.h"
+
+namespace lowkey::kvstore {
+
+using kernels::Quantizer;
+using kernels::ScaleAxis;
+
+namespace {
+
+std::string quoted(const YAML::Node& node) {
+  YAML::Emitter out;
+  out << YAML::Flow << node;
+  return out.good() ? fmt::format("'{}'", out.c_str()) : "a value";
+}
+
+std::string joined(const std::string& path, std::string_view key) {
+  return path.empty() ? std::string(key) : fmt::format("{}: {}", path, key);
+}
+
+constexpr std::string_view kMerge =
+    "merged layers attend before their partner exists, so they need exact prefill and pages of their own "
+    "(MiniCache, "
+    "V10)";
+constexpr std::string_view kPreRope =
+    "keys are stored after RoPE; stored before it, every slot needs its position and every read a rotation "
+    "(V5)";
+constexpr int kFullWidth = -2;
+
+constexpr std::string_view kSlide =
+    "an exact window that slides needs pages that change at both ends (KIVI); hot: {flush: N} encodes blocks "
+    "of N";
+
+}  // namespace
+
+Error RecipeReader::error(const YAML::Node& at, const std::string& what) const {
+  return Error{Code::kBadInput, fmt::format("{}:{}: {}", where_, at.Mark().line + 1, what), {}};
+}
+
+Error RecipeReader::error_in(const char* key, const std::string& what) const {
+  const YAML::Node node = std::as_const(root_)[key];
+  return error(node ? node : root_, what);
+}
+
+Status RecipeReader::read_map(const YAML::Node& map, const std::string& path,
+                              const std::vector<Key>& keys) const {
+  std::string known;
+  for (const Key& key : keys) known += fmt::format("{}{}", known.empty() ? "" : ", ", key.name);
+  if (!map.IsMap())
+    return error(map, fmt::format("{}: expected a map of {}", path.empty() ? "recipe" : path, known));
+  std::set<std::string> seen;
+  for (const auto& entry : map) {
+    if (!entry.first.IsScalar()) return error(entry.first, joined(path, "a key must be a word"));
+    const std::string name = entry.first.Scalar();
+    const auto key = std::ranges::find(keys, name, &Key::name);
+    if (key == keys.end())
+      return error(entry.first, fmt::format("unknown key '{}'{}{}; known: {}", name,
+                                            path.empty() ? "" : " in ", path, known));
+    if (!seen.insert(name).second)
+      return error(entry.first, joined(path, fmt::format("key '{}' appears twice", name)));
+    LOWKEY_TRY(key->read(entry.second));
+  }
+  return {};
+}
+
+RecipeReader::Read RecipeReader::refuse(std::string path, std::string_view reason) const {
+  return [this, path, reason](const YAML::Node& node) -> Status {
+    return error(node, fmt::format("{}: {} is not served: {}", path, quoted(node), reason));
+  };
+}
+
+RecipeReader::Read RecipeReader::integer(std::string path, int low, int high, int& out) const {
+  return [this, path, low, high, &out](const YAML::Node& node) -> Status {
+    if (node.IsScalar() && YAML::convert<int>::decode(node, out) && out >= low && out <= high) return {};
+    return error(node, fmt::format("{}: expected a whole number from {} to {}, found {}", path, low, high,
+                                   quoted(node)));
+  };
+}
+
+template <class T>
+RecipeReader::Read RecipeReader::number(std::string path, double low, double high, T& out) const {
+  return [this, path, low, high, &out](const YAML::Node& node) -> Status {
+    double value = 0;
+    if (!node.IsScalar() || !YAML::convert<double>::decode(node, value) || !(value >= low && value <= high))
+      return error(
+          node, fmt::format("{}: expected a number from {} to {}, found {}", path, low, high, quoted(node)));
+    out = value;
+    return {};
+  };
+}
+
+RecipeReader::Read RecipeReader::text(std::string path, std::string& out) const {
+  return [this, path, &out](const YAML::Node& node) -> Status {
+    if (!node.IsScalar() || node.Scalar().empty() || node.Scalar().find('/') != std::string::npos)
+      return error(node, fmt::format("{}: expected a word, found {}", path, quoted(node)));
+    out = node.Scalar();
+    return {};
+  };
+}
+
+template <class T, class Out>
+RecipeReader::Read RecipeReader::choice(std::string path, std::vector<Word<T>> words,
+                                        std::vector<Unserved> unserved, Out& out) const {
+  return [this, path, words, unserved, &out](const YAML::Node& node) -> Status {
+    const std::string_view found = node.IsScalar() ? std::string_view(node.Scalar()) : std::string_view();
+    std::string known;
+    for (const Word<T>& word : words) {
+      if (word.word == found) {
+        out = word.value;
+        return {};
+      }
+      known += fmt::format("{}{}", known.empty() ? "" : ", ", word.word);
+    }
+    for (const Unserved& word : unserved)
+      if (word.word == found)
+        return error(node, fmt::format("{}: {} is not served: {}", path, quoted(node), word.reason));
+    return error(node, fmt::format("{}: expected {}{}, found {}", path, words.size() > 1 ? "one of " : "",
+                                   known, quoted(node)));
+  };
+}
+
+Result<Recipe> RecipeReader::read(const YAML::Node& root) {
+  root_ = root;
+  recipe_.name.clear();
+  const auto dial = [this](Status (RecipeReader::*read)(const YAML::Node&)) {
+    return [this, read](const YAML::Node& node) { return (this->*read)(node); };
+  };
+  LOWKEY_TRY(read_map(root, "",
+                      {{"name", text("name", recipe_.name)},
+                       {"layers", dial(&RecipeReader::read_layers)},
+                       {"heads", dial(&RecipeReader::read_heads)},
+                       {"tokens", dial(&RecipeReader::read_tokens)},
+                       {"features", dial(&RecipeReader::read_features)},
+                       {"bits", dial(&RecipeReader::read_bits)},
+                       {"hot", dial(&RecipeReader::read_hot)},
+                       {"stream", dial(&RecipeReader::read_stream)},
+                       {"profile", text("profile", recipe_.profile)},
+                       {"budget", text("budget", recipe_.budget)}}));
+  if (recipe_.name.empty()) return error(root, "name: expected one, found none");
+  LOWKEY_ASSIGN(key, make_side(key_));
+  LOWKEY_ASSIGN(value, make_side(value_));
+  recipe_.key = key;
+  recipe_.value = value;
+  // The share of features names its budget.
+  if (per_head_ && recipe_.budget.empty()) recipe_.budget = fmt::format("keep-{:.2f}", key.keep);
+  if (recipe_.has_archive() && recipe_.recent_block == 0) recipe_.recent_block = recipe_.page_tokens;
+  if (const auto broken = broken_rule(recipe_)) return error_in(broken->key, broken->what);
+  return recipe_;
+}
+
+Status RecipeReader::read_layers(const YAML::Node& node) {
+  return read_map(
+      node, "layers",
+      {{"share", choice<LayerShare>(
+                     "layers: share", {{"none", LayerShare::kNone}, {"model", LayerShare::kModel}},
+                     {{"profile", "a searched map needs exact prefill of the layers it replaces (KVSharer)"}},
+                     recipe_.share)},
+       {"merge", refuse("layers: merge", kMerge)}});
+}
+
+Status RecipeReader::read_heads(const YAML::Node& node) {
+  return read_map(node, "heads", {{"join", [this](const YAML::Node& value) -> Status {
+                                     if (value.IsScalar() && value.Scalar() == "all") {
+                                       recipe_.join = 0;
+                                       return {};
+                                     }
+                                     return integer("heads: join", 1, kernels::kMaxGroups,
+                                                    recipe_.join)(value);
+                                   }}});
+}
+
+Status RecipeReader::read_tokens(const YAML::Node& node) {
+  TokenDial dial;
+  bool all = false, once = false;
+  LOWKEY_TRY(read_map(
+      node, "tokens",
+      {{"keep", choice<bool>("tokens: keep", {{"all", true}}, {}, all)},
+       {"score",
+        choice<TokenScore>(
+            "tokens: score",
+            {{"h2o", TokenScore::kColumnSum}, {"snap", TokenScore::kWindowSum}, {"l2", TokenScore::kKeyNorm}},
+            {{"probe", "attention has no observer of probe rows (ZipCache)"},
+             {"keyformer", "attention has no observer with noise (Keyformer)"},
+             {"corm", "attention has no observer of the last hit (CORM)"}},
+            dial.score)},
+       {"budget", [&](const YAML::Node& value) { return read_token_budget(value, dial); }},
+       {"when", choice<bool>("tokens: when", {{"prefill_end", true}},
+                             {{"step", "tokens are chosen once, when the prompt is complete"}}, once)},
+       {"then", choice<bool>("tokens: then", {{"drop", true}}, {}, once)},
+       {"choose", refuse("tokens: choose", "all heads follow one policy (FastGen lets each choose)")},
+       {"recovery", refuse("tokens: recovery", "all heads follow one policy (FastGen lets each choose)")}}));
+  if (all && node.size() > 1) return error(node, "tokens: keep: all leaves nothing to score, budget or drop");
+  if (!all && !node["score"]) return error(node, "tokens: expected keep: all or a score, found neither");
+  if (!all) recipe_.tokens = dial;
+  return {};
+}
+
+Status RecipeReader::read_token_budget(const YAML::Node& node, TokenDial& dial) const {
+  const std::string path = "tokens: budget";
+  LOWKEY_TRY(read_map(
+      node, path,
+      {{"heavy", number(path + ": heavy", 0, 1, dial.heavy)},
+       {"recent", number(path + ": recent", 0, 1, dial.recent)},
+       {"shape", choice<BudgetShape>(path + ": shape",
+                                     {{"uniform", BudgetShape::kUniform}, {"pyramid", BudgetShape::kPyramid}},
+                                     {}, dial.shape)},
+       {"delta", number(path + ": delta", 1, 1000, dial.pyramid_delta)},
+       {"total", refuse(path + ": total", "it is heavy + recent")},
+       {"skip_layers", refuse(path + ": skip_layers", "every bank has a budget")}}));
+  if (node["delta"] && dial.shape != BudgetShape::kPyramid)
+    return error(node, "tokens: budget: delta is the slope of shape: pyramid");
+  return {};
+}
+
+std::vector<RecipeReader::Key> RecipeReader::basis_keys(const std::string& path, SideText& side) const {
+  constexpr std::string_view kPrompt = "bases come from a profile, which no prompt changes";
+  return {{"basis", choice<BasisKind>(
+                        path + ": basis",
+                        {{"identity", BasisKind::kIdentity},
+                         {"pca", BasisKind::kPca},
+                         {"weighted", BasisKind::kWeighted},
+                         {"trained", BasisKind::kTrained}},
+                        {{"svd", kPrompt},
+                         {"mse", "a map trained apart from its inverse is not calibrated (CSKV)"},
+                         {"channels", "pruned channels are a basis of unit vectors, not calibrated (ThinK)"}},
+                        side.basis)},
+          {"keep", number(path + ": keep", 0.01, 1, side.keep)}};
+}
+
+Status RecipeReader::read_features(const YAML::Node& node) {
+  const std::string path = "features";
+  bool served = false;
+  std::vector<Key> keys = basis_keys(path, both_);
+  keys.push_back({"allocate", choice<bool>(path + ": allocate", {{"uniform", false}, {"per_head", true}}, {},
+                                           per_head_)});
+  keys.push_back({"site", choice<bool>(path + ": site", {{"post", true}},
+                                       {{"pre", kPreRope},
+                                        {"input", "the layer's input is not stored (CSKV)"},
+                                        {"latent", "no served model has a latent of its own (MLA, CLLA)"}},
+                                       served)});
+  keys.push_back(
+      {"source",
+       choice<bool>(path + ": source", {{"profile", true}},
+                    {{"sequence", "bases of a prompt are side tensors (ShadowKV, DecoQuant)"}}, served)});
+  const auto side = [&](const char* name, SideText& text) {
+    const std::string inner = fmt::format("{}: {}", path, name);
+    keys.push_back({name, [this, inner, &text](const YAML::Node& value) {
+                      return read_map(value, inner, basis_keys(inner, text));
+                    }});
+  };
+  side("key", key_);
+  side("value", value_);
+  return read_map(node, path, keys);
+}
+
+std::vector<RecipeReader::Key> RecipeReader::code_keys(const std::string& path, SideText& side) const {
+  const auto width = [this, path, &side](const YAML::Node& node) -> Status {
+    const std::string text = node.IsScalar() ? node.Scalar() : "";
+    int bits = text == "full" ? kFullWidth : text == "auto" ? kWidthAuto : 0;
+    if (bits == 0 && (!node.IsScalar() || !YAML::convert<int>::decode(node, bits) || bits < 0 || bits > 8))
+      return error(node,
+                   fmt::format("{}: width: expected full, auto or 0 to 8, found {}", path, quoted(node)));
+    side.width = bits;
+    return {};
+  };
+  const auto group = [this, path, &side](const YAML::Node& node) -> Status {
+    return integer(path + ": group", 1, 1024, side.group.emplace())(node);
+  };
+  return {{"quantizer",
+           choice<Quantizer>(
+               path + ": quantizer", {{"embedded", Quantizer::kEmbedded}, {"affine", Quantizer::kAffine}},
+               {{"codebook", "codebooks need coupled channels, which RoPE turns (CQ, V6)"}}, side.quantizer)},
+          {"width", width},
+          {"axis", choice<ScaleAxis>(path + ": axis",
+                                     {{"token", ScaleAxis::kToken}, {"channel", ScaleAxis::kChannel}}, {},
+                                     side.axis)},
+          {"group", group},
+          {"scale",
+           choice<bool>(path + ": scale", {{"profile", false}, {"online", true}}, {}, side.online_scale)}};
+}
+
+Status RecipeReader::read_bits(const YAML::Node& node) {
+  const std::string path = "bits";
+  std::vector<Key> keys = code_keys(path, both_);
+  keys.push_back({"by_class", refuse(path + ": by_class", "a page has one token class (ZipCache)")});
+  keys.push_back({"outliers", refuse(path + ": outliers", "outliers have no plane of their own (KVQuant)")});
+  const auto side = [&](const char* name, SideText& text) {
+    const std::string inner = fmt::format("{}: {}", path, name);
+    keys.push_back({name, [this, inner, &text](const YAML::Node& value) {
+                      return read_map(value, inner, code_keys(inner, text));
+                    }});
+  };
+  side("key", key_);
+  side("value", value_);
+  return read_map(node, path, keys);
+}
+
+Result<SideDials> RecipeReader::make_side(const SideText& own) const {
+  const auto pick = [&](auto SideText::*field) { return own.*field ? own.*field : both_.*field; };
+  const auto basis = pick(&SideText::basis);
+  const auto quantizer = pick(&SideText::quantizer);
+  const auto axis = pick(&SideText::axis);
+  const auto group = pick(&SideText::group);
+  const auto online = pick(&SideText::online_scale);
+  SideDials side;
+  side.basis = basis.value_or(BasisKind::kIdentity);
+  side.keep = pick(&SideText::keep).value_or(1.0);
+  side.per_head = per_head_;
+  const int width = pick(&SideText::width).value_or(quantizer ? 0 : kFullWidth);
+  if (width == kFullWidth) {
+    if (quantizer || axis || group || online)
+      return error_in(
+          "bits", "bits: nothing is quantized at width: full: leave out quantizer, axis, group and scale");
+    return side;
+  }
+  if (quantizer && !pick(&SideText::width)) return error_in("bits", "bits: width: expected one, found none");
+  side.width = width;
+  side.quantizer = quantizer.value_or(Quantizer::kEmbedded);
+  if (side.quantizer == Quantizer::kEmbedded) {
+    if (axis == ScaleAxis::kChannel)
+      return error_in("bits",
+                      "bits: axis: embedded codes have one norm per token; scales per channel are affine");
+    if (group.value_or(kernels::kGroupFeatures) != kernels::kGroupFeatures)
+      return error_in("bits", fmt::format("bits: group: embedded codes have groups of {} features, found {}",
+                                          kernels::kGroupFeatures, *group));
+    if (online.value_or(false))
+      return error_in(
+          "bits", "bits: scale: online: embedded cells are static: the profile's scale times the row's norm");
+    return side;
+  }
+  if (!axis || !group)
+    return error_in("bits", "bits: affine codes need an axis and a group: what shares one minimum and step");
+  if (online.has_value() && !*online)
+    return error_in("bits", "bits: scale: profile: affine codes carry the minimum and step of every block");
+  side.axis = *axis;
+  side.scale_span = *group;
+  return side;
+}
+
+Status RecipeReader::read_hot(const YAML::Node& node) {
+  int recent = 0;
+  return read_map(node, "hot",
+                  {{"sink", integer("hot: sink", 0, 4096, recipe_.sink_tokens)},
+                   {"recent",
+                    [&](const YAML::Node& value) -> Status {
+                      LOWKEY_TRY(integer("hot: recent", 0, 1 << 20, recent)(value));
+                      return recent == 0 ? Status() : refuse("hot: recent", kSlide)(value);
+                    }},
+                   {"flush", [this](const YAML::Node& value) -> Status {
+                      if (value.IsScalar() && value.Scalar() == "slide")
+                        return refuse("hot: flush", kSlide)(value);
+                      return integer("hot: flush", 1, 1 << 16, recipe_.recent_block)(value);
+                    }}});
+}
+
+Status RecipeReader::read_stream(const YAML::Node& node) {
+  bool all = false;
+  return read_map(node, "stream",
+                  {{"levels", [this](const YAML::Node& value) { return read_levels(value); }},
+                   {"spill", choice<bool>("stream: spill", {{"all", true}}, {}, all)},
+                   {"prefill", choice<bool>("stream: prefill", {{"encoded", false}, {"exact", true}}, {},
+                                            recipe_.exact_prefill)},
+                   {"page_tokens", integer("stream: page_tokens", 16, 1024, recipe_.page_tokens)}});
+}
+
+Status RecipeReader::read_levels(const YAML::Node& node) {
+  std::vector<double> levels;
+  if (node.IsSequence()) {
+    for (const YAML::Node& cut : node)
+      LOWKEY_TRY(number("stream: levels", 0.01, 1, levels.emplace_back())(cut));
+  }
+  if (levels.empty() || levels.size() > size_t{kernels::kMaxLevels} || levels.back() != 1 ||
+      std::ranges::adjacent_find(levels, std::greater_equal<>()) != levels.end())
+    return error(node,
+                 fmt::format("stream: levels: expected up to {} ascending shares that end with 1, found {}",
+                             kernels::kMaxLevels, quoted(node)));
+  recipe_.levels = std::move(levels);
+  return {};
+}
+
+}  // namespace lowkey::kvstore

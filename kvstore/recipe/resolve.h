@@ -1,0 +1,65 @@
+// Recipe + profile + model + rank slice -> what the pages of one rank are: the four dials that are settled
+// when a model is loaded (layers, heads, features, bits; kvstore/dials), composed.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/hash128.h"
+#include "base/result.h"
+#include "kernels/page/page_layout.h"
+#include "kvstore/dials/layers/layer_map.h"
+#include "kvstore/profile/profile.h"
+#include "kvstore/recipe/recipe.h"
+
+namespace lowkey::kvstore {
+
+// Of the whole model.
+struct ModelShape {
+  std::string name;
+  int num_layers = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  kernels::DType dtype = kernels::DType::kBf16;
+  std::vector<int> kv_producer;  // layer -> layer whose K and V it reads; empty: its own
+  Hash128 fingerprint;
+};
+
+struct ResolvedCache {
+  Recipe recipe;
+  LayerMap layers;
+  // Of a sequence's own pages. With an archive these are exact: the prompt while it is not complete, and
+  // tokens that were not encoded yet.
+  kernels::PageLayout pages;
+  // With an archive: of encoded pages, one for each bank (num_banks = 1 each, all of equal slab sizes where
+  // widths are uniform); empty otherwise.
+  std::vector<kernels::PageLayout> archive;
+  // Of the layouts of all ranks: equal on every rank of a replica, and ranks of equal fingerprints and slices
+  // read each other's pages.
+  Hash128 fingerprint;
+
+  // Tokens of a prompt that bank `bank` keeps once it is complete: all, or what `tokens` chooses.
+  uint64_t kept_tokens(uint64_t prompt, int bank) const;
+  // Bytes of one sequence with `prompt` + `generated` tokens on this rank once the prompt is complete: the
+  // recipe's own forecast. Without an archive the same as pages.bytes_for_tokens(prompt + generated).
+  uint64_t bytes_for(uint64_t prompt, uint64_t generated) const;
+};
+
+// `profile`: null when the recipe needs none. Slabs are padded to the longest of all ranks. Errors: kBadInput
+// / kUsage with the rule that is broken.
+Result<ResolvedCache> resolve(const Recipe& recipe, const Profile* profile, const ModelShape& model, int rank,
+                              int num_ranks);
+
+// The profile of `recipe` for this model: `explicit_file`, or <model>/profiles/<stem>.profile.safetensors.
+// Errors: kBadInput; also when it was made for another model.
+Result<Profile> read_profile(const Recipe& recipe, const std::filesystem::path& explicit_file,
+                             const std::filesystem::path& model_dir, const ModelShape& model);
+
+// All of the above for one rank: reads the profile where the recipe needs one. Errors as above; kUsage when a
+// profile is named and not needed.
+Result<ResolvedCache> resolve_files(const Recipe& recipe, const std::filesystem::path& profile_file,
+                                    const std::filesystem::path& model_dir, const ModelShape& model, int rank,
+                                    int num_ranks);
+
+}  // namespace lowkey::kvstore
