@@ -9,20 +9,6 @@
 
 namespace lowkey::kvstore {
 
-const char* to_string(BasisKind basis) {
-  switch (basis) {
-    case BasisKind::kIdentity:
-      return "identity";
-    case BasisKind::kPca:
-      return "pca";
-    case BasisKind::kWeighted:
-      return "weighted";
-    case BasisKind::kTrained:
-      return "trained";
-  }
-  return "?";
-}
-
 double TokenDial::heavy_of_bank(int bank, int num_banks) const {
   if (shape == BudgetShape::kUniform || num_banks < 2) return heavy;
   const double last = heavy / pyramid_delta, first = 2 * heavy - last;

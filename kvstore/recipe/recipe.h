@@ -8,18 +8,14 @@
 #include <vector>
 
 #include "base/result.h"
-#include "kernels/page/page_layout.h"
+#include "kvstore/dials/bits/group_widths.h"
+#include "kvstore/dials/features/basis.h"
+#include "kvstore/dials/layers/layer_map.h"
 
 namespace lowkey::kvstore {
 
-// kNone: every layer that has its own K and V owns a bank. kModel: the same, and the model must share some of
-// its layers (kv_producer in config.json).
-enum class LayerShare : uint8_t { kNone, kModel };
-enum class BasisKind : uint8_t { kIdentity, kPca, kWeighted, kTrained };
 enum class TokenScore : uint8_t { kColumnSum, kWindowSum, kKeyNorm };
 enum class BudgetShape : uint8_t { kUniform, kPyramid };
-
-const char* to_string(BasisKind basis);
 
 // `tokens:` when not keep: all. Chosen once, when the prompt is complete.
 struct TokenDial {
@@ -35,17 +31,7 @@ struct TokenDial {
 };
 
 // `features:` and `bits:` of one side.
-struct SideDials {
-  BasisKind basis = BasisKind::kIdentity;
-  double keep = 1.0;  // share of the features, the most important ones
-  bool per_head =
-      false;  // which ones: the profile's budget says so for every vector; else the same number everywhere
-  kernels::Quantizer quantizer = kernels::Quantizer::kFull;
-  int width = 0;                                        // bits of every kept group; 0 with kFull
-  kernels::ScaleAxis axis = kernels::ScaleAxis::kNone;  // affine
-  int scale_span = 0;                                   // affine: tokens or features that share a pair
-};
-inline constexpr int kWidthAuto = -1;  // bits of every group from the profile's budget
+struct SideDials : FeatureDial, BitDial {};
 
 struct Recipe {
   std::string name = "exact";

@@ -86,7 +86,8 @@ class Composer {
       spec.norm_edge = profile_->norm_edge;
     }
     const int groups = (input_dim_ + kernels::kGroupFeatures - 1) / kernels::kGroupFeatures;
-    auto bits = make_group_widths(dials, groups, recipe_.levels, budget_ ? &budget_->bits[index] : nullptr);
+    auto bits =
+        make_group_widths(dials, dials, groups, recipe_.levels, budget_ ? &budget_->bits[index] : nullptr);
     if (!bits.ok()) return refused(recipe_, bits.error().message);
     spec.bits = *std::move(bits);
     const int dim = std::min(input_dim_, static_cast<int>(spec.bits.size()) * kernels::kGroupFeatures);

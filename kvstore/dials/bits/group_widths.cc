@@ -55,25 +55,25 @@ Result<std::vector<GroupBits>> cut_between_groups(const std::vector<int>& widths
 
 }  // namespace
 
-Result<std::vector<GroupBits>> make_group_widths(const SideDials& dials, int num_groups,
-                                                 std::span<const double> levels,
+Result<std::vector<GroupBits>> make_group_widths(const FeatureDial& features, const BitDial& dial,
+                                                 int num_groups, std::span<const double> levels,
                                                  const std::vector<GroupBits>* budget) {
   std::vector<GroupBits> groups;
-  if (dials.width == kWidthAuto) {
+  if (dial.width == kWidthAuto) {
     LOWKEY_CHECK(budget != nullptr, "width: auto without a budget");
     groups = *budget;
     if (levels.size() == 1)
       for (GroupBits& group : groups) group = {static_cast<uint8_t>(total(group))};
   } else {
-    const int width = dials.quantizer == Quantizer::kFull ? kFullBits : dials.width;
-    const int kept = static_cast<int>(std::ceil(dials.keep * num_groups - 1e-9));
+    const int width = dial.quantizer == Quantizer::kFull ? kFullBits : dial.width;
+    const int kept = static_cast<int>(std::ceil(features.keep * num_groups - 1e-9));
     std::vector<int> widths(num_groups, 0);
     for (int g = 0; g < num_groups; ++g) {
-      const bool keep = dials.per_head ? total((*budget)[g]) > 0 : g < kept;
+      const bool keep = features.per_head ? total((*budget)[g]) > 0 : g < kept;
       widths[g] = keep ? width : 0;
     }
-    auto cut = dials.quantizer == Quantizer::kEmbedded ? cut_between_bits(widths, width, levels)
-                                                       : cut_between_groups(widths, levels);
+    auto cut = dial.quantizer == Quantizer::kEmbedded ? cut_between_bits(widths, width, levels)
+                                                      : cut_between_groups(widths, levels);
     if (!cut.ok()) return cut.error();
     groups = *std::move(cut);
   }

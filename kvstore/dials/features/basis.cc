@@ -2,8 +2,22 @@
 
 namespace lowkey::kvstore {
 
-void set_basis(const SideDials& dials, const VectorProfile* vector, int dim, kernels::VectorSpec& spec) {
-  if (dials.basis == BasisKind::kIdentity) return;
+const char* to_string(BasisKind basis) {
+  switch (basis) {
+    case BasisKind::kIdentity:
+      return "identity";
+    case BasisKind::kPca:
+      return "pca";
+    case BasisKind::kWeighted:
+      return "weighted";
+    case BasisKind::kTrained:
+      return "trained";
+  }
+  return "?";
+}
+
+void set_basis(const FeatureDial& dial, const VectorProfile* vector, int dim, kernels::VectorSpec& spec) {
+  if (dial.basis == BasisKind::kIdentity) return;
   LOWKEY_CHECK(vector != nullptr && dim <= std::ssize(vector->scale), "{} features", dim);
   const auto numbers = static_cast<std::ptrdiff_t>(dim * vector->mean.size());
   spec.encode.assign(vector->encode.begin(), vector->encode.begin() + numbers);

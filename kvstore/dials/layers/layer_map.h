@@ -1,13 +1,17 @@
 // The dial `layers`: which layers own a K/V stream (a bank), and which read another's.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
 #include "base/result.h"
-#include "kvstore/recipe/recipe.h"
 
 namespace lowkey::kvstore {
+
+// kNone: every layer that has its own K and V owns a bank. kModel: the same, and the model must share some
+// of its layers (kv_producer in config.json).
+enum class LayerShare : uint8_t { kNone, kModel };
 
 // Which bank every layer reads; banks are numbered in the order of their producers.
 struct LayerMap {
