@@ -141,6 +141,23 @@ void scale_row(const float* x, float scale, float* out, int n) {
   for (; i < n; ++i) out[i] = x[i] * scale;
 }
 
+void add_scaled_row(const float* x, float scale, float* out, int n) {
+  const D d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int i = 0; i < n; i += lanes) {
+    store_first(hn::MulAdd(load_first(d, x + i, n - i), hn::Set(d, scale), load_first(d, out + i, n - i)), d,
+                out + i, n - i);
+  }
+}
+
+float dot_row(const float* x, const float* y, int n) {
+  const D d;
+  V sums = hn::Zero(d);
+  for (int i = 0; i < n; i += static_cast<int>(hn::Lanes(d)))
+    sums = hn::MulAdd(load_first(d, x + i, n - i), load_first(d, y + i, n - i), sums);
+  return hn::GetLane(hn::SumOfLanes(d, sums));
+}
+
 }  // namespace lowkey::kernels::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -151,6 +168,8 @@ HWY_EXPORT(multiply_tile);
 HWY_EXPORT(softmax_row);
 HWY_EXPORT(merge_row);
 HWY_EXPORT(scale_row);
+HWY_EXPORT(add_scaled_row);
+HWY_EXPORT(dot_row);
 
 void multiply_tile(const TileProduct& product) {
   HWY_DYNAMIC_DISPATCH(multiply_tile)(product);
@@ -164,6 +183,12 @@ void merge_row(float& maximum, float& sum, float* acc, float other_maximum, floa
 }
 void scale_row(const float* x, float scale, float* out, int n) {
   HWY_DYNAMIC_DISPATCH(scale_row)(x, scale, out, n);
+}
+void add_scaled_row(const float* x, float scale, float* out, int n) {
+  HWY_DYNAMIC_DISPATCH(add_scaled_row)(x, scale, out, n);
+}
+float dot_row(const float* x, const float* y, int n) {
+  return HWY_DYNAMIC_DISPATCH(dot_row)(x, y, n);
 }
 
 }  // namespace lowkey::kernels::simd

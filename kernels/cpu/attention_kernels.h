@@ -29,5 +29,8 @@ void merge_row(float& maximum, float& sum, float* acc, float other_maximum, floa
 
 // out = x * scale.
 void scale_row(const float* x, float scale, float* out, int n);
+// out += x * scale.
+void add_scaled_row(const float* x, float scale, float* out, int n);
+float dot_row(const float* x, const float* y, int n);
 
 }  // namespace lowkey::kernels::simd

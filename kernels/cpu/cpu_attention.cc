@@ -1,88 +1,46 @@
 #include "kernels/cpu/cpu_attention.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <limits>
 
 #include "base/check.h"
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/compute_pool.h"
 #include "kernels/cpu/page_tile.h"
-#include "kernels/cpu/simd_ops.h"
-#include "kernels/ops/compaction.h"
+#include "kernels/cpu/scratch.h"
 
 namespace lowkey::kernels {
 namespace {
 
 // Part of the meaning of a result's bits: changing it changes the order of sums. 16 pages of 32 tokens are
 // long enough that merging is free and short enough that a few thousand tokens feed several threads.
-constexpr int kSplitPages = 16;
+constexpr int kSplitPages = kMaxRunPages;
 
 // Query rows of a block: enough to pay for decoding a tile, few enough that their state stays in the L2
 // cache.
 constexpr int kBlockQueries = 192;
 
-// Below this many K and V elements a fork costs more than it saves.
-constexpr int64_t kSerialElements = 16 * 1024;
-
-int ceil_div(int a, int b) {
-  return (a + b - 1) / b;
-}
-
-template <class T>
-void grow(std::vector<T>& buffer, size_t size) {
-  if (buffer.size() < size) buffer.resize(size);
-}
+constexpr int kStatesOfThread = 3;  // the block's, a segment's, a split's
 
 }  // namespace
 
-CpuAttention::CpuAttention(ComputePool& pool) : pool_(pool), scratch_(pool.threads()) {}
+CpuAttention::CpuAttention(ComputePool& pool) : pool_(pool), writer_(pool), scratch_(pool.threads()) {}
 
 void CpuAttention::attend(const AttentionStep& step) {
   plan(step);
-  const int sequences = static_cast<int>(step.sequences.size());
-  // Rows of all heads first: a stored vector may join several.
-  const bool serial = int64_t{step.k.rows} * step.k.cols * 2 < kSerialElements;
-  run_all(sequences * 2 * heads_, serial, [&](int task, int) {
-    const int head = task % (2 * heads_);
-    store_rows(task / (2 * heads_), head < heads_ ? Side::kKey : Side::kValue, head % heads_);
-  });
-  if (step.first_reader) {
-    const int vectors = step.layout->vectors_per_side();
-    run_all(sequences * 2 * vectors, serial, [&](int task, int thread) {
-      const int vector = task % (2 * vectors);
-      encode_pages(task / (2 * vectors), vector < vectors ? Side::kKey : Side::kValue, vector % vectors,
-                   scratch_[thread]);
-    });
+  writer_.write(step);
+  for (int i = 0; i < maps_.count(); ++i) {
+    for (int head = 0; head < heads_; ++head) maps_.fill(i, head);
   }
   pool_.parallel_for(static_cast<int>(tasks_.size()),
                      [&](int task, int thread) { run_task(tasks_[task], scratch_[thread]); });
   if (tasks_.size() > blocks_.size()) {
-    pool_.parallel_for(static_cast<int>(blocks_.size()),
-                       [&](int block, int) { merge_splits(blocks_[block]); });
+    pool_.parallel_for(static_cast<int>(blocks_.size()), [&](int block, int thread) {
+      if (blocks_[block].num_splits > 1) finish_block(blocks_[block], true, scratch_[thread]);
+    });
   }
-  if (step.last_reader) save_tails();
+  if (step.last_reader) writer_.save_tails();
   step_ = nullptr;
-}
-
-void CpuAttention::compact(const Compaction& compaction) {
-  const PageLayout& to = *compaction.to;
-  const int vectors = to.vectors_per_side();
-  pool_.parallel_for(2 * vectors, [&](int task, int thread) {
-    Scratch& scratch = scratch_[thread];
-    compact_vector(
-        compaction, task < vectors ? Side::kKey : Side::kValue, task % vectors,
-        [&](const PageLayout& layout, const VectorLayout& vector, std::span<const std::byte* const> head_rows,
-            PageView page) { scratch.encoder.encode(layout, vector, head_rows, page); });
-  });
-}
-
-// Small steps are not worth waking the pool.
-template <class Function>
-void CpuAttention::run_all(int count, bool serial, const Function& task) {
-  if (!serial) return pool_.parallel_for(count, task);
-  for (int i = 0; i < count; ++i) task(i, 0);
 }
 
 void CpuAttention::plan(const AttentionStep& step) {
@@ -97,264 +55,274 @@ void CpuAttention::plan(const AttentionStep& step) {
   dim_ = layout.head_dim;
   heads_ = layout.num_kv_heads;
   group_ = step.num_q_heads / heads_;
-  row_bytes_ = dim_ * dtype_bytes(layout.dtype);
+  max_queries_ = 0;
+  exact_tokens_ = page_tokens_;
+  state_stride_ = simd::tile_stride(dim_);
+  maps_.clear();
   plans_.clear();
   blocks_.clear();
-  const int block_tokens = std::max(1, kBlockQueries / (group_ * page_tokens_)) * page_tokens_;
-  max_queries_ = 0;
-  size_t own_bytes = 0;
-  for (size_t s = 0; s < step.sequences.size(); ++s) {
-    const SequenceSlice& sequence = step.sequences[s];
-    SequencePlan plan;
-    plan.first_page = sequence.first_slot / page_tokens_;
-    plan.end_position = sequence.first_slot + sequence.num_rows;
-    plan.num_own_pages = ceil_div(plan.end_position, page_tokens_) - plan.first_page;
-    plan.own_offset = own_bytes;
-    own_bytes += size_t{2} * heads_ * (plan.num_own_pages - 1) * page_tokens_ * row_bytes_;
-    plans_.push_back(plan);
-    for (int begin = sequence.first_slot; begin < plan.end_position;) {
-      const int end = std::min(plan.end_position, (begin / block_tokens + 1) * block_tokens);
-      const int splits = ceil_div(ceil_div(end, page_tokens_), kSplitPages);
-      for (int head = 0; head < heads_; ++head)
-        blocks_.push_back({static_cast<int>(s), head, begin, end, splits});
-      max_queries_ = std::max(max_queries_, (end - begin) * group_);
-      begin = end;
-    }
-  }
-  grow(own_rows_, own_bytes);
+  for (size_t s = 0; s < step.sequences.size(); ++s) plan_sequence(step.sequences[s], static_cast<int>(s));
   plan_tasks();
   for (Scratch& scratch : scratch_) prepare(scratch);
 }
 
+void CpuAttention::plan_sequence(const SequenceSlice& sequence, int index) {
+  SequencePlan plan;
+  const auto add = [&](const PageLayout& layout, int bank, const Segment& segment) {
+    plan.segments[plan.num_segments] = segment;
+    plan.segments[plan.num_segments++].map = maps_.add(layout, bank);
+    exact_tokens_ = std::max(exact_tokens_, segment.masked_tokens);
+    for (int head = 0; head < heads_; ++head) {
+      state_stride_ = std::max(state_stride_, simd::tile_stride(layout.vector(bank, Side::kValue, head).dim));
+    }
+  };
+  const ArchivedPages* archive = sequence.archives == nullptr ? nullptr : &sequence.archives[step_->bank];
+  if (archive != nullptr && archive->num_pages > 0) {
+    const PageLayout& layout = *archive->layout;
+    const bool sink = layout.sink_tokens > 0 && archive->slabs[layout.sink_slab()] != nullptr;
+    add(layout, archive->bank,
+        {.slabs = archive->slabs,
+         .levels = layout.num_levels,
+         .num_pages = archive->num_pages,
+         .masked_tokens = sink ? layout.sink_tokens : 0});
+  }
+  add(*step_->layout, step_->bank,
+      {.slabs = sequence.slabs,
+       .levels = sequence.levels,
+       .masked_tokens = step_->layout->sink_tokens,
+       .own = true});
+  plans_.push_back(plan);
+
+  const int block_tokens = std::max(1, kBlockQueries / (group_ * page_tokens_)) * page_tokens_;
+  const int end_slot = sequence.first_slot + sequence.num_rows;
+  for (int begin = sequence.first_slot; begin < end_slot;) {
+    Block block{.sequence = index, .begin = begin};
+    block.end = std::min(end_slot, (begin / block_tokens + 1) * block_tokens);
+    for (int i = 0; i < plan.num_segments; ++i) block.num_splits += splits_of(block, plan.segments[i]);
+    for (block.head = 0; block.head < heads_; ++block.head) blocks_.push_back(block);
+    max_queries_ = std::max(max_queries_, queries_of(block));
+    begin = block.end;
+  }
+}
+
+int CpuAttention::splits_of(const Block& block, const Segment& segment) const {
+  return ceil_div(segment.own ? (block.end - 1) / page_tokens_ : segment.num_pages, kSplitPages);
+}
+
 // One task per block where that feeds all threads, else one per split.
 void CpuAttention::plan_tasks() {
-  state_floats_ = static_cast<size_t>(max_queries_) * (2 + simd::tile_stride(dim_));
+  state_floats_ = static_cast<size_t>(max_queries_) * (2 + state_stride_);
   tasks_.clear();
   const bool split = pool_.threads() > 1 && static_cast<int>(blocks_.size()) < 4 * pool_.threads();
   size_t num_states = 0;
   // The last blocks of a sequence see the most pages: start with them.
   for (int i = static_cast<int>(blocks_.size()) - 1; i >= 0; --i) {
     Block& block = blocks_[i];
-    if (!split || block.num_splits == 1) {
-      tasks_.push_back({i, 0, block.num_splits});
+    if (!split || block.num_splits <= 1) {
+      tasks_.push_back({i, kWholeBlock});
       continue;
     }
     block.first_state = num_states;
     num_states += block.num_splits;
-    for (int s = 0; s < block.num_splits; ++s) tasks_.push_back({i, s, s + 1});
+    for (int s = 0; s < block.num_splits; ++s) tasks_.push_back({i, s});
   }
   grow(shared_states_, num_states * state_floats_);
 }
 
 void CpuAttention::prepare(Scratch& scratch) const {
-  const size_t key_floats = static_cast<size_t>(dim_) * simd::tile_stride(page_tokens_);
-  const size_t value_floats = static_cast<size_t>(page_tokens_) * simd::tile_stride(dim_);
-  grow(scratch.key_tile, key_floats);
-  // A value row's last group may be stored with a whole vector.
-  grow(scratch.value_tile, value_floats + simd::kTileLanes);
-  grow(scratch.queries, static_cast<size_t>(max_queries_) * dim_);
-  grow(scratch.scores, static_cast<size_t>(max_queries_) * simd::tile_stride(page_tokens_));
-  grow(scratch.states, 2 * state_floats_);
-  grow(scratch.row, static_cast<size_t>(page_tokens_) * dim_ * (step_->layout->join + 1));
+  const size_t queries = max_queries_;
+  grow(scratch.queries, queries * dim_);
+  grow(scratch.states, kStatesOfThread * state_floats_);
+  grow(scratch.mapped_sums, queries * simd::tile_stride(dim_));
+  grow(scratch.key_tile, simd::tile_floats(Side::kKey, exact_tokens_, dim_));
+  grow(scratch.value_tile, simd::tile_floats(Side::kValue, exact_tokens_, dim_));
+  grow(scratch.scores, queries * simd::tile_stride(exact_tokens_));
 }
 
-std::byte* CpuAttention::own_page(int sequence, Side side, int head, int page) {
-  const SequencePlan& plan = plans_[sequence];
-  if (page == plan.first_page) {
-    return step_->sequences[sequence].tail + step_->layout->rows_of(step_->bank, side, head).tail_offset;
-  }
-  const size_t vector = static_cast<size_t>(side == Side::kValue) * heads_ + head;
-  const size_t index = vector * (plan.num_own_pages - 1) + (page - plan.first_page - 1);
-  return own_rows_.data() + plan.own_offset + index * page_tokens_ * row_bytes_;
-}
-
-// The step's rows, rounded to the dtype, to where their page's exact rows are.
-void CpuAttention::store_rows(int sequence, Side side, int head) {
-  const SequenceSlice& slice = step_->sequences[sequence];
-  const Tensor& source = side == Side::kKey ? step_->k : step_->v;
-  for (int row = 0; row < slice.num_rows; ++row) {
-    const int position = slice.first_slot + row;
-    const float* x = source.as<float>() + static_cast<size_t>(slice.first_row + row) * source.cols +
-                     static_cast<size_t>(head) * dim_;
-    std::byte* target =
-        own_page(sequence, side, head, position / page_tokens_) + position % page_tokens_ * row_bytes_;
-    if (step_->layout->dtype == DType::kF32) {
-      std::memcpy(target, x, row_bytes_);
-    } else {
-      simd::f32_to_bf16_row(x, reinterpret_cast<uint16_t*>(target), dim_);
-    }
-  }
-}
-
-void CpuAttention::encode_pages(int sequence, Side side, int index, Scratch& scratch) {
-  const PageLayout& layout = *step_->layout;
-  const VectorLayout& vector = layout.vector(step_->bank, side, index * layout.join);
-  const SequencePlan& plan = plans_[sequence];
-  for (int page = plan.first_page; page < plan.end_position / page_tokens_; ++page) {
-    std::byte* const* slabs = step_->sequences[sequence].slabs + static_cast<size_t>(page) * kMaxSlabs;
-    std::array<const std::byte*, kMaxGroups> rows;
-    for (int i = 0; i < layout.join; ++i) rows[i] = own_page(sequence, side, vector.head + i, page);
-    scratch.encoder.encode(layout, vector, {rows.data(), vector.num_heads}, {slabs});
-    for (int i = 0; i < layout.join && page == 0 && layout.sink_tokens > 0; ++i) {
-      write_sink(layout, layout.rows_of(step_->bank, side, vector.head + i), rows[i],
-                 slabs[layout.sink_slab()]);
-    }
-  }
-}
-
-// Rows of the last, incomplete page move from the step's scratch to the tail, now that nobody reads the old
-// rows.
-void CpuAttention::save_tails() {
-  for (int s = 0; s < static_cast<int>(plans_.size()); ++s) {
-    const SequencePlan& plan = plans_[s];
-    const int left = plan.end_position % page_tokens_;
-    const int last_page = plan.end_position / page_tokens_;
-    if (left == 0 || last_page == plan.first_page) continue;
-    for (Side side : {Side::kKey, Side::kValue}) {
-      for (int head = 0; head < heads_; ++head) {
-        std::memcpy(own_page(s, side, head, plan.first_page), own_page(s, side, head, last_page),
-                    left * row_bytes_);
-      }
-    }
-  }
-}
-
-CpuAttention::State CpuAttention::state_at(std::vector<float>& memory, size_t index) const {
+AttentionState CpuAttention::state_at(std::vector<float>& memory, size_t index) const {
   float* base = memory.data() + index * state_floats_;
-  return {base, base + max_queries_, base + 2 * static_cast<size_t>(max_queries_)};
+  return {base, base + max_queries_, base + 2 * static_cast<size_t>(max_queries_), state_stride_};
 }
 
-void CpuAttention::clear(const State& state, int queries) const {
+void CpuAttention::clear(const AttentionState& state, int queries) const {
   std::fill_n(state.maximum, queries, -std::numeric_limits<float>::infinity());
   std::fill_n(state.sum, queries, 0.0f);
-  std::fill_n(state.acc, static_cast<size_t>(queries) * simd::tile_stride(dim_), 0.0f);
+  std::fill_n(state.acc, static_cast<size_t>(queries) * state.stride, 0.0f);
+}
+
+void CpuAttention::merge(const AttentionState& into, const AttentionState& from, int queries) const {
+  for (int i = 0; i < queries; ++i) {
+    simd::merge_row(into.maximum[i], into.sum[i], into.acc + static_cast<size_t>(i) * into.stride,
+                    from.maximum[i], from.sum[i], from.acc + static_cast<size_t>(i) * from.stride,
+                    into.stride);
+  }
 }
 
 void CpuAttention::run_task(const Task& task, Scratch& scratch) {
   const Block& block = blocks_[task.block];
-  const int queries = (block.end - block.begin) * group_;
+  if (task.split == kWholeBlock) return finish_block(block, false, scratch);
+  const SequencePlan& plan = plans_[block.sequence];
+  int split = task.split, segment = 0;
+  while (split >= splits_of(block, plan.segments[segment]))
+    split -= splits_of(block, plan.segments[segment++]);
+  const AttentionState state = state_at(shared_states_, block.first_state + task.split);
+  clear(state, queries_of(block));
   load_queries(block, scratch);
-  if (task.end_split - task.first_split < block.num_splits) {
-    const State state = state_at(shared_states_, block.first_state + task.first_split);
-    clear(state, queries);
-    return run_split(block, task.first_split, state, scratch);
-  }
-  const State total = state_at(scratch.states, 0), part = state_at(scratch.states, 1);
+  prepare_segment(block, plan.segments[segment], scratch);
+  run_split(block, plan.segments[segment], split, state, scratch);
+}
+
+// Everything of a block that its split tasks have not done, in the order that makes its bits.
+void CpuAttention::finish_block(const Block& block, bool splits_are_done, Scratch& scratch) {
+  const int queries = queries_of(block);
+  const AttentionState total = state_at(scratch.states, 0), whole = state_at(scratch.states, 1),
+                       part = state_at(scratch.states, 2);
   clear(total, queries);
-  run_split(block, 0, total, scratch);
-  for (int split = 1; split < block.num_splits; ++split) {
-    clear(part, queries);
-    run_split(block, split, part, scratch);
-    merge(total, part, queries);
+  load_queries(block, scratch);
+  size_t next = block.first_state;
+  const SequencePlan& plan = plans_[block.sequence];
+  for (int i = 0; i < plan.num_segments; ++i) {
+    const Segment& segment = plan.segments[i];
+    const int splits = splits_of(block, segment);
+    if (splits == 0) continue;
+    clear(whole, queries);
+    if (!splits_are_done) prepare_segment(block, segment, scratch);
+    for (int split = 0; split < splits; ++split) {
+      if (splits_are_done) {
+        merge(whole, state_at(shared_states_, next++), queries);
+        continue;
+      }
+      const AttentionState& state = split == 0 ? whole : part;
+      if (split > 0) clear(part, queries);
+      run_split(block, segment, split, state, scratch);
+      if (split > 0) merge(whole, part, queries);
+    }
+    map_back(block, segment, whole, scratch);
+    merge(total, whole, queries);
   }
-  finish(block, total);
+  see_exact(block, total, scratch);
+  store_result(block, total);
 }
 
 // Query rows of the block as [(row, query head of the group)][dim], times the softmax scale.
 void CpuAttention::load_queries(const Block& block, Scratch& scratch) const {
   const SequenceSlice& slice = step_->sequences[block.sequence];
   const size_t n = static_cast<size_t>(group_) * dim_;
-  for (int position = block.begin; position < block.end; ++position) {
-    const size_t row = static_cast<size_t>(slice.first_row) + position - slice.first_slot;
+  for (int slot = block.begin; slot < block.end; ++slot) {
+    const size_t row = static_cast<size_t>(slice.first_row) + slot - slice.first_slot;
     simd::scale_row(step_->q.as<float>() + row * step_->q.cols + block.head * n, step_->scale,
-                    scratch.queries.data() + (position - block.begin) * n, static_cast<int>(n));
+                    scratch.queries.data() + (slot - block.begin) * n, static_cast<int>(n));
   }
 }
 
-// Each row sees the pages before its own encoded, and its own exact up to itself.
-void CpuAttention::run_split(const Block& block, int split, const State& state, Scratch& scratch) {
-  const int end_page = std::min((split + 1) * kSplitPages, ceil_div(block.end, page_tokens_));
-  for (int page = split * kSplitPages; page < end_page; ++page) {
-    const int page_end = (page + 1) * page_tokens_;
-    const int first_after = std::max(block.begin, page_end);  // rows from here on are in later pages
-    if (first_after < block.end)
-      see_encoded(block, page, (first_after - block.begin) * group_, state, scratch);
-    if (page_end > block.begin) see_own(block, page, state, scratch);
+void CpuAttention::prepare_segment(const Block& block, const Segment& segment, Scratch& scratch) const {
+  const HeadMap& map = maps_.at(segment.map, block.head);
+  FeatureQueries queries{scratch.queries.data(), dim_, queries_of(block)};
+  if (map.key != nullptr) {
+    const int stride = simd::tile_stride(map.head.key->dim);
+    grow(scratch.mapped_queries, static_cast<size_t>(queries.count) * stride);
+    simd::multiply_tile({queries.rows, dim_, map.key, stride, scratch.mapped_queries.data(), stride,
+                         queries.count, dim_, stride, /*accumulate=*/false});
+    queries = {scratch.mapped_queries.data(), stride, queries.count};
+  }
+  scratch.pages = &scratch.float_pages;
+  scratch.pages->prepare(map.head, queries);
+}
+
+void CpuAttention::run_split(const Block& block, const Segment& segment, int split,
+                             const AttentionState& state, Scratch& scratch) const {
+  const int first = split * kSplitPages;
+  const int pages = segment.own ? (block.end - 1) / page_tokens_ : segment.num_pages;
+  PageRun run{.slabs = segment.slabs + static_cast<size_t>(first) * kMaxSlabs,
+              .num_pages = std::min(kSplitPages, pages - first),
+              .levels = segment.levels,
+              .masked_tokens = first == 0 ? segment.masked_tokens : 0};
+  for (int page = 0; page < run.num_pages && segment.own; ++page)
+    run.first_query[page] = std::max(0, (first + page + 1) * page_tokens_ - block.begin) * group_;
+  scratch.pages->see(run, state);
+}
+
+// From feature coordinates to the head's own, in place; the mean's part of the scores is the same for all
+// tokens of the segment.
+void CpuAttention::map_back(const Block& block, const Segment& segment, const AttentionState& state,
+                            Scratch& scratch) const {
+  const HeadMap& map = maps_.at(segment.map, block.head);
+  const int queries = queries_of(block), stride = simd::tile_stride(dim_);
+  for (int i = 0; i < queries && map.key_mean != nullptr; ++i) {
+    state.maximum[i] +=
+        simd::dot_row(scratch.queries.data() + static_cast<size_t>(i) * dim_, map.key_mean, dim_);
+  }
+  if (map.value != nullptr) {
+    float* sums = scratch.mapped_sums.data();
+    simd::multiply_tile({state.acc, state.stride, map.value, stride, sums, stride, queries,
+                         map.head.value->dim, stride, /*accumulate=*/false});
+    for (int i = 0; i < queries; ++i)
+      std::copy_n(sums + static_cast<size_t>(i) * stride, stride,
+                  state.acc + static_cast<size_t>(i) * state.stride);
+  }
+  for (int i = 0; i < queries && map.value_mean != nullptr; ++i)
+    simd::add_scaled_row(map.value_mean, state.sum[i], state.acc + static_cast<size_t>(i) * state.stride,
+                         dim_);
+}
+
+// The sink, for rows whose page comes after it, and every row's own page up to itself.
+void CpuAttention::see_exact(const Block& block, const AttentionState& state, Scratch& scratch) const {
+  const SequencePlan& plan = plans_[block.sequence];
+  for (int i = 0; i < plan.num_segments; ++i) {
+    const Segment& segment = plan.segments[i];
+    const int first_query = segment.own ? std::max(0, page_tokens_ - block.begin) * group_ : 0;
+    if (segment.masked_tokens == 0 || first_query >= queries_of(block)) continue;
+    const EncodedHead& head = maps_.at(segment.map, block.head).head;
+    const std::byte* sink = segment.slabs[head.layout->sink_slab()];
+    const auto rows = [&](const VectorLayout& vector) {
+      return sink + head.layout->rows_of(vector.bank, vector.side, block.head).sink_offset;
+    };
+    see_rows(rows(*head.key), rows(*head.value), segment.masked_tokens, first_query, queries_of(block),
+             segment.masked_tokens, state, scratch);
+  }
+  for (int page = block.begin / page_tokens_; page * page_tokens_ < block.end; ++page) {
+    const int page_begin = page * page_tokens_;
+    const int begin = std::max(block.begin, page_begin), end = std::min(block.end, page_begin + page_tokens_);
+    see_rows(writer_.own_page(block.sequence, Side::kKey, block.head, page),
+             writer_.own_page(block.sequence, Side::kValue, block.head, page), end - page_begin,
+             (begin - block.begin) * group_, (end - block.begin) * group_, begin - page_begin + 1, state,
+             scratch);
   }
 }
 
-void CpuAttention::see_encoded(const Block& block, int page, int first_query, const State& state,
-                               Scratch& scratch) {
-  const PageLayout& layout = *step_->layout;
-  const SequenceSlice& slice = step_->sequences[block.sequence];
-  std::byte* const* slabs = slice.slabs + static_cast<size_t>(page) * kMaxSlabs;
-  for (Side side : {Side::kKey, Side::kValue}) {
-    const VectorLayout& vector = layout.vector(step_->bank, side, block.head);
-    float* tile = side == Side::kKey ? scratch.key_tile.data() : scratch.value_tile.data();
-    simd::decode_tile(layout, vector, block.head, {slabs}, slice.levels, tile, scratch.row.data());
-    if (page == 0 && layout.sink_tokens > 0) {
-      simd::load_tile(side,
-                      slabs[layout.sink_slab()] + layout.rows_of(step_->bank, side, block.head).sink_offset,
-                      layout.dtype, layout.sink_tokens, page_tokens_, dim_, tile);
-    }
-  }
-  see_tiles(first_query, (block.end - block.begin) * group_, page_tokens_, state, scratch);
-}
-
-void CpuAttention::see_own(const Block& block, int page, const State& state, Scratch& scratch) {
-  const int page_begin = page * page_tokens_;
-  const int begin = std::max(block.begin, page_begin);
-  const int end = std::min(block.end, page_begin + page_tokens_);
-  const int tokens = end - page_begin;  // of the page that any of these rows sees
-  std::fill_n(scratch.key_tile.data(), static_cast<size_t>(dim_) * simd::tile_stride(page_tokens_), 0.0f);
-  std::fill_n(scratch.value_tile.data(), static_cast<size_t>(page_tokens_) * simd::tile_stride(dim_), 0.0f);
-  for (Side side : {Side::kKey, Side::kValue}) {
-    simd::load_tile(side, own_page(block.sequence, side, block.head, page), step_->layout->dtype, tokens,
-                    page_tokens_, dim_,
-                    side == Side::kKey ? scratch.key_tile.data() : scratch.value_tile.data());
-  }
-  see_tiles((begin - block.begin) * group_, (end - block.begin) * group_, begin - page_begin + 1, state,
-            scratch);
-}
-
-// Queries [first_query, end_query) of the block see the tiles: the first row `first_valid` tokens, each
-// further row one more, up to all. Products run over whole tiles; tokens out of sight get weight 0.
-void CpuAttention::see_tiles(int first_query, int end_query, int first_valid, const State& state,
-                             Scratch& scratch) const {
-  const int key_stride = simd::tile_stride(page_tokens_), value_stride = simd::tile_stride(dim_);
+// Queries [first_query, end_query) of the block see exact rows: the first position `first_valid` of them,
+// each further one one more, up to all. Products run over whole tiles; tokens out of sight get weight 0.
+void CpuAttention::see_rows(const std::byte* keys, const std::byte* values, int tokens, int first_query,
+                            int end_query, int first_valid, const AttentionState& state,
+                            Scratch& scratch) const {
+  const int extent = simd::tile_stride(tokens), value_stride = simd::tile_stride(dim_);
   const int rows = end_query - first_query;
+  const DType dtype = step_->layout->dtype;
+  std::fill_n(scratch.key_tile.data(), static_cast<size_t>(dim_) * extent, 0.0f);
+  std::fill_n(scratch.value_tile.data(), static_cast<size_t>(extent) * value_stride, 0.0f);
+  simd::load_tile(Side::kKey, keys, dtype, tokens, extent, dim_, scratch.key_tile.data());
+  simd::load_tile(Side::kValue, values, dtype, tokens, extent, dim_, scratch.value_tile.data());
   float* scores = scratch.scores.data();
-  const float* queries = scratch.queries.data() + static_cast<size_t>(first_query) * dim_;
-  float* acc = state.acc + static_cast<size_t>(first_query) * value_stride;
-  simd::multiply_tile({queries, dim_, scratch.key_tile.data(), key_stride, scores, key_stride, rows, dim_,
-                       key_stride,
+  float* acc = state.acc + static_cast<size_t>(first_query) * state.stride;
+  simd::multiply_tile({scratch.queries.data() + static_cast<size_t>(first_query) * dim_, dim_,
+                       scratch.key_tile.data(), extent, scores, extent, rows, dim_, extent,
                        /*accumulate=*/false});
   for (int i = 0; i < rows; ++i) {
-    const int valid = std::min(page_tokens_, first_valid + i / group_);
-    simd::softmax_row(scores + static_cast<size_t>(i) * key_stride, valid, key_stride,
-                      state.maximum[first_query + i], state.sum[first_query + i],
-                      acc + static_cast<size_t>(i) * value_stride, value_stride);
+    simd::softmax_row(scores + static_cast<size_t>(i) * extent, std::min(tokens, first_valid + i / group_),
+                      extent, state.maximum[first_query + i], state.sum[first_query + i],
+                      acc + static_cast<size_t>(i) * state.stride, value_stride);
   }
-  simd::multiply_tile({scores, key_stride, scratch.value_tile.data(), value_stride, acc, value_stride, rows,
-                       page_tokens_, value_stride, /*accumulate=*/true});
+  simd::multiply_tile({scores, extent, scratch.value_tile.data(), value_stride, acc, state.stride, rows,
+                       extent, value_stride, /*accumulate=*/true});
 }
 
-void CpuAttention::merge(const State& into, const State& from, int queries) const {
-  const int stride = simd::tile_stride(dim_);
-  for (int i = 0; i < queries; ++i) {
-    simd::merge_row(into.maximum[i], into.sum[i], into.acc + static_cast<size_t>(i) * stride, from.maximum[i],
-                    from.sum[i], from.acc + static_cast<size_t>(i) * stride, stride);
-  }
-}
-
-void CpuAttention::merge_splits(const Block& block) {
-  const int queries = (block.end - block.begin) * group_;
-  if (block.num_splits == 1) return;  // its one task has finished it
-  const State total = state_at(shared_states_, block.first_state);
-  for (int split = 1; split < block.num_splits; ++split) {
-    merge(total, state_at(shared_states_, block.first_state + split), queries);
-  }
-  finish(block, total);
-}
-
-void CpuAttention::finish(const Block& block, const State& state) const {
+void CpuAttention::store_result(const Block& block, const AttentionState& state) const {
   const SequenceSlice& slice = step_->sequences[block.sequence];
-  for (int position = block.begin; position < block.end; ++position) {
-    const size_t row = static_cast<size_t>(slice.first_row) + position - slice.first_slot;
+  for (int slot = block.begin; slot < block.end; ++slot) {
+    const size_t row = static_cast<size_t>(slice.first_row) + slot - slice.first_slot;
     for (int g = 0; g < group_; ++g) {
-      const int query = (position - block.begin) * group_ + g;
-      simd::scale_row(state.acc + static_cast<size_t>(query) * simd::tile_stride(dim_),
-                      1.0f / state.sum[query],
+      const int query = (slot - block.begin) * group_ + g;
+      simd::scale_row(state.acc + static_cast<size_t>(query) * state.stride, 1.0f / state.sum[query],
                       step_->out.as<float>() + row * step_->out.cols +
                           (static_cast<size_t>(block.head) * group_ + g) * dim_,
                       dim_);

@@ -1,10 +1,90 @@
 #include "kernels/cpu/page_tile.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 
+#include "base/check.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/simd_ops.h"
 #include "kernels/page/dtype.h"
 #include "kernels/page/embedded_quantizer.h"
+
+// What the vector code below takes from the plain part of this file; compiled once.
+#ifndef LOWKEY_PAGE_TILE_ONCE
+#define LOWKEY_PAGE_TILE_ONCE
+namespace lowkey::kernels::simd {
+
+// The planes of one group of features at the levels read, high bits first. Eight are the most: one bit each.
+struct GroupPlanes {
+  int feature = 0, features = 0;
+  int count = 0;
+  int bits = 0;  // of all of them
+  std::array<const uint32_t*, 8> words;
+  std::array<int, 8> widths;
+};
+
+// Values of the embedded codes of one width: table[code] up to 4 bits, table[code >> fine] + step[code >>
+// fine] * (low bits) beyond.
+struct CodeValues {
+  explicit CodeValues(int bits) : fine(bits > 4 ? bits - 4 : 0) {
+    for (int i = 0; i < 1 << (bits - fine); ++i) {
+      table[i] = embedded_value(static_cast<uint8_t>(i << fine), bits);
+      if (fine > 0) step[i] = embedded_value(static_cast<uint8_t>((i << fine) + 1), bits) - table[i];
+    }
+  }
+  int fine;
+  alignas(64) float table[16] = {};
+  alignas(64) float step[16] = {};
+};
+
+template <int kBits>
+const CodeValues& code_values_of() {
+  static const CodeValues values(kBits);
+  return values;
+}
+
+inline const CodeValues& code_values(int bits) {
+  switch (bits) {
+    case 1:
+      return code_values_of<1>();
+    case 2:
+      return code_values_of<2>();
+    case 3:
+      return code_values_of<3>();
+    case 4:
+      return code_values_of<4>();
+    case 5:
+      return code_values_of<5>();
+    case 6:
+      return code_values_of<6>();
+    case 7:
+      return code_values_of<7>();
+    default:
+      return code_values_of<8>();
+  }
+}
+
+// One group of one vector of a page, and its place in the tile.
+struct GroupTask {
+  GroupPlanes planes;
+  int tokens = 0;
+  float* tile = nullptr;  // of the group's first feature
+  int stride = 0;
+};
+
+// Dynamic scales of an affine vector as f32. The pair of (token, feature): channel axis, blocks[token] +
+// feature; token axis, blocks[feature] + token.
+struct AffineScales {
+  const float* lows;
+  const float* steps;
+  const int32_t* blocks;
+  bool channel;
+  bool whole_vectors;  // a block is whole vectors of any target
+};
+
+}  // namespace lowkey::kernels::simd
+#endif  // LOWKEY_PAGE_TILE_ONCE
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/page_tile.cc"
@@ -18,117 +98,192 @@ namespace lowkey::kernels::simd::HWY_NAMESPACE {
 
 using DF = hn::ScalableTag<float>;
 using DU = hn::ScalableTag<uint32_t>;
+using DI = hn::RebindToSigned<DF>;
 using VF = hn::Vec<DF>;
 using VU = hn::Vec<DU>;
 
-// What one 32-bit word of a plane holds. get(word, j): element j of every lane's word, unscaled.
-struct FullF32 {
-  static constexpr int kPerWord = 1;
-  static constexpr bool kScaled = false;
-  HWY_INLINE VF get(VU word, int) const { return hn::BitCast(DF(), word); }
-};
+inline constexpr int kLanes = hn::MaxLanes(DF());
 
-struct FullBf16 {
-  static constexpr int kPerWord = 2;
-  static constexpr bool kScaled = false;
-  HWY_INLINE VF get(VU word, int j) const {
-    return hn::BitCast(DF(), j == 0 ? hn::ShiftLeft<16>(word) : hn::And(word, hn::Set(DU(), 0xffff0000u)));
-  }
-};
-
-// base[hi] + step[hi] * lo; a table of 16 is one register on AVX-512.
-struct Embedded8 {
-  static constexpr int kPerWord = 4;
-  static constexpr bool kScaled = true;
-  const EmbeddedTables& tables = embedded_tables();
-
-  HWY_INLINE VF look_up(const float* table, VU index) const {
-    const hn::RebindToSigned<DF> di;
-    if constexpr (hn::MaxLanes(DF()) == 16) {
-      return hn::TableLookupLanes(hn::LoadU(DF(), table), hn::IndicesFromVec(DF(), hn::BitCast(di, index)));
-    } else {
-      return hn::GatherIndex(DF(), table, hn::BitCast(di, index));
-    }
-  }
-  HWY_INLINE VF get(VU word, int j) const {
-    const hn::RebindToSigned<DF> di;
-    const VU code = hn::ShiftRightSame(word, 8 * j);
-    const VU hi = hn::And(hn::ShiftRight<4>(code), hn::Set(DU(), 15));
-    const VU lo = hn::And(code, hn::Set(DU(), 15));
-    return hn::MulAdd(look_up(tables.step, hi), hn::ConvertTo(DF(), hn::BitCast(di, lo)),
-                      look_up(tables.base, hi));
-  }
-};
-
-// `scalars`: one per token, zeros up to the tile's stride.
-template <class Element>
-void decode_key_plane(const Element& element, const uint32_t* words, int features, int tokens,
-                      const float* scalars, float* tile, int stride) {
-  const int lanes = static_cast<int>(hn::Lanes(DF()));
-  for (int quad = 0; quad < features / Element::kPerWord; ++quad) {
-    float* out = tile + static_cast<size_t>(quad) * Element::kPerWord * stride;
-    for (int t = 0; t < tokens; t += lanes) {
-      const VU word = load_first(DU(), words + static_cast<size_t>(quad) * tokens + t, tokens - t);
-      for (int j = 0; j < Element::kPerWord; ++j) {
-        VF value = element.get(word, j);
-        if constexpr (Element::kScaled) value = hn::Mul(value, hn::LoadU(DF(), scalars + t));
-        hn::StoreU(value, DF(), out + static_cast<size_t>(j) * stride + t);
+// Codes out of one plane of kBits: a word is read once for all its elements.
+template <int kBits>
+struct OnePlane {
+  template <class Emit>
+  static HWY_INLINE void keys(const GroupPlanes& g, int tokens, const Emit& emit) {
+    constexpr int n = 32 / kBits;
+    for (int first = 0; first < g.features; first += n) {
+      const uint32_t* words = g.words[0] + static_cast<size_t>(first / n) * tokens;
+      for (int t = 0; t < tokens; t += kLanes) {
+        const VU word = hn::LoadU(DU(), words + t);
+#pragma GCC unroll 16
+        for (int j = 0; j < n; ++j) {
+          if (first + j < g.features) emit(first + j, t, element(word, j));
+        }
       }
     }
   }
-}
-
-template <class Element>
-void decode_value_plane(const Element& element, const uint32_t* words, int features, int tokens,
-                        const float* scalars, float* tile, int stride) {
-  const int lanes = static_cast<int>(hn::Lanes(DF()));
-  for (int quad = 0; quad < tokens / Element::kPerWord; ++quad) {
-    for (int f = 0; f < features; f += lanes) {
-      const VU word = load_first(DU(), words + static_cast<size_t>(quad) * features + f, features - f);
-      for (int j = 0; j < Element::kPerWord; ++j) {
-        const int token = quad * Element::kPerWord + j;
-        VF value = element.get(word, j);
-        if constexpr (Element::kScaled) value = hn::Mul(value, hn::Set(DF(), scalars[token]));
-        hn::StoreU(value, DF(), tile + static_cast<size_t>(token) * stride + f);
+  template <class Emit>
+  static HWY_INLINE void values(const GroupPlanes& g, int tokens, const Emit& emit) {
+    constexpr int n = 32 / kBits;
+    for (int first = 0; first < tokens; first += n) {
+      const uint32_t* words = g.words[0] + static_cast<size_t>(first / n) * g.features;
+      for (int f = 0; f < g.features; f += kLanes) {
+        const VU word = load_first(DU(), words + f, g.features - f);
+#pragma GCC unroll 16
+        for (int j = 0; j < n; ++j) emit(f, first + j, element(word, j));
       }
     }
   }
-}
+  static HWY_INLINE VU element(VU word, int j) {
+    if constexpr (kBits == 32) return word;
+    return hn::And(hn::ShiftRightSame(word, j * kBits), hn::Set(DU(), (uint32_t{1} << (kBits & 31)) - 1));
+  }
+};
 
-template <class Element>
-void decode_planes(const Element& element, const PageLayout& layout, const VectorLayout& vector,
-                   PageView page, const float* scalars, float* tile) {
-  const int tokens = layout.page_tokens;
-  for (int i = 0; i < vector.num_planes; ++i) {
-    const Plane& plane = layout.planes[vector.first_plane + i];
-    const auto* words = reinterpret_cast<const uint32_t*>(page.slabs[0] + plane.offset);
-    if (vector.side == Side::kKey) {
-      const int stride = tile_stride(tokens);
-      decode_key_plane(element, words, plane.features, tokens, scalars,
-                       tile + static_cast<size_t>(plane.feature) * stride, stride);
-    } else {
-      decode_value_plane(element, words, plane.features, tokens, scalars, tile + plane.feature,
-                         tile_stride(vector.dim));
+// Codes out of several planes.
+struct SeveralPlanes {
+  template <class Load>
+  static HWY_INLINE VU element(const GroupPlanes& g, int packed, const Load& load) {
+    VU code = hn::Zero(DU());
+    for (int p = 0; p < g.count; ++p) {
+      const int bits = g.widths[p], n = 32 / bits;
+      const VU part = hn::And(hn::ShiftRightSame(load(g.words[p], packed / n), packed % n * bits),
+                              hn::Set(DU(), (1u << bits) - 1));
+      code = hn::Or(hn::ShiftLeftSame(code, bits), part);
     }
+    return code;
+  }
+  template <class Emit>
+  static HWY_INLINE void keys(const GroupPlanes& g, int tokens, const Emit& emit) {
+    for (int f = 0; f < g.features; ++f) {
+      for (int t = 0; t < tokens; t += kLanes) {
+        emit(f, t, element(g, f, [&](const uint32_t* words, int row) {
+               return hn::LoadU(DU(), words + static_cast<size_t>(row) * tokens + t);
+             }));
+      }
+    }
+  }
+  template <class Emit>
+  static HWY_INLINE void values(const GroupPlanes& g, int tokens, const Emit& emit) {
+    for (int t = 0; t < tokens; ++t) {
+      for (int f = 0; f < g.features; f += kLanes) {
+        emit(f, t, element(g, t, [&](const uint32_t* words, int row) {
+               return load_first(DU(), words + static_cast<size_t>(row) * g.features + f, g.features - f);
+             }));
+      }
+    }
+  }
+};
+
+// value(feature of the group, token, code) -> tile, for all elements. Keys: lanes are tokens; values:
+// features.
+template <class Reader, class Value>
+HWY_INLINE void fill(Side side, const GroupTask& task, const Value& value) {
+  const auto place = [&](int f, int t) {
+    return side == Side::kKey ? task.tile + static_cast<size_t>(f) * task.stride + t
+                              : task.tile + static_cast<size_t>(t) * task.stride + f;
+  };
+  const auto emit = [&](int f, int t, VU code) { hn::StoreU(value(f, t, code), DF(), place(f, t)); };
+  if (side == Side::kKey) {
+    Reader::keys(task.planes, task.tokens, emit);
+  } else {
+    Reader::values(task.planes, task.tokens, emit);
   }
 }
 
-void decode_full_f32(const PageLayout& layout, const VectorLayout& vector, PageView page, float* tile) {
-  decode_planes(FullF32(), layout, vector, page, nullptr, tile);
+// The same with the reader that suits the planes.
+template <class Value>
+void fill_codes(Side side, const GroupTask& task, const Value& value) {
+  if (task.planes.count == 1) {
+    switch (task.planes.bits) {
+      case 2:
+        return fill<OnePlane<2>>(side, task, value);
+      case 4:
+        return fill<OnePlane<4>>(side, task, value);
+      case 8:
+        return fill<OnePlane<8>>(side, task, value);
+      default:
+        break;
+    }
+  }
+  fill<SeveralPlanes>(side, task, value);
 }
 
-void decode_full_bf16(const PageLayout& layout, const VectorLayout& vector, PageView page, float* tile) {
-  decode_planes(FullBf16(), layout, vector, page, nullptr, tile);
+void fill_full(Side side, const GroupTask& task) {
+  if (task.planes.bits == 32) {
+    return fill<OnePlane<32>>(side, task, [](int, int, VU code) { return hn::BitCast(DF(), code); });
+  }
+  fill<OnePlane<16>>(side, task,
+                     [](int, int, VU code) { return hn::BitCast(DF(), hn::ShiftLeft<16>(code)); });
 }
 
-void decode_embedded8(const PageLayout& layout, const VectorLayout& vector, PageView page, float* tile) {
-  constexpr int kMaxPageTokens = 1024;
-  HWY_ALIGN float scalars[kMaxPageTokens + kTileLanes];
-  const auto* bits = reinterpret_cast<const uint16_t*>(page.slabs[0] + vector.scalars_offset);
-  const int tokens = layout.page_tokens;
-  for (int t = 0; t < tokens; ++t) scalars[t] = bf16_to_f32(bits[t]);
-  for (int t = tokens; t < tile_stride(tokens); ++t) scalars[t] = 0.0f;
-  decode_planes(Embedded8(), layout, vector, page, scalars, tile);
+// table[index]; a table of 16 is one register on AVX-512.
+HWY_INLINE VF look_up(const float* table, VU index) {
+  if constexpr (kLanes == 16) {
+    return hn::TableLookupLanes(hn::Load(DF(), table), hn::IndicesFromVec(DF(), hn::BitCast(DI(), index)));
+  } else {
+    return hn::GatherIndex(DF(), table, hn::BitCast(DI(), index));
+  }
+}
+
+template <class CodeValue>
+HWY_INLINE void fill_scaled(Side side, const GroupTask& task, const float* scalars, const CodeValue& value) {
+  if (side == Side::kKey) {
+    fill_codes(side, task,
+               [&](int, int t, VU code) { return hn::Mul(value(code), hn::LoadU(DF(), scalars + t)); });
+  } else {
+    fill_codes(side, task,
+               [&](int, int t, VU code) { return hn::Mul(value(code), hn::Set(DF(), scalars[t])); });
+  }
+}
+
+void fill_embedded(Side side, const GroupTask& task, const float* scalars) {
+  const CodeValues& values = code_values(task.planes.bits);
+  if (values.fine == 0)
+    return fill_scaled(side, task, scalars, [&](VU code) { return look_up(values.table, code); });
+  const int fine = values.fine;
+  fill_scaled(side, task, scalars, [&, fine](VU code) {
+    const VU hi = hn::ShiftRightSame(code, fine), lo = hn::And(code, hn::Set(DU(), (1u << fine) - 1));
+    return hn::MulAdd(look_up(values.step, hi), hn::ConvertTo(DF(), hn::BitCast(DI(), lo)),
+                      look_up(values.table, hi));
+  });
+}
+
+// `scales` with `feature` counted from the group's first one.
+void fill_affine(Side side, const GroupTask& task, const AffineScales& scales) {
+  const auto convert = [](VU code) { return hn::ConvertTo(DF(), hn::BitCast(DI(), code)); };
+  const int first = task.planes.feature;
+  if (scales.channel != (side == Side::kKey)) {  // the pairs of a vector's lanes lie side by side
+    return fill_codes(side, task, [&](int f, int t, VU code) {
+      const size_t at = scales.channel ? scales.blocks[t] + first + f : scales.blocks[first + f] + t;
+      return hn::MulAdd(hn::LoadU(DF(), scales.steps + at), convert(code), hn::LoadU(DF(), scales.lows + at));
+    });
+  }
+  if (scales.whole_vectors) {  // all lanes have one pair
+    return fill_codes(side, task, [&](int f, int t, VU code) {
+      const size_t at = scales.channel ? scales.blocks[t] + first + f : scales.blocks[first + f] + t;
+      return hn::MulAdd(hn::Set(DF(), scales.steps[at]), convert(code), hn::Set(DF(), scales.lows[at]));
+    });
+  }
+  fill_codes(side, task, [&](int f, int t, VU code) {
+    const auto at = scales.channel ? hn::Add(hn::LoadU(DI(), scales.blocks + t), hn::Set(DI(), first + f))
+                                   : hn::Add(hn::LoadU(DI(), scales.blocks + first + f), hn::Set(DI(), t));
+    return hn::MulAdd(hn::GatherIndex(DF(), scales.steps, at), convert(code),
+                      hn::GatherIndex(DF(), scales.lows, at));
+  });
+}
+
+// (minimum, step) pairs of f16 -> two arrays of f32.
+void convert_pairs(const uint32_t* pairs, size_t count, float* lows, float* steps) {
+  const hn::Rebind<uint16_t, DF> du16;
+  const hn::Rebind<hwy::float16_t, DF> df16;
+  const auto to_f32 = [&](VU bits) {
+    return hn::PromoteTo(DF(), hn::BitCast(df16, hn::DemoteTo(du16, hn::BitCast(DI(), bits))));
+  };
+  for (size_t i = 0; i < count; i += kLanes) {
+    const VU pair = load_first(DU(), pairs + i, count - i);
+    hn::StoreU(to_f32(hn::And(pair, hn::Set(DU(), 0xffffu))), DF(), lows + i);
+    hn::StoreU(to_f32(hn::ShiftRight<16>(pair)), DF(), steps + i);
+  }
 }
 
 }  // namespace lowkey::kernels::simd::HWY_NAMESPACE
@@ -137,62 +292,90 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lowkey::kernels::simd {
 
-HWY_EXPORT(decode_full_f32);
-HWY_EXPORT(decode_full_bf16);
-HWY_EXPORT(decode_embedded8);
+HWY_EXPORT(fill_full);
+HWY_EXPORT(fill_embedded);
+HWY_EXPORT(fill_affine);
+HWY_EXPORT(convert_pairs);
 
 namespace {
 
-// One head as it is, one plane per group, in level 0: the only arrangement with fast versions.
-bool is_plain(const PageLayout& layout, const VectorLayout& vector, int bits) {
-  return vector.num_heads == 1 && vector.encode == kNoNumbers && vector.mean == kNoNumbers &&
-         vector.scale == kNoNumbers && vector.dim == vector.input_dim &&
-         vector.num_planes == (vector.dim + kGroupFeatures - 1) / kGroupFeatures &&
-         layout.planes[vector.first_plane].bits == bits && layout.num_levels == 1;
+void load_scalars(const PageLayout& layout, const VectorLayout& vector, PageView page, TileScratch& scratch) {
+  grow(scratch.scalars, layout.page_tokens);
+  if (vector.num_scalars > 0) {
+    bf16_to_f32_row(reinterpret_cast<const uint16_t*>(page.slabs[0] + vector.scalars_offset),
+                    scratch.scalars.data(), layout.page_tokens);
+  } else {
+    std::fill_n(scratch.scalars.data(), layout.page_tokens, 1.0f);
+  }
 }
 
-bool is_full(const PageLayout& layout, const VectorLayout& vector) {
-  return vector.quantizer == Quantizer::kFull &&
-         is_plain(layout, vector, static_cast<int>(dtype_bytes(layout.dtype)) * 8);
+AffineScales load_scales(const PageLayout& layout, const VectorLayout& vector, PageView page,
+                         TileScratch& scratch) {
+  const bool channel = vector.axis == ScaleAxis::kChannel;
+  const int extent = channel ? layout.page_tokens : vector.dim;
+  const int pitch = channel ? vector.dim : layout.page_tokens;  // pairs of a block
+  const size_t count = static_cast<size_t>(ceil_div(extent, vector.scale_span)) * pitch;
+  // Whole vectors are read and written behind the last pair, and blocks behind the last feature.
+  grow(scratch.lows, count + kTileLanes);
+  grow(scratch.steps, count + kTileLanes);
+  grow(scratch.blocks, extent + kTileLanes);
+  for (int i = 0; i < extent; ++i) scratch.blocks[i] = i / vector.scale_span * pitch;
+  for (int i = extent; i < extent + kTileLanes; ++i) scratch.blocks[i] = 0;
+  HWY_DYNAMIC_DISPATCH(convert_pairs)
+  (reinterpret_cast<const uint32_t*>(page.slabs[0] + vector.scales_offset), count, scratch.lows.data(),
+   scratch.steps.data());
+  return {scratch.lows.data(), scratch.steps.data(), scratch.blocks.data(), channel,
+          vector.scale_span % kTileLanes == 0};
 }
 
-bool is_embedded8(const PageLayout& layout, const VectorLayout& vector) {
-  return vector.quantizer == Quantizer::kEmbedded && vector.num_scalars == 1 &&
-         vector.norm_edge == kEmbeddedEdge && is_plain(layout, vector, 8);
+void clear_group(Side side, const GroupTask& task) {
+  const int rows = side == Side::kKey ? task.planes.features : task.tokens;
+  const int columns = side == Side::kKey ? task.tokens : task.planes.features;
+  for (int row = 0; row < rows; ++row)
+    std::fill_n(task.tile + static_cast<size_t>(row) * task.stride, columns, 0.0f);
 }
 
 const float* row_as_f32(const std::byte* rows, DType dtype, int token, int dim, float* scratch) {
   const size_t offset = static_cast<size_t>(token) * dim;
   if (dtype == DType::kF32) return reinterpret_cast<const float*>(rows) + offset;
-  if (dtype == DType::kBf16) {
-    bf16_to_f32_row(reinterpret_cast<const uint16_t*>(rows) + offset, scratch, dim);
-  } else {
-    for (int f = 0; f < dim; ++f) scratch[f] = load_element(rows, dtype, offset + f);
-  }
+  bf16_to_f32_row(reinterpret_cast<const uint16_t*>(rows) + offset, scratch, dim);
   return scratch;
 }
 
 }  // namespace
 
-void decode_tile(const PageLayout& layout, const VectorLayout& vector, int head, PageView page, int levels,
-                 float* tile, float* rows_scratch) {
-  if (is_full(layout, vector) && layout.dtype == DType::kF32) {
-    return HWY_DYNAMIC_DISPATCH(decode_full_f32)(layout, vector, page, tile);
+void decode_tile(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels, float* tile,
+                 TileScratch& scratch) {
+  const bool key = vector.side == Side::kKey;
+  AffineScales scales{};
+  if (vector.quantizer == Quantizer::kEmbedded) load_scalars(layout, vector, page, scratch);
+  if (vector.quantizer == Quantizer::kAffine) scales = load_scales(layout, vector, page, scratch);
+  GroupTask task{.tokens = layout.page_tokens, .stride = tile_stride(key ? layout.page_tokens : vector.dim)};
+  int next = 0;
+  for (int feature = 0; feature < vector.dim; feature += kGroupFeatures) {
+    GroupPlanes& group = task.planes;
+    group.feature = feature;
+    group.features = std::min(kGroupFeatures, vector.dim - feature);
+    group.count = group.bits = 0;
+    for (; next < vector.num_planes; ++next) {
+      const Plane& plane = layout.planes[vector.first_plane + next];
+      if (plane.feature != feature) break;
+      if (plane.level >= levels) continue;
+      group.words[group.count] = reinterpret_cast<const uint32_t*>(page.slabs[plane.level] + plane.offset);
+      group.widths[group.count++] = plane.bits;
+      group.bits += plane.bits;
+    }
+    task.tile = tile + static_cast<size_t>(feature) * (key ? task.stride : 1);
+    if (group.count == 0) {
+      clear_group(vector.side, task);
+    } else if (vector.quantizer == Quantizer::kFull) {
+      HWY_DYNAMIC_DISPATCH(fill_full)(vector.side, task);
+    } else if (vector.quantizer == Quantizer::kAffine) {
+      HWY_DYNAMIC_DISPATCH(fill_affine)(vector.side, task, scales);
+    } else {
+      HWY_DYNAMIC_DISPATCH(fill_embedded)(vector.side, task, scratch.scalars.data());
+    }
   }
-  if (is_full(layout, vector) && layout.dtype == DType::kBf16) {
-    return HWY_DYNAMIC_DISPATCH(decode_full_bf16)(layout, vector, page, tile);
-  }
-  if (is_embedded8(layout, vector)) return HWY_DYNAMIC_DISPATCH(decode_embedded8)(layout, vector, page, tile);
-  decode_vector(layout, vector, page, levels, rows_scratch);
-  float* rows = rows_scratch + static_cast<size_t>(layout.page_tokens) * vector.input_dim;
-  for (int t = 0; t < layout.page_tokens; ++t) {
-    std::memcpy(
-        rows + static_cast<size_t>(t) * layout.head_dim,
-        rows_scratch + static_cast<size_t>(t) * vector.input_dim + (head - vector.head) * layout.head_dim,
-        layout.head_dim * sizeof(float));
-  }
-  load_tile(vector.side, reinterpret_cast<const std::byte*>(rows), DType::kF32, layout.page_tokens,
-            layout.page_tokens, layout.head_dim, tile);
 }
 
 void load_tile(Side side, const std::byte* rows, DType dtype, int num_tokens, int page_tokens, int dim,

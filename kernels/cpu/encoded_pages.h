@@ -1,0 +1,64 @@
+// Attention of query rows to complete encoded pages of one KV head, in the coordinates of the stored
+// features: no page is mapped back. Which implementation reads a head is decided by its layout alone
+// (encoded_pages_of), never by the number of rows, so that prefill and decode do the same arithmetic.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/page/page_layout.h"
+
+namespace lowkey::kernels {
+
+// One KV head of the pages of one layout.
+struct EncodedHead {
+  const PageLayout* layout = nullptr;
+  const VectorLayout* key = nullptr;  // may be shared with other heads (joined)
+  const VectorLayout* value = nullptr;
+};
+
+// A block's query rows in the coordinates of the key's features: softmax scale, basis and static scales are
+// folded in, so the score of a token is row . y with y the features without their static scale (embedded
+// codes: code value * norm of the row). The constant of the mean is the caller's.
+struct FeatureQueries {
+  const float* rows = nullptr;  // [count][stride], key->dim of them used
+  int stride = 0;
+  int count = 0;
+};
+
+inline constexpr int kMaxRunPages = 16;
+
+// Consecutive complete pages. The same row is always given the same runs, whatever rows come with it.
+struct PageRun {
+  std::byte* const* slabs = nullptr;  // of the first page; slabs[page * kMaxSlabs + slab]
+  int num_pages = 0;                  // 1 .. kMaxRunPages
+  int levels = 0;                     // to read
+  int masked_tokens = 0;              // the first tokens of the first page: not seen (the sink is, exact)
+  // Rows from first_query[page] on see the page; ascending. Rows of one position are adjacent, so that a row
+  // sees a beginning of the run.
+  int first_query[kMaxRunPages] = {};
+};
+
+// The running softmax of query rows over what they have seen (Milakov & Gimelshein 2018): the largest score,
+// the sum of e^(score - maximum), and the sum of e^(score - maximum) * value, the value as features without
+// their static scale.
+struct AttentionState {
+  float* maximum = nullptr;  // [rows]; -infinity: nothing seen
+  float* sum = nullptr;      // [rows]
+  float* acc = nullptr;      // [rows][stride], a multiple of kTileLanes that holds value->dim
+  int stride = 0;
+};
+
+// Of one thread: keeps its scratch between calls.
+class EncodedPages {
+ public:
+  virtual ~EncodedPages() = default;
+
+  // The rows that see() is about; both must live as long.
+  virtual void prepare(const EncodedHead& head, const FeatureQueries& queries) = 0;
+
+  // Rows see a run of pages: `state` has a row for each query. What becomes of a row depends on that row, its
+  // state and the pages it sees alone, to the bit.
+  virtual void see(const PageRun& run, const AttentionState& state) = 0;
+};
+
+}  // namespace lowkey::kernels
