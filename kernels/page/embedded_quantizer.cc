@@ -16,8 +16,18 @@ constexpr float kPositiveEdges[9] = {0.0f,         0.258221656f, 0.522403717f, 0
                                      1.437138796f, 1.843531847f, 2.400803328f, kEmbeddedEdge};
 constexpr float kPositiveValues4[8] = {0.128395036f, 0.388048291f, 0.656759143f, 0.942340434f,
                                        1.256231189f, 1.618046403f, 2.069017172f, 2.732589483f};
-// E[x | four merged cells]: cells [0, 1.0993) and [1.0993, inf).
+// E[x | 2, 4, 8 merged cells].
+constexpr float kPositiveValues3[4] = {0.255317227f, 0.788685312f, 1.405989164f, 2.235380915f};
 constexpr float kPositiveValues2[2] = {0.496786743f, 1.605217099f};
+constexpr float kPositiveValues1[1] = {0.797884561f};
+
+template <size_t N>
+constexpr void mirror(const float (&positive)[N], float* values) {
+  for (size_t i = 0; i < N; ++i) {
+    values[N + i] = positive[i];
+    values[N - 1 - i] = -positive[i];
+  }
+}
 
 constexpr EmbeddedTables make_tables() {
   EmbeddedTables tables{};
@@ -30,9 +40,11 @@ constexpr EmbeddedTables make_tables() {
     tables.inv_step[i] = 16.0f / width;
     tables.step[i] = width / 16.0f;
     tables.base[i] = tables.edge[i] + tables.step[i] * 0.5f;
-    tables.value4[i] = i < 8 ? -kPositiveValues4[7 - i] : kPositiveValues4[i - 8];
   }
-  for (int i = 0; i < 4; ++i) tables.value2[i] = i < 2 ? -kPositiveValues2[1 - i] : kPositiveValues2[i - 2];
+  mirror(kPositiveValues4, tables.value4);
+  mirror(kPositiveValues3, tables.value3);
+  mirror(kPositiveValues2, tables.value2);
+  mirror(kPositiveValues1, tables.value1);
   return tables;
 }
 
@@ -53,16 +65,15 @@ uint8_t embedded_code(float u) {
 }
 
 float embedded_value(uint8_t code, int bits) {
-  switch (bits) {
-    case 2:
-      return kTables.value2[code];
-    case 4:
-      return kTables.value4[code];
-    case 8:
-      return kTables.base[code >> 4] + kTables.step[code >> 4] * static_cast<float>(code & 15);
-    default:
-      LOWKEY_CHECK(false, "no embedded code of {} bits", bits);
-  }
+  LOWKEY_CHECK(bits >= 1 && bits <= 8 && code < 1 << bits, "embedded code {} of {} bits", code, bits);
+  if (bits == 1) return kTables.value1[code];
+  if (bits == 2) return kTables.value2[code];
+  if (bits == 3) return kTables.value3[code];
+  if (bits == 4) return kTables.value4[code];
+  const int merged = 1 << (8 - bits);  // 8-bit steps
+  const int hi = code >> (bits - 4), lo = code % (16 / merged) * merged;
+  return kTables.base[hi] +
+         kTables.step[hi] * (static_cast<float>(lo) + static_cast<float>(merged - 1) * 0.5f);
 }
 
 uint16_t embedded_row_scalar(std::span<const float> row, float edge) {

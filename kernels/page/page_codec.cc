@@ -4,83 +4,44 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/page/affine_quantizer.h"
 #include "kernels/page/dtype.h"
 #include "kernels/page/embedded_quantizer.h"
+#include "kernels/page/plane_codes.h"
 
 namespace lowkey::kernels {
 namespace {
 
-// Where element (token, feature of the group) of a plane is: bits [shift, shift + bits) of a little-endian
-// word.
-struct Slot {
-  size_t word;
-  int shift;
+// All of one vector of one page at a time: features [page_tokens][dim] in, codes [page_tokens][dim] out, or
+// the other way round.
+struct Codes {
+  const PageLayout& layout;
+  const VectorLayout& vector;
+  std::vector<PlaneGroup> groups = groups_of(layout, vector);
+  std::vector<uint32_t> values = std::vector<uint32_t>(static_cast<size_t>(layout.page_tokens) * vector.dim);
+
+  size_t index(int token, int feature) const { return static_cast<size_t>(token) * vector.dim + feature; }
 };
 
-Slot slot_of(Side side, const Plane& plane, int page_tokens, int token, int feature) {
-  const int n = 32 / plane.bits;
-  if (side == Side::kKey) {
-    return {static_cast<size_t>(feature / n) * page_tokens + token, feature % n * plane.bits};
-  }
-  return {static_cast<size_t>(token / n) * plane.features + feature, token % n * plane.bits};
-}
-
-uint32_t low_bits(int bits) {
-  return bits == 32 ? ~0u : (1u << bits) - 1;
-}
-
-uint32_t read_slot(const std::byte* plane_bytes, Slot slot, int bits) {
-  uint32_t word;
-  std::memcpy(&word, plane_bytes + 4 * slot.word, 4);
-  return (word >> slot.shift) & low_bits(bits);
-}
-
-void write_slot(std::byte* plane_bytes, Slot slot, int bits, uint32_t value) {
-  uint32_t word;
-  std::memcpy(&word, plane_bytes + 4 * slot.word, 4);
-  word = (word & ~(low_bits(bits) << slot.shift)) | (value << slot.shift);
-  std::memcpy(plane_bytes + 4 * slot.word, &word, 4);
-}
-
-float element_value(uint32_t bits, DType dtype) {
-  if (dtype == DType::kF32) return std::bit_cast<float>(bits);
-  return dtype == DType::kBf16 ? bf16_to_f32(static_cast<uint16_t>(bits))
-                               : f16_to_f32(static_cast<uint16_t>(bits));
-}
-
-const Plane* planes_of(const PageLayout& layout, const VectorLayout& vector) {
-  return layout.planes.data() + vector.first_plane;
-}
-
-uint16_t* scalars_of(const VectorLayout& vector, PageView page) {
+uint16_t* norms_of(const VectorLayout& vector, PageView page) {
   return reinterpret_cast<uint16_t*>(page.slabs[0] + vector.scalars_offset);
 }
 
-// The (minimum, step) pair of one element of an affine vector.
-uint16_t* pair_of(const PageLayout& layout, const VectorLayout& vector, PageView page, int token,
-                  int feature) {
-  const size_t index = vector.axis == ScaleAxis::kChannel
-                           ? static_cast<size_t>(token / vector.scale_span) * vector.dim + feature
-                           : static_cast<size_t>(feature / vector.scale_span) * layout.page_tokens + token;
-  return reinterpret_cast<uint16_t*>(page.slabs[0] + vector.scales_offset) + 2 * index;
-}
-
-// y = encode (x - mean), f32 sums in index order.
-void map_row(const PageLayout& layout, const VectorLayout& vector, const float* x, float* y) {
+// y = encode (x - mean). Sums start at 0 and run over the inputs in ascending order with fused multiply-adds.
+void map_row(const PageLayout& layout, const VectorLayout& vector, const float* centred, float* y) {
   const float* encode = layout.numbers_at(vector.encode);
-  const float* mean = layout.numbers_at(vector.mean);
+  if (encode == nullptr) {
+    std::copy_n(centred, vector.dim, y);
+    return;
+  }
   for (int j = 0; j < vector.dim; ++j) {
-    if (encode == nullptr) {
-      y[j] = mean == nullptr ? x[j] : x[j] - mean[j];
-      continue;
-    }
+    const float* weights = encode + static_cast<size_t>(j) * vector.input_dim;
     float sum = 0;
-    for (int i = 0; i < vector.input_dim; ++i)
-      sum +=
-          encode[static_cast<size_t>(j) * vector.input_dim + i] * (mean == nullptr ? x[i] : x[i] - mean[i]);
+    for (int i = 0; i < vector.input_dim; ++i) sum = std::fma(weights[i], centred[i], sum);
     y[j] = sum;
   }
 }
@@ -89,141 +50,136 @@ void map_row(const PageLayout& layout, const VectorLayout& vector, const float* 
 std::vector<float> features_of(const PageLayout& layout, const VectorLayout& vector,
                                std::span<const std::byte* const> head_rows) {
   std::vector<float> features(static_cast<size_t>(layout.page_tokens) * vector.dim), row(vector.input_dim);
+  const float* mean = layout.numbers_at(vector.mean);
   for (int token = 0; token < layout.page_tokens; ++token) {
     for (int i = 0; i < vector.input_dim; ++i) {
       row[i] = load_element(head_rows[i / layout.head_dim], layout.dtype,
                             static_cast<size_t>(token) * layout.head_dim + i % layout.head_dim);
+      if (mean != nullptr) row[i] -= mean[i];
     }
     map_row(layout, vector, row.data(), features.data() + static_cast<size_t>(token) * vector.dim);
   }
   return features;
 }
 
-// Writes one element of every plane of its group: `code` has `total` bits, the first plane takes the highest.
-void write_code(const PageLayout& layout, const VectorLayout& vector, PageView page, int token, int feature,
-                uint32_t code, int total) {
-  int left = total;
-  for (int i = 0; i < vector.num_planes; ++i) {
-    const Plane& plane = planes_of(layout, vector)[i];
-    if (plane.feature != feature / kGroupFeatures * kGroupFeatures) continue;
-    left -= plane.bits;
-    write_slot(page.slabs[plane.level] + plane.offset,
-               slot_of(vector.side, plane, layout.page_tokens, token, feature - plane.feature), plane.bits,
-               (code >> left) & low_bits(plane.bits));
-  }
+void encode_full(const std::vector<float>& features, Codes& codes) {
+  for (size_t i = 0; i < features.size(); ++i)
+    store_element(&codes.values[i], codes.layout.dtype, 0, features[i]);
 }
 
-struct Code {
-  uint32_t value = 0;
-  int bits = 0;
-};
-
-// What the first `levels` levels hold of an element.
-Code read_code(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels, int token,
-               int feature) {
-  Code code;
-  for (int i = 0; i < vector.num_planes; ++i) {
-    const Plane& plane = planes_of(layout, vector)[i];
-    if (plane.feature != feature / kGroupFeatures * kGroupFeatures || plane.level >= levels) continue;
-    const Slot slot = slot_of(vector.side, plane, layout.page_tokens, token, feature - plane.feature);
-    // A full plane has all of a word at most: nothing is shifted out.
-    code.value = (plane.bits == 32 ? 0 : code.value << plane.bits) |
-                 read_slot(page.slabs[plane.level] + plane.offset, slot, plane.bits);
-    code.bits += plane.bits;
-  }
-  return code;
-}
-
-int group_bits(const PageLayout& layout, const VectorLayout& vector, int feature) {
-  int bits = 0;
-  for (int i = 0; i < vector.num_planes; ++i) {
-    const Plane& plane = planes_of(layout, vector)[i];
-    if (plane.feature == feature / kGroupFeatures * kGroupFeatures) bits += plane.bits;
-  }
-  return bits;
-}
-
-uint32_t full_bits(DType dtype, float value) {
-  uint32_t bits = 0;
-  store_element(&bits, dtype, 0, value);
-  return bits;
-}
-
-void encode_embedded(const PageLayout& layout, const VectorLayout& vector, const std::vector<float>& features,
-                     PageView page) {
-  const float* scale = layout.numbers_at(vector.scale);
+// u = y / scale, norm from u, code of u / norm.
+void encode_embedded(const std::vector<float>& features, PageView page, Codes& codes) {
+  const VectorLayout& vector = codes.vector;
+  const float* scale = codes.layout.numbers_at(vector.scale);
   std::vector<float> u(vector.dim);
-  for (int token = 0; token < layout.page_tokens; ++token) {
+  for (int token = 0; token < codes.layout.page_tokens; ++token) {
     for (int f = 0; f < vector.dim; ++f) {
-      const float y = features[static_cast<size_t>(token) * vector.dim + f];
-      u[f] = scale == nullptr ? y : y / scale[f];
+      u[f] = features[codes.index(token, f)];
+      if (scale != nullptr) u[f] *= 1.0f / scale[f];
     }
     float norm = 1;
     if (vector.num_scalars > 0) {
-      scalars_of(vector, page)[token] = embedded_row_scalar(u, vector.norm_edge);
-      norm = bf16_to_f32(scalars_of(vector, page)[token]);
+      norms_of(vector, page)[token] = embedded_row_scalar(u, vector.norm_edge);
+      norm = bf16_to_f32(norms_of(vector, page)[token]);
     }
-    for (int f = 0; f < vector.dim; ++f) {
-      const int bits = group_bits(layout, vector, f);
-      if (bits == 0) continue;
-      const uint8_t code = embedded_code(norm > 0.0f ? u[f] / norm : 0.0f);
-      write_code(layout, vector, page, token, f, code >> (8 - bits), bits);
-    }
-  }
-}
-
-// minimum + step * code, code = round((y - minimum) / step), step = (maximum - minimum) / (2^bits - 1), over
-// each block (KIVI, arXiv:2402.02750; MiniKV, arXiv:2411.18077). Minimum and step are rounded to f16 first.
-void encode_affine(const PageLayout& layout, const VectorLayout& vector, const std::vector<float>& features,
-                   PageView page) {
-  const int tokens = vector.axis == ScaleAxis::kChannel ? vector.scale_span : 1;
-  const int span = vector.axis == ScaleAxis::kChannel ? 1 : vector.scale_span;
-  for (int t0 = 0; t0 < layout.page_tokens; t0 += tokens) {
-    for (int f0 = 0; f0 < vector.dim; f0 += span) {
-      const int bits = group_bits(layout, vector, f0), f1 = std::min<int>(f0 + span, vector.dim);
-      float low = INFINITY, high = -INFINITY;
-      for (int t = t0; t < t0 + tokens; ++t) {
-        for (int f = f0; f < f1; ++f) {
-          const float y = features[static_cast<size_t>(t) * vector.dim + f];
-          low = std::min(low, y);
-          high = std::max(high, y);
-        }
-      }
-      const int most = (1 << bits) - 1;
-      uint16_t* pair = pair_of(layout, vector, page, t0, f0);
-      pair[0] = f32_to_f16(low);
-      pair[1] = f32_to_f16(bits == 0 ? 0 : (high - low) / static_cast<float>(most));
-      const float minimum = f16_to_f32(pair[0]), step = f16_to_f32(pair[1]);
-      for (int t = t0; t < t0 + tokens; ++t) {
-        for (int f = f0; f < f1 && bits > 0; ++f) {
-          const float y = features[static_cast<size_t>(t) * vector.dim + f];
-          const float code = step > 0 ? std::nearbyint((y - minimum) / step) : 0.0f;
-          write_code(layout, vector, page, t, f, static_cast<uint32_t>(std::clamp<float>(code, 0, most)),
-                     bits);
-        }
+    for (const PlaneGroup& group : codes.groups) {
+      for (int f = group.feature; f < group.feature + group.features; ++f) {
+        const uint8_t code = embedded_code(norm > 0.0f ? u[f] / norm : 0.0f);
+        codes.values[codes.index(token, f)] = code >> (8 - group.bits);
       }
     }
   }
 }
 
-float decode_element(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels,
-                     int token, int feature) {
-  const Code code = read_code(layout, vector, page, levels, token, feature);
-  if (code.bits == 0) return 0;
-  switch (vector.quantizer) {
-    case Quantizer::kFull:
-      return element_value(code.value, layout.dtype);
-    case Quantizer::kAffine: {
-      const uint16_t* pair = pair_of(layout, vector, page, token, feature);
-      return f16_to_f32(pair[0]) + f16_to_f32(pair[1]) * static_cast<float>(code.value);
+// The elements that share an affine pair.
+struct Block {
+  int first_token, end_token, first_feature, end_feature;
+  size_t pair;  // index
+};
+
+template <class Function>
+void for_each_block(const PageLayout& layout, const VectorLayout& vector, const Function& function) {
+  const bool channel = vector.axis == ScaleAxis::kChannel;
+  const int tokens = channel ? vector.scale_span : 1, features = channel ? 1 : vector.scale_span;
+  for (int t = 0; t < layout.page_tokens; t += tokens) {
+    for (int f = 0; f < vector.dim; f += features) {
+      const size_t pair = channel ? static_cast<size_t>(t / tokens) * vector.dim + f
+                                  : static_cast<size_t>(f / features) * layout.page_tokens + t;
+      function(Block{t, std::min(t + tokens, layout.page_tokens), f, std::min<int>(f + features, vector.dim),
+                     pair});
     }
-    case Quantizer::kEmbedded:
-      break;
   }
-  const float norm = vector.num_scalars > 0 ? bf16_to_f32(scalars_of(vector, page)[token]) : 1.0f;
-  const float* scale = layout.numbers_at(vector.scale);
-  return embedded_value(static_cast<uint8_t>(code.value), code.bits) * norm *
-         (scale == nullptr ? 1.0f : scale[feature]);
+}
+
+AffinePair* pairs_of(const VectorLayout& vector, PageView page) {
+  return reinterpret_cast<AffinePair*>(page.slabs[0] + vector.scales_offset);
+}
+
+void encode_affine(const std::vector<float>& features, PageView page, Codes& codes) {
+  for_each_block(codes.layout, codes.vector, [&](const Block& block) {
+    const int bits = codes.groups[block.first_feature / kGroupFeatures].bits;
+    float low = INFINITY, high = -INFINITY;
+    for (int t = block.first_token; t < block.end_token; ++t) {
+      for (int f = block.first_feature; f < block.end_feature; ++f) {
+        low = std::min(low, features[codes.index(t, f)]);  // NaN changes neither
+        high = std::max(high, features[codes.index(t, f)]);
+      }
+    }
+    const AffinePair pair = affine_pair(low, high, bits);
+    pairs_of(codes.vector, page)[block.pair] = pair;
+    const float minimum = f16_to_f32(pair.minimum), step = f16_to_f32(pair.step);
+    for (int t = block.first_token; t < block.end_token; ++t) {
+      for (int f = block.first_feature; f < block.end_feature; ++f)
+        codes.values[codes.index(t, f)] = affine_code(features[codes.index(t, f)], minimum, step, bits);
+    }
+  });
+}
+
+float full_value(uint32_t bits, DType dtype) {
+  float value;
+  if (dtype == DType::kF32) return std::bit_cast<float>(bits);
+  value = dtype == DType::kBf16 ? bf16_to_f32(static_cast<uint16_t>(bits))
+                                : f16_to_f32(static_cast<uint16_t>(bits));
+  return value;
+}
+
+void decode_embedded(PageView page, int levels, const Codes& codes, float* features) {
+  const VectorLayout& vector = codes.vector;
+  const float* scale = codes.layout.numbers_at(vector.scale);
+  for (const PlaneGroup& group : codes.groups) {
+    const int bits = group.bits_of(levels);
+    for (int t = 0; t < codes.layout.page_tokens && bits > 0; ++t) {
+      const float norm = vector.num_scalars > 0 ? bf16_to_f32(norms_of(vector, page)[t]) : 1.0f;
+      for (int f = group.feature; f < group.feature + group.features; ++f) {
+        const size_t i = codes.index(t, f);
+        features[i] = embedded_value(static_cast<uint8_t>(codes.values[i]), bits) * norm;
+        if (scale != nullptr) features[i] *= scale[f];
+      }
+    }
+  }
+}
+
+void decode_affine(PageView page, int levels, const Codes& codes, float* features) {
+  for_each_block(codes.layout, codes.vector, [&](const Block& block) {
+    if (codes.groups[block.first_feature / kGroupFeatures].bits == 0) return;
+    const AffinePair pair = pairs_of(codes.vector, page)[block.pair];
+    for (int t = block.first_token; t < block.end_token; ++t) {
+      for (int f = block.first_feature; f < block.end_feature; ++f) {
+        if (codes.groups[f / kGroupFeatures].bits_of(levels) == 0) continue;
+        const size_t i = codes.index(t, f);
+        features[i] = f16_to_f32(pair.minimum) + f16_to_f32(pair.step) * static_cast<float>(codes.values[i]);
+      }
+    }
+  });
+}
+
+void decode_full(int levels, const Codes& codes, float* features) {
+  for (const PlaneGroup& group : codes.groups) {
+    for (int t = 0; t < codes.layout.page_tokens && group.bits_of(levels) > 0; ++t) {
+      for (int f = group.feature; f < group.feature + group.features; ++f)
+        features[codes.index(t, f)] = full_value(codes.values[codes.index(t, f)], codes.layout.dtype);
+    }
+  }
 }
 
 }  // namespace
@@ -233,24 +189,24 @@ void encode_vector(const PageLayout& layout, const VectorLayout& vector,
   LOWKEY_CHECK(head_rows.size() == vector.num_heads, "rows of {} heads for {}", head_rows.size(),
                vector.num_heads);
   const std::vector<float> features = features_of(layout, vector, head_rows);
-  if (vector.quantizer == Quantizer::kEmbedded) return encode_embedded(layout, vector, features, page);
-  if (vector.quantizer == Quantizer::kAffine) return encode_affine(layout, vector, features, page);
-  for (int token = 0; token < layout.page_tokens; ++token) {
-    for (int f = 0; f < vector.dim; ++f) {
-      const int bits = group_bits(layout, vector, f);
-      if (bits == 0) continue;
-      const float y = features[static_cast<size_t>(token) * vector.dim + f];
-      write_code(layout, vector, page, token, f, full_bits(layout.dtype, y), bits);
-    }
-  }
+  Codes codes{layout, vector};
+  if (vector.quantizer == Quantizer::kFull) encode_full(features, codes);
+  if (vector.quantizer == Quantizer::kEmbedded) encode_embedded(features, page, codes);
+  if (vector.quantizer == Quantizer::kAffine) encode_affine(features, page, codes);
+  for (const PlaneGroup& group : codes.groups)
+    write_codes(layout, vector, group, codes.values.data(), page.slabs);
 }
 
 void decode_features(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels,
                      float* features) {
   LOWKEY_CHECK(levels >= 1 && levels <= layout.num_levels, "levels {} of {}", levels, layout.num_levels);
-  for (int token = 0; token < layout.page_tokens; ++token) {
-    for (int f = 0; f < vector.dim; ++f) *features++ = decode_element(layout, vector, page, levels, token, f);
-  }
+  Codes codes{layout, vector};
+  for (const PlaneGroup& group : codes.groups)
+    read_codes(layout, vector, group, page.slabs, levels, codes.values.data());
+  std::fill_n(features, codes.values.size(), 0.0f);
+  if (vector.quantizer == Quantizer::kFull) decode_full(levels, codes, features);
+  if (vector.quantizer == Quantizer::kEmbedded) decode_embedded(page, levels, codes, features);
+  if (vector.quantizer == Quantizer::kAffine) decode_affine(page, levels, codes, features);
 }
 
 void decode_vector(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels,
@@ -262,12 +218,14 @@ void decode_vector(const PageLayout& layout, const VectorLayout& vector, PageVie
   for (int token = 0; token < layout.page_tokens; ++token) {
     const float* y = features.data() + static_cast<size_t>(token) * vector.dim;
     float* row = rows + static_cast<size_t>(token) * vector.input_dim;
-    for (int i = 0; i < vector.input_dim; ++i) {
-      float value = mean == nullptr ? 0.0f : mean[i];
-      if (decode == nullptr) value += y[i];
-      for (int j = 0; decode != nullptr && j < vector.dim; ++j)
-        value += decode[static_cast<size_t>(j) * vector.input_dim + i] * y[j];
-      row[i] = value;
+    for (int i = 0; i < vector.input_dim; ++i) row[i] = mean == nullptr ? 0.0f : mean[i];
+    for (int j = 0; j < vector.dim; ++j) {
+      if (decode == nullptr) {
+        row[j] += y[j];
+        continue;
+      }
+      const float* weights = decode + static_cast<size_t>(j) * vector.input_dim;
+      for (int i = 0; i < vector.input_dim; ++i) row[i] += weights[i] * y[j];
     }
   }
 }

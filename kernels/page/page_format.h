@@ -32,6 +32,7 @@ inline constexpr int kMaxSlabs = kMaxLevels + 1;  // and the sink
 inline constexpr int kGroupFeatures = 16;
 inline constexpr int kMaxGroups = 64;  // head_dim 256 with 4 joined heads
 inline constexpr int32_t kNoNumbers = -1;
+inline constexpr uint32_t kNoOffset = ~0u;
 
 // All bits that one level adds to one group of one stored vector.
 struct Plane {
@@ -59,11 +60,18 @@ struct VectorLayout {
   uint16_t dim = 0;        // features stored: input_dim, or fewer where the last groups got no bits; may be 0
   uint16_t num_planes = 0;
   uint32_t first_plane = 0;  // index into PageLayout::planes, group by group, levels ascending inside a group
-  uint32_t scalars_offset = 0;  // row scalars in slab 0: [num_scalars][page_tokens] bf16, the norm first
-  uint8_t num_scalars = 0;      // row scalars per token
-  uint16_t scale_span = 0;      // affine: tokens (kChannel) or features (kToken) that share a pair
-  // Affine: pairs (minimum, step) of f16 in slab 0, [page_tokens / span][dim] (kChannel) or
-  // [ceil(dim / span)][page_tokens] (kToken).
+  uint32_t scalars_offset = 0;  // norms in slab 0: [num_scalars][page_tokens] bf16
+  uint8_t num_scalars = 0;      // norms per token: 1 or 0
+  // Reserved: what a recipe may know of a row beside its codes; kNoOffset: nothing. In slab 0, written by
+  // whoever chooses and merges tokens, not by the codec.
+  uint32_t log_masses_offset = kNoOffset;  // [page_tokens] f32, added to the row's score
+  uint32_t positions_offset = kNoOffset;   // [page_tokens] u32, where rotation is applied when keys are read
+  // Reserved for latents stored once: a value vector without planes of its own, read from those of the key
+  // vector of its bank and head (in the order of keys) and mapped back with its own `decode` and `mean`.
+  bool from_key = false;
+  uint16_t scale_span = 0;  // affine: tokens (kChannel) or features (kToken) that share a pair
+  // Affine: pairs (minimum, step) of f16 in slab 0, [ceil(page_tokens / span)][dim] (kChannel) or
+  // [ceil(dim / span)][page_tokens] (kToken); the last block may be smaller.
   uint32_t scales_offset = 0;
   float norm_edge = 0;  // embedded: norm = max(rms(y / scale), absmax(y / scale) / norm_edge)
   // Indices into PageLayout::numbers, or kNoNumbers.

@@ -16,8 +16,8 @@ struct PageHeader {
   uint8_t levels_present = 0;       // bit i: level i
   uint8_t read_at_least_level = 0;  // lowest level at which an ancestor was read while this page was computed
   uint8_t has_sink = 0;
-  uint8_t reserved0 = 0;
-  Hash128 identity;  // H(token chain, model, layout, rank slice, salt)
+  uint8_t page_class = 0;  // of the layout
+  Hash128 identity;        // H(token chain, model, layout, rank slice, salt)
   Hash128 model_fingerprint;
   Hash128 layout_fingerprint;
   uint16_t rank = 0;
@@ -25,7 +25,10 @@ struct PageHeader {
   uint32_t first_token = 0;                     // position of the page's first token
   std::array<uint64_t, kMaxSlabs> checksums{};  // slab_checksum() of each slab present
   uint64_t header_checksum = 0;                 // XXH3-64 of the 128 bytes with this field zero
-  uint8_t reserved1[24] = {};
+  // Reserved: identity of the tensors that belong to the sequence and that its pages are coded with (its own
+  // bases or states); zero: none. Pages that have one are never shared across prompts.
+  Hash128 side_tensors;
+  uint8_t reserved[8] = {};
 
   uint64_t compute_checksum() const;
 };

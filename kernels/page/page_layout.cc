@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <limits>
 
@@ -82,23 +83,60 @@ int num_groups(int dim) {
   return (dim + kGroupFeatures - 1) / kGroupFeatures;
 }
 
+int blocks_of(int extent, int span) {
+  return (extent + span - 1) / span;
+}
+
 int sum_of(const std::array<uint8_t, kMaxLevels>& bits) {
   return bits[0] + bits[1] + bits[2];
 }
 
 Status check_numbers(const PageSpec& spec, const VectorSpec& vector, int input_dim, int dim) {
-  const auto check = [&](const char* what, size_t found, size_t expected) -> Status {
-    if (found == 0 || found == expected) return {};
-    return bad_spec(spec, fmt::format("{}: expected {} numbers, found {}", what, expected, found), "");
+  const auto check = [&](const char* what, const std::vector<float>& found, size_t expected) -> Status {
+    if (!found.empty() && found.size() != expected)
+      return bad_spec(spec, fmt::format("{}: expected {} numbers, found {}", what, expected, found.size()),
+                      what);
+    for (float x : found) {
+      if (!std::isfinite(x))
+        return bad_spec(spec, fmt::format("{}: expected finite numbers, found {}", what, x), what);
+    }
+    return {};
   };
-  LOWKEY_TRY(check("basis", vector.encode.size(), size_t(dim) * input_dim));
-  LOWKEY_TRY(check("decoding basis", vector.decode.size(), size_t(dim) * input_dim));
-  LOWKEY_TRY(check("mean", vector.mean.size(), input_dim));
-  LOWKEY_TRY(check("scale", vector.scale.size(), dim));
-  if (vector.encode.empty() != vector.decode.empty())
-    return bad_spec(spec, "a basis needs both its encoding and its decoding half", "");
-  if (vector.encode.empty() && dim != input_dim)
-    return bad_spec(spec, fmt::format("features: {} of {} need a basis", dim, input_dim), "keep");
+  LOWKEY_TRY(check("basis", vector.encode, size_t(dim) * input_dim));
+  LOWKEY_TRY(check("decoding basis", vector.decode, size_t(dim) * input_dim));
+  LOWKEY_TRY(check("mean", vector.mean, input_dim));
+  LOWKEY_TRY(check("scale", vector.scale, dim));
+  if (vector.encode.empty() != vector.decode.empty() && dim > 0)
+    return bad_spec(spec, "basis: expected an encoding and a decoding half, found one", "basis");
+  if (vector.encode.empty() && dim != input_dim && dim > 0)
+    return bad_spec(spec, fmt::format("features: {} of {}: expected a basis, found none", dim, input_dim),
+                    "keep");
+  if (!vector.scale.empty() && vector.quantizer != Quantizer::kEmbedded)
+    return bad_spec(spec, "scale: expected embedded codes with static scales, found others", "scale");
+  for (float scale : vector.scale) {
+    if (!(scale > 0)) return bad_spec(spec, fmt::format("scale: expected > 0, found {}", scale), "scale");
+  }
+  return {};
+}
+
+// The blocks that share a pair of affine codes.
+Status check_blocks(const PageSpec& spec, const VectorSpec& vector, int dim) {
+  if (vector.axis == ScaleAxis::kNone)
+    return bad_spec(spec, "bits.axis: expected token or channel, found none", "axis");
+  const int most = vector.axis == ScaleAxis::kChannel ? spec.page_tokens : kMaxGroups * kGroupFeatures;
+  if (vector.scale_span < 1 || vector.scale_span > most)
+    return bad_spec(spec, fmt::format("bits.group: expected 1 to {}, found {}", most, vector.scale_span),
+                    "group");
+  if (vector.axis == ScaleAxis::kChannel) return {};
+  for (int f = 1; f < dim; ++f) {
+    const int width = sum_of(vector.bits[f / kGroupFeatures]);
+    const int before = sum_of(vector.bits[(f - 1) / kGroupFeatures]);
+    if (f % vector.scale_span != 0 && width != before)
+      return bad_spec(spec,
+                      fmt::format("bits.group: features {} and {} share a scale: expected {} bits, found {}",
+                                  f - 1, f, before, width),
+                      "group");
+  }
   return {};
 }
 
@@ -108,7 +146,9 @@ Status check_widths(const PageSpec& spec, const VectorSpec& vector, int dim) {
     const int total = sum_of(bits);
     for (int level = spec.num_levels; level < kMaxLevels; ++level) {
       if (bits[level] != 0)
-        return bad_spec(spec, fmt::format("group {}: bits in level {} of {}", g, level, spec.num_levels),
+        return bad_spec(spec,
+                        fmt::format("group {}: expected bits in {} levels, found some in level {}", g,
+                                    spec.num_levels, level),
                         "width");
     }
     if (vector.quantizer == Quantizer::kFull) {
@@ -120,26 +160,19 @@ Status check_widths(const PageSpec& spec, const VectorSpec& vector, int dim) {
     if (total > 8)
       return bad_spec(spec, fmt::format("group {}: expected 0 to 8 bits, found {}", g, total), "width");
     if (vector.quantizer == Quantizer::kAffine && total != std::max({bits[0], bits[1], bits[2]}))
-      return bad_spec(spec, "affine codes cannot be cut between bits: levels cut between groups only",
-                      "levels");
-  }
-  if (vector.quantizer == Quantizer::kAffine) {
-    const bool channel = vector.axis == ScaleAxis::kChannel;
-    const int extent = channel ? spec.page_tokens : dim;
-    if (vector.axis == ScaleAxis::kNone || vector.scale_span < 1 ||
-        (channel && extent % vector.scale_span != 0))
       return bad_spec(
-          spec, fmt::format("bits.group: expected a divisor of {}, found {}", extent, vector.scale_span),
-          "group");
+          spec, fmt::format("group {}: expected affine codes in one level, found them cut between bits", g),
+          "levels");
   }
+  if (vector.quantizer == Quantizer::kAffine) LOWKEY_TRY(check_blocks(spec, vector, dim));
   if (vector.quantizer == Quantizer::kEmbedded && !(vector.norm_edge > 0))
-    return bad_spec(spec, "embedded codes need a positive edge", "");
+    return bad_spec(spec, fmt::format("edge: expected > 0, found {}", vector.norm_edge), "edge");
   return {};
 }
 
 // Features that a stored vector keeps: all, or those up to the end of its last given group.
 int stored_dim(const VectorSpec& vector, int input_dim) {
-  if (vector.bits.empty()) return input_dim;
+  if (vector.bits.empty() && vector.quantizer == Quantizer::kFull) return input_dim;
   return std::min<int>(input_dim, static_cast<int>(vector.bits.size()) * kGroupFeatures);
 }
 
@@ -160,7 +193,7 @@ class Builder {
     LOWKEY_TRY(check_numbers(spec_, wanted, vector.input_dim, vector.dim));
     LOWKEY_TRY(check_widths(spec_, wanted, vector.dim));
     if (wanted.quantizer == Quantizer::kEmbedded) {
-      vector.num_scalars = wanted.norm ? 1 : 0;
+      vector.num_scalars = wanted.norm && vector.dim > 0 ? 1 : 0;
       vector.norm_edge = wanted.norm_edge;
     }
     add_scales(wanted, vector);
@@ -187,7 +220,8 @@ class Builder {
   Status finish() {
     for (int level = 0; level < layout_.num_levels; ++level) {
       if (slab_[level] == 0)
-        return bad_spec(spec_, fmt::format("stream.levels: level {} holds nothing", level), "levels");
+        return bad_spec(spec_, fmt::format("stream.levels: expected planes in level {}, found none", level),
+                        "levels");
       layout_.slab_bytes[level] = static_cast<uint32_t>(slab_[level]);
     }
     layout_.slab_bytes[layout_.num_levels] = static_cast<uint32_t>(sink_);
@@ -203,17 +237,22 @@ class Builder {
 
   // Row scalars, then dynamic scales, both in level 0: every cut of the page needs them.
   void add_scales(const VectorSpec& wanted, VectorLayout& vector) {
-    vector.scalars_offset = static_cast<uint32_t>(slab_[0]);
-    slab_[0] = align_up(slab_[0] + uint64_t{2} * vector.num_scalars * layout_.page_tokens);
+    vector.scalars_offset = add_row_scalars(vector.num_scalars, 2);
+    if (wanted.log_mass) vector.log_masses_offset = add_row_scalars(1, 4);
+    if (wanted.position) vector.positions_offset = add_row_scalars(1, 4);
     if (wanted.quantizer != Quantizer::kAffine) return;
     vector.axis = wanted.axis;
     vector.scale_span = static_cast<uint16_t>(wanted.scale_span);
     vector.scales_offset = static_cast<uint32_t>(slab_[0]);
-    const int span = wanted.scale_span;
-    const uint64_t pairs = wanted.axis == ScaleAxis::kChannel
-                               ? uint64_t(layout_.page_tokens / span) * vector.dim
-                               : uint64_t((vector.dim + span - 1) / span) * layout_.page_tokens;
-    slab_[0] += pairs * 4;
+    const bool channel = wanted.axis == ScaleAxis::kChannel;
+    const uint64_t blocks = blocks_of(channel ? layout_.page_tokens : vector.dim, wanted.scale_span);
+    slab_[0] += blocks * (channel ? vector.dim : layout_.page_tokens) * 4;
+  }
+
+  uint32_t add_row_scalars(int count, int bytes) {
+    const auto offset = static_cast<uint32_t>(slab_[0]);
+    slab_[0] = align_up(slab_[0] + static_cast<uint64_t>(count) * bytes * layout_.page_tokens);
+    return offset;
   }
 
   void add_planes(const VectorSpec& wanted, VectorLayout& vector) {
@@ -278,6 +317,7 @@ PageSpec PageSpec::embedded(std::string recipe, int bits, int sink_tokens) {
 Result<PageLayout> PageLayout::make(const PageSpec& spec, const CacheShape& shape) {
   LOWKEY_TRY(check_spec(spec, shape));
   PageLayout layout;
+  layout.page_class = spec.page_class;
   layout.page_tokens = spec.page_tokens;
   layout.sink_tokens = spec.sink_tokens;
   layout.num_levels = spec.num_levels;
@@ -314,8 +354,8 @@ void PageLayout::pad_slabs(const std::array<uint32_t, kMaxSlabs>& longest) {
 Hash128 PageLayout::fingerprint() const {
   // The recipe's name decides neither bytes nor values. Text, so that no padding is hashed.
   std::string text =
-      fmt::format("{} {} {} {} {} {} {} {} {} {};", version, page_tokens, sink_tokens, num_levels, num_banks,
-                  num_kv_heads, head_dim, join, static_cast<int>(dtype), tail_bytes);
+      fmt::format("{} {} {} {} {} {} {} {} {} {} {};", version, page_class, page_tokens, sink_tokens,
+                  num_levels, num_banks, num_kv_heads, head_dim, join, static_cast<int>(dtype), tail_bytes);
   auto out = std::back_inserter(text);
   for (uint32_t bytes : slab_bytes) fmt::format_to(out, "{} ", bytes);
   for (const VectorLayout& v : vectors) {
@@ -324,6 +364,7 @@ Hash128 PageLayout::fingerprint() const {
                    v.input_dim, v.dim, v.num_planes, v.first_plane);
     fmt::format_to(out, "{} {} {} {} {} {} {} {} {}", v.scalars_offset, v.num_scalars, v.scale_span,
                    v.scales_offset, v.norm_edge, v.encode, v.decode, v.mean, v.scale);
+    fmt::format_to(out, " {} {} {} ", v.log_masses_offset, v.positions_offset, v.from_key);
   }
   for (const RowsLayout& r : rows) fmt::format_to(out, "r{} {}", r.tail_offset, r.sink_offset);
   for (const Plane& p : planes) {

@@ -32,13 +32,18 @@ namespace lowkey::kernels {
 // What a recipe asks of one stored vector (its resolved `heads`, `features` and `bits` dials).
 struct VectorSpec {
   Quantizer quantizer = Quantizer::kFull;
-  // Per group and level: the bits that this level adds. Empty: all groups full (kFull). A kFull group has its
-  // bits as kFullBits in one level, or none at all.
+  // Per group and level: the bits that this level adds. Empty: all groups full (kFull), or nothing is stored
+  // (the others). A kFull group has its bits as kFullBits in one level, or none at all. The vector's dim ends
+  // with the last group given.
   std::vector<std::array<uint8_t, kMaxLevels>> bits;
-  bool norm = true;                   // embedded: one norm per row; else the static scales say all
+  // Embedded: one norm per row, of all features in `bits`, those without bits included; else the static
+  // scales say all.
+  bool norm = true;
   float norm_edge = 4.5f;             // embedded: what is larger in units of scale and norm is clipped
   ScaleAxis axis = ScaleAxis::kNone;  // affine
-  int scale_span = 0;                 // affine
+  int scale_span = 0;                 // affine; features that share a pair have the same width
+  bool log_mass = false;              // reserved row scalars (VectorLayout)
+  bool position = false;
   // The basis (VectorLayout); empty: identity, zero, ones.
   std::vector<float> encode, decode, mean, scale;
 };
@@ -47,6 +52,7 @@ inline constexpr uint8_t kFullBits = 255;
 // What a recipe asks of the page (its resolved `bits`, `hot` and `stream` dials).
 struct PageSpec {
   std::string recipe = "exact";
+  int page_class = 0;  // reserved: the token class whose pages these are; each class has its own layout
   int page_tokens = 32;
   int sink_tokens = 0;
   int num_levels = 1;
@@ -69,6 +75,7 @@ struct CacheShape {
 
 struct PageLayout {
   uint32_t version = kPageFormatVersion;
+  int page_class = 0;
   int page_tokens = 0;
   int sink_tokens = 0;
   int num_levels = 0;

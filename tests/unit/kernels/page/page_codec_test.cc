@@ -2,69 +2,19 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstring>
-#include <random>
 #include <vector>
 
-#include "kernels/page/dtype.h"
 #include "kernels/page/embedded_quantizer.h"
+#include "tests/unit/kernels/page/page_test_support.h"
 
 namespace lowkey::kernels {
 namespace {
 
-// The slabs of one page, poisoned.
-struct Slabs {
-  explicit Slabs(const PageLayout& layout) {
-    for (int i = 0; i < kMaxSlabs; ++i) {
-      memory[i].assign(layout.slab_bytes[i], std::byte{0xa5});
-      pointers[i] = memory[i].empty() ? nullptr : memory[i].data();
-    }
-  }
-  std::vector<std::byte> memory[kMaxSlabs];
-  std::byte* pointers[kMaxSlabs];
-  PageView view() { return {pointers}; }
-};
-
-enum class Rows { kNormal, kFlat, kRamp, kOutlier, kZero, kTiny };
-
-std::vector<float> make_rows(Rows kind, int tokens, int dim) {
-  std::mt19937_64 random(7);
-  std::normal_distribution<float> normal(0, 2);
-  std::vector<float> rows(static_cast<size_t>(tokens) * dim);
-  for (int t = 0; t < tokens; ++t) {
-    for (int f = 0; f < dim; ++f) {
-      float& x = rows[static_cast<size_t>(t) * dim + f];
-      switch (kind) {
-        case Rows::kNormal:
-          x = normal(random);
-          break;
-        case Rows::kFlat:
-          x = 0.37f;
-          break;
-        case Rows::kRamp:
-          x = static_cast<float>(f - dim / 2) * 0.01f * static_cast<float>(t + 1);
-          break;
-        case Rows::kOutlier:
-          x = f == t % dim ? -80.0f : normal(random);
-          break;
-        case Rows::kZero:
-          x = 0;
-          break;
-        case Rows::kTiny:
-          x = normal(random) * 1e-30f;
-          break;
-      }
-    }
-  }
-  return rows;
-}
-
-std::vector<std::byte> to_dtype(const std::vector<float>& rows, DType dtype) {
-  std::vector<std::byte> bytes(rows.size() * dtype_bytes(dtype));
-  for (size_t i = 0; i < rows.size(); ++i) store_element(bytes.data(), dtype, i, rows[i]);
-  return bytes;
-}
+using test::make_rows;
+using test::Rows;
+using test::Slabs;
+using test::to_dtype;
 
 // One head.
 void encode_rows(const PageLayout& layout, const VectorLayout& vector, const std::vector<std::byte>& rows,
@@ -79,64 +29,7 @@ PageSpec embedded_spec(int bits, int page_tokens) {
   return spec;
 }
 
-class CodecShapes : public testing::TestWithParam<std::tuple<int, int, DType>> {
- protected:
-  int dim = std::get<0>(GetParam());
-  int tokens = std::get<1>(GetParam());
-  DType dtype = std::get<2>(GetParam());
-  CacheShape shape{2, 2, dim, dtype};
-  PageLayout make(PageSpec spec) {
-    spec.page_tokens = tokens;
-    return PageLayout::make(spec, shape).value();
-  }
-};
-
-TEST_P(CodecShapes, FullPlanesAreBitExactAndStayInTheirVector) {
-  const PageLayout layout = make({});
-  const auto rows = make_rows(Rows::kNormal, tokens, dim);
-  const auto bytes = to_dtype(rows, dtype);
-  for (const VectorLayout& v : layout.vectors) {
-    Slabs slabs(layout);
-    encode_rows(layout, v, bytes, slabs.view());
-    std::vector<float> decoded(rows.size(), NAN);
-    decode_vector(layout, v, slabs.view(), 1, decoded.data());
-    for (size_t i = 0; i < rows.size(); ++i) ASSERT_EQ(decoded[i], load_element(bytes.data(), dtype, i)) << i;
-    const size_t begin = layout.planes[v.first_plane].offset, end = begin + bytes.size();
-    for (size_t i = 0; i < slabs.memory[0].size(); ++i) {
-      if (i < begin || i >= end) {
-        ASSERT_EQ(slabs.memory[0][i], std::byte{0xa5}) << i;
-      }
-    }
-  }
-}
-
-TEST_P(CodecShapes, EightBitErrorIsWithinTheQuantizersBound) {
-  const PageLayout layout = make(PageSpec::embedded("q8", 8, 0));
-  const EmbeddedTables& tables = embedded_tables();
-  for (Rows kind : {Rows::kNormal, Rows::kFlat, Rows::kRamp, Rows::kOutlier, Rows::kZero, Rows::kTiny}) {
-    const auto bytes = to_dtype(make_rows(kind, tokens, dim), dtype);
-    for (const VectorLayout& v : layout.vectors) {
-      Slabs slabs(layout);
-      encode_rows(layout, v, bytes, slabs.view());
-      std::vector<float> decoded(static_cast<size_t>(tokens) * dim, NAN);
-      decode_vector(layout, v, slabs.view(), 1, decoded.data());
-      for (size_t i = 0; i < decoded.size(); ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, slabs.pointers[0] + v.scalars_offset + 2 * (i / dim), 2);
-        const float scalar = bf16_to_f32(bits), x = load_element(bytes.data(), dtype, i);
-        const float step = scalar > 0 ? tables.step[embedded_code(x / scalar) >> 4] : 0;
-        ASSERT_LE(std::fabs(decoded[i] - x), scalar * (step / 2 + 1e-5f))
-            << "kind " << static_cast<int>(kind) << " element " << i << " of " << x;
-      }
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Shapes, CodecShapes,
-                         testing::Combine(testing::Values(4, 8, 20, 64, 128), testing::Values(16, 32, 48),
-                                          testing::Values(DType::kF32, DType::kBf16)));
-
-// Element (token 1, feature 5) of each format is where the format's text says: K [feature / n][token][n],
+// Element (token 5, feature 22) of each format is where the format's text says: K [feature / n][token][n],
 // V [token / n][feature][n] inside its group of 16 features.
 TEST(PageCodec, InnerOrderIsTheWrittenOne) {
   const int tokens = 16, dim = 32;
@@ -172,9 +65,7 @@ TEST(PageCodec, NarrowerCodesAreTheTopOfWiderOnes) {
       std::vector<float> decoded(tokens * dim);
       decode_vector(narrow, v, slabs.view(), 1, decoded.data());
       for (int i = 0; i < tokens * dim; ++i) {
-        uint16_t scalar_bits;
-        std::memcpy(&scalar_bits, slabs.pointers[0] + v.scalars_offset + 2 * (i / dim), 2);
-        const float scalar = bf16_to_f32(scalar_bits);
+        const float scalar = slabs.norm(v, static_cast<int>(i) / dim);
         const uint8_t code8 = embedded_code(load_element(bytes.data(), DType::kBf16, i) / scalar);
         ASSERT_EQ(decoded[i], embedded_value(code8 >> (8 - bits), bits) * scalar) << i;
       }
@@ -197,9 +88,7 @@ TEST(PageCodec, LevelsRefine) {
     decode_vector(layout, v, slabs.view(), 1, coarse.data());
     decode_vector(layout, v, slabs.view(), 2, fine.data());
     for (size_t i = 0; i < rows.size(); ++i) {
-      uint16_t scalar_bits;
-      std::memcpy(&scalar_bits, slabs.pointers[0] + v.scalars_offset + 2 * (i / dim), 2);
-      const float scalar = bf16_to_f32(scalar_bits);
+      const float scalar = slabs.norm(v, static_cast<int>(i) / dim);
       const uint8_t code = embedded_code(rows[i] / scalar);
       ASSERT_EQ(coarse[i], embedded_value(code >> 4, 4) * scalar);
       ASSERT_EQ(fine[i], embedded_value(code, 8) * scalar);

@@ -147,6 +147,7 @@ TEST(PageLayout, FingerprintSeesEveryDecidingFieldAndNotTheName) {
 
   const std::vector<std::function<void(PageLayout&)>> changes = {
       [](PageLayout& l) { l.version++; },
+      [](PageLayout& l) { l.page_class++; },
       [](PageLayout& l) { l.page_tokens += 4; },
       [](PageLayout& l) { l.sink_tokens--; },
       [](PageLayout& l) { l.num_levels++; },
@@ -167,6 +168,20 @@ TEST(PageLayout, FingerprintSeesEveryDecidingFieldAndNotTheName) {
       [](PageLayout& l) { l.vectors[1].first_plane++; },
       [](PageLayout& l) { l.vectors[1].scalars_offset++; },
       [](PageLayout& l) { l.vectors[1].num_scalars++; },
+      [](PageLayout& l) { l.vectors[1].log_masses_offset = 0; },
+      [](PageLayout& l) { l.vectors[1].positions_offset = 0; },
+      [](PageLayout& l) { l.vectors[1].from_key = true; },
+      [](PageLayout& l) { l.vectors[1].axis = ScaleAxis::kToken; },
+      [](PageLayout& l) { l.vectors[1].num_heads++; },
+      [](PageLayout& l) { l.vectors[1].input_dim++; },
+      [](PageLayout& l) { l.vectors[1].scale_span++; },
+      [](PageLayout& l) { l.vectors[1].scales_offset++; },
+      [](PageLayout& l) { l.vectors[1].norm_edge += 1; },
+      [](PageLayout& l) { l.vectors[1].encode = 0; },
+      [](PageLayout& l) { l.vectors[1].decode = 0; },
+      [](PageLayout& l) { l.vectors[1].mean = 0; },
+      [](PageLayout& l) { l.vectors[1].scale = 0; },
+      [](PageLayout& l) { l.numbers.push_back(1.0f); },
       [](PageLayout& l) { l.rows[1].tail_offset++; },
       [](PageLayout& l) { l.rows[1].sink_offset++; },
       [](PageLayout& l) { l.planes[2].offset++; },
@@ -209,6 +224,32 @@ TEST(PageLayout, RefusesImpossibleSpecsNamingTheField) {
   expect_param({.sink_tokens = -1}, shape, "sink");
   expect_param({.sink_tokens = 33}, shape, "sink");
   expect_param(with([](PageSpec& s) { s.key.bits[0] = {9}; }), shape, "width");
+  expect_param(with([](PageSpec& s) { s.num_levels = 4; }), shape, "levels");
+  expect_param(with([](PageSpec& s) { s.num_levels = 2; }), shape, "levels");  // the second holds nothing
+  expect_param(with([](PageSpec& s) { s.key.bits[0] = {4, 4}; }), shape, "width");
+  expect_param(with([](PageSpec& s) { s.join = 3; }), shape, "join");
+  expect_param(with([](PageSpec& s) { s.join = 2; }), {4, 2, 1024, DType::kBf16}, "join");
+  expect_param(with([](PageSpec& s) { s.key.bits = {{8}}; }), {4, 2, 32, DType::kBf16}, "keep");
+  expect_param(with([](PageSpec& s) { s.key.scale.assign(16, 0.0f); }), shape, "scale");
+  expect_param(with([](PageSpec& s) { s.key.mean.assign(15, 0.0f); }), shape, "mean");
+  expect_param(with([](PageSpec& s) { s.key.mean.assign(16, NAN); }), shape, "mean");
+  expect_param(with([](PageSpec& s) { s.key.encode.assign(256, 0.0f); }), shape, "basis");
+  expect_param(with([](PageSpec& s) { s.key.norm_edge = 0; }), shape, "edge");
+  const auto affine = [&](auto change) {
+    return with([&](PageSpec& s) {
+      s.key = {
+          .quantizer = Quantizer::kAffine, .bits = {{4}, {4}}, .axis = ScaleAxis::kToken, .scale_span = 32};
+      change(s);
+    });
+  };
+  const CacheShape wider{4, 2, 32, DType::kBf16};
+  EXPECT_TRUE(PageLayout::make(affine([](PageSpec&) {}), wider).ok());
+  expect_param(affine([](PageSpec& s) { s.key.axis = ScaleAxis::kNone; }), wider, "axis");
+  expect_param(affine([](PageSpec& s) { s.key.scale_span = 0; }), wider, "group");
+  expect_param(affine([](PageSpec& s) { s.key.axis = ScaleAxis::kChannel, s.key.scale_span = 33; }), wider,
+               "group");
+  expect_param(affine([](PageSpec& s) { s.key.bits[1] = {2}; }), wider, "group");
+  expect_param(affine([](PageSpec& s) { s.key.bits[0] = {2, 2}, s.num_levels = 2; }), wider, "levels");
   const auto huge = PageLayout::make({.page_tokens = 1024}, {65535, 65535, 1024, DType::kF32});
   EXPECT_FALSE(huge.ok());
 }
