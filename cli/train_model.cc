@@ -1,0 +1,69 @@
+#include "cli/train_model.h"
+
+#include <dlfcn.h>
+#include <spdlog/fmt/fmt.h>
+
+#include "kernels/page/dtype.h"
+#include "worker/model/model_config.h"
+#include "worker/model/safetensors_reader.h"
+
+namespace lowkey::cli {
+
+Result<std::unique_ptr<kvstore::Trainer>> load_trainer() {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return load_trainer(self.parent_path() / kvstore::kTrainModule);
+}
+
+Result<std::unique_ptr<kvstore::Trainer>> load_trainer(const std::filesystem::path& module) {
+  std::error_code error;
+  if (!std::filesystem::exists(module, error))
+    return Error{Code::kUsage, fmt::format("training needs {}: build with libtorch (Debian: libtorch-dev)",
+                                           module.string())};
+  // Never closed: libtorch does not survive it.
+  void* const handle = dlopen(module.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) return Error{Code::kUsage, fmt::format("training: {}", dlerror())};
+  const auto interface =
+      reinterpret_cast<kvstore::TrainInterfaceFunction>(dlsym(handle, "lowkey_train_interface"));
+  const auto make = reinterpret_cast<kvstore::NewTrainerFunction>(dlsym(handle, "lowkey_new_trainer"));
+  if (interface == nullptr || make == nullptr || interface() != kvstore::kTrainInterface)
+    return Error{Code::kUsage, fmt::format("training: {}: expected interface {}, found {}", module.string(),
+                                           kvstore::kTrainInterface, interface ? interface() : 0)};
+  return std::unique_ptr<kvstore::Trainer>(make());
+}
+
+Result<kvstore::TrainModel> train_model(const std::filesystem::path& model_dir) {
+  const Result<worker::ModelConfig> config = worker::ModelConfig::read(model_dir);
+  if (!config.ok()) return config.error();
+  Result<worker::SafetensorsReader> opened = worker::SafetensorsReader::open(model_dir);
+  if (!opened.ok()) return opened.error();
+  const auto reader = std::make_shared<worker::SafetensorsReader>(std::move(opened).value());
+  const bool llama_bias = config->attention_bias && config->family == worker::Family::kLlama;
+  return kvstore::TrainModel{
+      .hidden_size = config->hidden_size,
+      .intermediate_size = config->intermediate_size,
+      .num_layers = config->num_layers,
+      .num_heads = config->num_heads,
+      .num_kv_heads = config->num_kv_heads,
+      .head_dim = config->head_dim,
+      .vocab_size = config->vocab_size,
+      .max_positions = config->max_positions,
+      .rms_norm_eps = config->rms_norm_eps,
+      .rope_inv_freq = config->rope_inv_freq(),
+      .kv_producer = config->kv_producer,
+      .tied = config->tie_word_embeddings,
+      .qkv_bias = config->attention_bias,
+      .o_bias = llama_bias,
+      .mlp_bias = config->mlp_bias,
+      .weight = [reader](const std::string& name, int64_t rows, int64_t cols) -> Result<std::vector<float>> {
+        const Result<worker::TensorView> view =
+            rows == 1 ? reader->vector(name, cols) : reader->matrix(name, rows, cols);
+        if (!view.ok()) return view.error();
+        std::vector<float> values(static_cast<size_t>(rows * cols));
+        for (size_t i = 0; i < values.size(); ++i)
+          values[i] = kernels::load_element(view->data, view->dtype, i);
+        return values;
+      }};
+}
+
+}  // namespace lowkey::cli
