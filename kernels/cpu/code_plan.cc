@@ -1,0 +1,108 @@
+#include "kernels/cpu/code_plan.h"
+
+#include <span>
+
+#include "base/check.h"
+#include "kernels/page/embedded_quantizer.h"
+
+namespace lowkey::kernels {
+namespace {
+
+// One 4-bit plane's word has 8 elements: low halves of its bytes, then high halves.
+constexpr ElementOrder kNibbleOrder = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+// One 2-bit plane's word has 16.
+constexpr ElementOrder kCrumbOrder = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+// A word of bytes has 4: the even bytes, then the odd ones.
+constexpr ElementOrder kByteOrder = {0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15};
+// Two nibble words taken together: 16-bit halves with 4 elements each.
+constexpr ElementOrder kNibblePairOrder = {0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15};
+
+std::optional<CodeForm> form_of(std::span<const Plane> planes) {
+  int key = 0;
+  for (const Plane& plane : planes) key = key * 10 + plane.bits;
+  switch (key) {
+    case 4:
+      return CodeForm::kNibbles;
+    case 2:
+      return CodeForm::kCrumbs;
+    case 22:
+      return CodeForm::kCrumbPair;
+    case 8:
+      return CodeForm::kBytes;
+    case 44:
+      return CodeForm::kNibblePair;
+    case 224:
+      return CodeForm::kCrumbsNibble;
+    case 422:
+      return CodeForm::kNibbleCrumbs;
+    default:
+      return std::nullopt;
+  }
+}
+
+// Planes of one group that the first `levels` levels hold.
+std::optional<CodeGroup> make_group(std::span<const Plane> planes) {
+  const auto form = form_of(planes);
+  if (!form || planes.size() > kMaxLevels) return std::nullopt;
+  CodeGroup group;
+  group.form = *form;
+  group.feature = planes[0].feature;
+  group.features = planes[0].features;
+  for (const Plane& plane : planes)
+    group.planes[group.num_planes++] = {plane.offset, plane.bytes, plane.level};
+  return group;
+}
+
+std::optional<CodeSide> make_side(const PageLayout& layout, const VectorLayout& vector, int levels) {
+  if (vector.quantizer != Quantizer::kEmbedded || vector.num_scalars > 1) return std::nullopt;
+  CodeSide side;
+  side.dim = vector.dim;
+  side.has_norm = vector.num_scalars == 1;
+  side.norms_offset = vector.scalars_offset;
+  const std::span planes(layout.planes.data() + vector.first_plane, vector.num_planes);
+  for (size_t begin = 0; begin < planes.size();) {
+    size_t end = begin, present = begin;
+    while (end < planes.size() && planes[end].feature == planes[begin].feature) ++end;
+    while (present < end && planes[present].level < levels) ++present;
+    if (present > begin) {
+      auto group = make_group(planes.subspan(begin, present - begin));
+      if (!group) return std::nullopt;
+      group->query_word = static_cast<uint16_t>(side.query_words);
+      const bool wide = is_wide(group->form);
+      side.query_words += wide ? 8 : 4;
+      (wide ? side.wide : side.narrow) = true;
+      side.groups.push_back(*group);
+    }
+    begin = end;
+  }
+  return side;
+}
+
+}  // namespace
+
+const ElementOrder& element_order(CodeForm form) {
+  switch (form) {
+    case CodeForm::kNibbles:
+      return kNibbleOrder;
+    case CodeForm::kCrumbs:
+    case CodeForm::kCrumbPair:
+      return kCrumbOrder;
+    case CodeForm::kBytes:
+      return kByteOrder;
+    case CodeForm::kNibblePair:
+    case CodeForm::kCrumbsNibble:
+    case CodeForm::kNibbleCrumbs:
+      return kNibblePairOrder;
+  }
+  LOWKEY_CHECK(false, "no form {}", static_cast<int>(form));
+}
+
+std::optional<CodePlan> CodePlan::make(const PageLayout& layout, const VectorLayout& key,
+                                       const VectorLayout& value, int levels) {
+  auto keys = make_side(layout, key, levels);
+  auto values = make_side(layout, value, levels);
+  if (!keys || !values) return std::nullopt;
+  return CodePlan{std::move(*keys), std::move(*values), layout.page_tokens};
+}
+
+}  // namespace lowkey::kernels
