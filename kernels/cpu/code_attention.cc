@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/cpu/scratch.h"
 #include "kernels/page/embedded_quantizer.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -285,7 +286,7 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
     for (int r = 0; r < kRows; ++r) {
       VF x = hn::Mul(hn::ConvertTo(d, narrow[b][r]), hn::Set(d, queries.narrow[row + r]));
       if (wide_too) x = hn::MulAdd(hn::ConvertTo(d, wide[b][r]), hn::Set(d, queries.wide[row + r]), x);
-      hn::StoreU(hn::MulAdd(x, norm, hn::Set(d, queries.shift[row + r])), d, scores + r * score_stride + at);
+      hn::StoreU(hn::Mul(x, norm), d, scores + r * score_stride + at);
     }
   }
 }
@@ -569,48 +570,42 @@ void add_page(const PageCodes& page, const uint32_t* staged, AddRows add, int fi
   }
 }
 
-void attend_codes(const CodePlan& plan, const CodeRun& run, const CodeQueries& queries,
-                  const CodeState& state, CodeScratch& scratch) {
+void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& queries,
+               const AttentionState& state, CodeScratch& scratch) {
   const int tokens = plan.page_tokens, rows = queries.rows;
   const int batch_pages = std::max(1, kCodeBatchTokens / tokens), batch_tokens = batch_pages * tokens;
   const WeightRow row_words(batch_tokens);
   unsigned orders = 0;
   for (const CodeGroup& group : plan.value.groups) orders |= 1u << static_cast<int>(group.form);
-  const auto first_row = [&](int page) {
-    const int64_t slots = int64_t{page + 1} * tokens - run.begin;
-    return static_cast<int>(std::clamp<int64_t>(slots * run.group, 0, rows));
-  };
   float* scores = scratch.scores.data();
   uint32_t *weights = scratch.weights.data(), *staged = scratch.staged.data();
   float* factors = scratch.factors.data();
-  for (int page = run.first_page, end; page < run.end_page; page = end) {
-    end = std::min(run.end_page, (page / batch_pages + 1) * batch_pages);
-    const int first = first_row(page);
-    if (first == rows) return;
+  for (int page = 0, end; page < run.num_pages; page = end) {
+    end = std::min(run.num_pages, page + batch_pages);
     const auto codes = [&](const CodeSide& side, int p) {
-      const int ahead = p + batch_pages;
       std::byte* const* slabs = run.slabs + static_cast<size_t>(p) * kMaxSlabs;
-      return PageCodes{
-          side, slabs,
-          ahead < run.prefetch_end ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : nullptr, tokens};
+      const bool more = p + batch_pages < run.num_pages + run.pages_after;
+      return PageCodes{side, slabs, more ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : nullptr,
+                       tokens};
     };
     for (int p = page; p < end; ++p) {
       const PageCodes keys = codes(plan.key, p);
-      const int begin = first_row(p);
+      const int first = run.first_query[p];
       float* out = scores + (p - page) * tokens;
       keys.prefetch_norms();
-      if (rows - begin > kFusedRows) {
+      if (rows - first > kFusedRows) {
         stage_keys(keys, staged);
-        score_page<true>(keys, staged, queries, begin, rows, out, batch_tokens);
+        score_page<true>(keys, staged, queries, first, rows, out, batch_tokens);
       } else {
-        score_page<false>(keys, staged, queries, begin, rows, out, batch_tokens);
+        score_page<false>(keys, staged, queries, first, rows, out, batch_tokens);
       }
     }
     const Batch batch{plan.value, run.slabs + static_cast<size_t>(page) * kMaxSlabs,
-                      tokens,     page == 0 ? run.first_token : 0,
+                      tokens,     page == 0 ? run.masked_tokens : 0,
                       orders,     row_words};
-    for (int row = first; row < rows; ++row) {
-      const int visible = std::min<int>(end, static_cast<int>((run.begin + row / run.group) / tokens)) - page;
+    for (int row = run.first_query[page]; row < rows; ++row) {
+      int visible = 1;
+      while (page + visible < end && run.first_query[page + visible] <= row) ++visible;
       weigh_row(batch, visible, scores + static_cast<size_t>(row) * batch_tokens, state.maximum[row],
                 state.sum[row], state.acc + static_cast<size_t>(row) * state.stride, plan.value.dim,
                 weights + static_cast<size_t>(row) * row_words.size,
@@ -618,23 +613,23 @@ void attend_codes(const CodePlan& plan, const CodeRun& run, const CodeQueries& q
     }
     for (int p = page; p < end; ++p) {
       const PageCodes values = codes(plan.value, p);
-      const int begin = first_row(p);
+      const int first = run.first_query[p];
       const AddRows add{weights, static_cast<size_t>(row_words.size), row_words, p - page,
                         factors, static_cast<size_t>(2 * batch_pages)};
       values.prefetch_norms();
-      if (rows - begin > kFusedRows) {
+      if (rows - first > kFusedRows) {
         stage_values(values, staged);
-        add_page<true>(values, staged, add, begin, rows, state.acc, state.stride);
+        add_page<true>(values, staged, add, first, rows, state.acc, state.stride);
       } else {
-        add_page<false>(values, staged, add, begin, rows, state.acc, state.stride);
+        add_page<false>(values, staged, add, first, rows, state.acc, state.stride);
       }
     }
   }
 }
 
 // One row: see CodeQueries. Rounded wide features add up to no more than keeps their sums below 2^31.
-void encode_query(const CodeSide& side, const float* features, uint32_t* words, int32_t& bias, float& narrow,
-                  float& wide) {
+void round_query(const CodeSide& side, const float* features, uint32_t* words, int32_t& bias, float& narrow,
+                 float& wide) {
   constexpr float kWideBudget = std::numeric_limits<int32_t>::max() / kMaxWideValue - 1024;
   float largest = 0, largest_wide = 0, sum_wide = 0;
   for (const CodeGroup& group : side.groups) {
@@ -676,8 +671,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lowkey::kernels::simd {
 
-HWY_EXPORT(attend_codes);
-HWY_EXPORT(encode_query);
+HWY_EXPORT(see_codes);
+HWY_EXPORT(round_query);
 
 namespace {
 
@@ -714,11 +709,6 @@ CodeTables make_code_tables() {
   return tables;
 }
 
-template <class T>
-void grow(std::vector<T>& buffer, size_t size) {
-  if (buffer.size() < size) buffer.resize(size);
-}
-
 }  // namespace
 
 const CodeTables& code_tables() {
@@ -726,35 +716,31 @@ const CodeTables& code_tables() {
   return tables;
 }
 
-void encode_queries(const CodePlan& plan, const float* features, int stride, const float* shifts, int rows,
-                    CodeQueries& queries) {
-  queries.rows = rows;
-  queries.stride = plan.key.query_words;
-  grow(queries.words, static_cast<size_t>(rows) * queries.stride);
-  grow(queries.bias, rows);
-  grow(queries.narrow, rows);
-  grow(queries.wide, rows);
-  grow(queries.shift, rows);
-  for (int row = 0; row < rows; ++row) {
-    HWY_DYNAMIC_DISPATCH(encode_query)
-    (plan.key, features + static_cast<size_t>(row) * stride,
-     queries.words.data() + static_cast<size_t>(row) * queries.stride, queries.bias[row], queries.narrow[row],
-     queries.wide[row]);
-    queries.shift[row] = shifts == nullptr ? 0.0f : shifts[row];
+void round_queries(const CodePlan& plan, const FeatureQueries& queries, CodeQueries& rounded) {
+  const size_t rows = queries.count;
+  rounded.rows = queries.count;
+  rounded.stride = plan.key.query_words;
+  grow(rounded.words, rows * rounded.stride);
+  grow(rounded.bias, rows);
+  grow(rounded.narrow, rows);
+  grow(rounded.wide, rows);
+  for (size_t row = 0; row < rows; ++row) {
+    HWY_DYNAMIC_DISPATCH(round_query)
+    (plan.key, queries.rows + row * queries.stride, rounded.words.data() + row * rounded.stride,
+     rounded.bias[row], rounded.narrow[row], rounded.wide[row]);
   }
 }
 
-void attend_codes(const CodePlan& plan, const CodeRun& run, const CodeQueries& queries,
-                  const CodeState& state, CodeScratch& scratch) {
-  const size_t batch_pages = std::max(1, kCodeBatchTokens / plan.page_tokens),
-               tokens = batch_pages * plan.page_tokens;
+void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& queries,
+               const AttentionState& state, CodeScratch& scratch) {
+  const size_t pages = std::max(1, kCodeBatchTokens / plan.page_tokens), tokens = pages * plan.page_tokens;
   grow(scratch.scores, queries.rows * tokens);
   grow(scratch.weights, queries.rows * static_cast<size_t>(WeightRow(static_cast<int>(tokens)).size));
-  grow(scratch.factors, queries.rows * 2 * batch_pages);
+  grow(scratch.factors, queries.rows * 2 * pages);
   // 16 features of 16 bits a token at most, whole groups.
   const size_t groups = std::max(plan.key.groups.size(), plan.value.groups.size());
   grow(scratch.staged, groups * plan.page_tokens * kGroupFeatures / 2);
-  HWY_DYNAMIC_DISPATCH(attend_codes)(plan, run, queries, state, scratch);
+  HWY_DYNAMIC_DISPATCH(see_codes)(plan, run, queries, state, scratch);
 }
 
 }  // namespace lowkey::kernels::simd

@@ -1,5 +1,6 @@
 #include "kernels/cpu/code_plan.h"
 
+#include <optional>
 #include <span>
 
 #include "base/check.h"
@@ -53,29 +54,29 @@ std::optional<CodeGroup> make_group(std::span<const Plane> planes) {
   return group;
 }
 
-std::optional<CodeSide> make_side(const PageLayout& layout, const VectorLayout& vector, int levels) {
-  if (vector.quantizer != Quantizer::kEmbedded || vector.num_scalars > 1) return std::nullopt;
-  CodeSide side;
+bool make_side(const PageLayout& layout, const VectorLayout& vector, int levels, CodeSide& side) {
+  if (vector.quantizer != Quantizer::kEmbedded || vector.num_scalars > 1) return false;
+  side.groups.clear();
   side.dim = vector.dim;
+  side.narrow = side.wide = false;
   side.has_norm = vector.num_scalars == 1;
   side.norms_offset = vector.scalars_offset;
+  side.query_words = 0;
   const std::span planes(layout.planes.data() + vector.first_plane, vector.num_planes);
-  for (size_t begin = 0; begin < planes.size();) {
-    size_t end = begin, present = begin;
-    while (end < planes.size() && planes[end].feature == planes[begin].feature) ++end;
-    while (present < end && planes[present].level < levels) ++present;
-    if (present > begin) {
-      auto group = make_group(planes.subspan(begin, present - begin));
-      if (!group) return std::nullopt;
-      group->query_word = static_cast<uint16_t>(side.query_words);
-      const bool wide = is_wide(group->form);
-      side.query_words += wide ? 8 : 4;
-      (wide ? side.wide : side.narrow) = true;
-      side.groups.push_back(*group);
-    }
-    begin = end;
+  for (size_t begin = 0, end; begin < planes.size(); begin = end) {
+    size_t present = begin;
+    for (end = begin; end < planes.size() && planes[end].feature == planes[begin].feature; ++end)
+      present += planes[end].level < levels;
+    if (present == begin) continue;
+    auto group = make_group(planes.subspan(begin, present - begin));
+    if (!group) return false;
+    group->query_word = static_cast<uint16_t>(side.query_words);
+    const bool wide = is_wide(group->form);
+    side.query_words += wide ? 8 : 4;
+    (wide ? side.wide : side.narrow) = true;
+    side.groups.push_back(*group);
   }
-  return side;
+  return true;
 }
 
 }  // namespace
@@ -97,12 +98,10 @@ const ElementOrder& element_order(CodeForm form) {
   LOWKEY_CHECK(false, "no form {}", static_cast<int>(form));
 }
 
-std::optional<CodePlan> CodePlan::make(const PageLayout& layout, const VectorLayout& key,
-                                       const VectorLayout& value, int levels) {
-  auto keys = make_side(layout, key, levels);
-  auto values = make_side(layout, value, levels);
-  if (!keys || !values) return std::nullopt;
-  return CodePlan{std::move(*keys), std::move(*values), layout.page_tokens};
+bool CodePlan::make(const PageLayout& layout, const VectorLayout& key_layout,
+                    const VectorLayout& value_layout, int levels) {
+  page_tokens = layout.page_tokens;
+  return make_side(layout, key_layout, levels, key) && make_side(layout, value_layout, levels, value);
 }
 
 }  // namespace lowkey::kernels

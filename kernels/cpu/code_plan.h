@@ -8,7 +8,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "kernels/page/page_layout.h"
@@ -68,9 +67,9 @@ struct CodePlan {
   CodeSide key, value;
   int page_tokens = 0;
 
-  // None: no integer kernel for these vectors (another quantizer, widths other than 0, 2, 4, 8 read).
-  static std::optional<CodePlan> make(const PageLayout& layout, const VectorLayout& key,
-                                      const VectorLayout& value, int levels);
+  // False: no integer kernel for these vectors (another quantizer, widths other than 0, 2, 4, 8 read); the
+  // plan is then of no use. Keeps its memory.
+  bool make(const PageLayout& layout, const VectorLayout& key, const VectorLayout& value, int levels);
 };
 
 }  // namespace lowkey::kernels

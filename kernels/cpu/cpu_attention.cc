@@ -226,7 +226,7 @@ void CpuAttention::prepare_segment(const Block& block, const Segment& segment, S
     queries = {scratch.mapped_queries.data(), stride, queries.count};
   }
   scratch.pages = &scratch.float_pages;
-  scratch.pages->prepare(map.head, queries);
+  scratch.pages->prepare(map.head, segment.levels, queries);
 }
 
 void CpuAttention::run_split(const Block& block, const Segment& segment, int split,
@@ -235,7 +235,7 @@ void CpuAttention::run_split(const Block& block, const Segment& segment, int spl
   const int pages = segment.own ? (block.end - 1) / page_tokens_ : segment.num_pages;
   PageRun run{.slabs = segment.slabs + static_cast<size_t>(first) * kMaxSlabs,
               .num_pages = std::min(kSplitPages, pages - first),
-              .levels = segment.levels,
+              .pages_after = std::max(0, pages - first - kSplitPages),
               .masked_tokens = first == 0 ? segment.masked_tokens : 0};
   for (int page = 0; page < run.num_pages && segment.own; ++page)
     run.first_query[page] = std::max(0, (first + page + 1) * page_tokens_ - block.begin) * group_;

@@ -31,7 +31,7 @@ inline constexpr int kMaxRunPages = 16;
 struct PageRun {
   std::byte* const* slabs = nullptr;  // of the first page; slabs[page * kMaxSlabs + slab]
   int num_pages = 0;                  // 1 .. kMaxRunPages
-  int levels = 0;                     // to read
+  int pages_after = 0;                // that follow in `slabs` and are likely to be asked for next
   int masked_tokens = 0;              // the first tokens of the first page: not seen (the sink is, exact)
   // Rows from first_query[page] on see the page; ascending. Rows of one position are adjacent, so that a row
   // sees a beginning of the run.
@@ -53,8 +53,8 @@ class EncodedPages {
  public:
   virtual ~EncodedPages() = default;
 
-  // The rows that see() is about; both must live as long.
-  virtual void prepare(const EncodedHead& head, const FeatureQueries& queries) = 0;
+  // The rows that see() is about; both must live as long. levels: to read of every page.
+  virtual void prepare(const EncodedHead& head, int levels, const FeatureQueries& queries) = 0;
 
   // Rows see a run of pages: `state` has a row for each query. What becomes of a row depends on that row, its
   // state and the pages it sees alone, to the bit.

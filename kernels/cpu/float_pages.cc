@@ -8,8 +8,9 @@
 
 namespace lowkey::kernels {
 
-void FloatPages::prepare(const EncodedHead& head, const FeatureQueries& queries) {
+void FloatPages::prepare(const EncodedHead& head, int levels, const FeatureQueries& queries) {
   head_ = head;
+  levels_ = levels;
   queries_ = queries;
   const int tokens = head.layout->page_tokens;
   grow(key_tile_, simd::tile_floats(Side::kKey, tokens, head.key->dim));
@@ -24,8 +25,8 @@ void FloatPages::see(const PageRun& run, const AttentionState& state) {
     const int first = run.first_query[page], rows = queries_.count - first;
     if (rows <= 0) return;
     const PageView view{run.slabs + static_cast<size_t>(page) * kMaxSlabs};
-    simd::decode_tile(*head_.layout, *head_.key, view, run.levels, key_tile_.data(), scratch_);
-    simd::decode_tile(*head_.layout, *head_.value, view, run.levels, value_tile_.data(), scratch_);
+    simd::decode_tile(*head_.layout, *head_.key, view, levels_, key_tile_.data(), scratch_);
+    simd::decode_tile(*head_.layout, *head_.value, view, levels_, value_tile_.data(), scratch_);
     simd::multiply_tile({queries_.rows + static_cast<size_t>(first) * queries_.stride, queries_.stride,
                          key_tile_.data(), stride, scores_.data(), stride, rows, head_.key->dim, stride,
                          /*accumulate=*/false});

@@ -11,11 +11,12 @@ namespace lowkey::kernels {
 
 class FloatPages final : public EncodedPages {
  public:
-  void prepare(const EncodedHead& head, const FeatureQueries& queries) override;
+  void prepare(const EncodedHead& head, int levels, const FeatureQueries& queries) override;
   void see(const PageRun& run, const AttentionState& state) override;
 
  private:
   EncodedHead head_;
+  int levels_ = 0;
   FeatureQueries queries_;
   std::vector<float> key_tile_, value_tile_, scores_;
   simd::TileScratch scratch_;

@@ -1,6 +1,6 @@
 // Integer attention on encoded pages: against float64 sums over the decoded features, each width's integer
 // error against what its quantizer loses, and bit against bit across row counts, cuts and instruction sets.
-#include "kernels/cpu/code_attention.h"
+#include "kernels/cpu/code_pages.h"
 
 #include <cmath>
 #include <limits>
@@ -17,7 +17,7 @@ using Widths = std::vector<std::array<uint8_t, kMaxLevels>>;
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 // Pages of one stored K and one stored V, filled with rows of unit normal values times `spread`^-group.
-class CodePages {
+class EncodedCase {
  public:
   struct Options {
     Widths key, value;
@@ -31,7 +31,7 @@ class CodePages {
     uint32_t seed = 1;
   };
 
-  explicit CodePages(const Options& o) : options(o) {
+  explicit EncodedCase(const Options& o) : options(o) {
     PageSpec spec{.page_tokens = o.page_tokens, .num_levels = o.num_levels};
     for (VectorSpec* side : {&spec.key, &spec.value}) {
       side->quantizer = Quantizer::kEmbedded;
@@ -111,14 +111,12 @@ struct Result {
 
 // Attends rows [first, first + rows) of `queries` [..][dim], row r at slot begin + r / group.
 struct Rows {
-  int first = 0, rows = 1, begin = 1 << 30, group = 1, first_token = 0;
+  int first = 0, rows = 1, begin = 1 << 24, group = 1, first_token = 0;
 };
 
-Result attend(const CodePages& pages, int levels, const std::vector<float>& queries, const Rows& which) {
-  const auto plan =
-      CodePlan::make(pages.layout, pages.vector(Side::kKey), pages.vector(Side::kValue), levels);
-  EXPECT_TRUE(plan.has_value());
-  const int dim = pages.options.dim, stored = plan->key.dim;
+Result attend(const EncodedCase& pages, int levels, const std::vector<float>& queries, const Rows& which) {
+  const EncodedHead head{&pages.layout, &pages.vector(Side::kKey), &pages.vector(Side::kValue)};
+  const int dim = pages.options.dim, stored = head.key->dim, page_tokens = pages.options.page_tokens;
   // Static scales go into the query; features that are not stored are not read.
   std::vector<float> mapped(static_cast<size_t>(which.rows) * stored);
   for (int r = 0; r < which.rows; ++r) {
@@ -127,21 +125,28 @@ Result attend(const CodePages& pages, int levels, const std::vector<float>& quer
           queries[static_cast<size_t>(which.first + r) * dim + f] * pages.scale(f);
     }
   }
-  simd::CodeQueries coded;
-  simd::encode_queries(*plan, mapped.data(), stored, nullptr, which.rows, coded);
   Result result{std::vector<float>(which.rows, kNothing), std::vector<float>(which.rows),
                 std::vector<float>(static_cast<size_t>(which.rows) * dim)};
-  simd::CodeScratch scratch;
-  const simd::CodeRun run{pages.page_slabs(0), 0,           pages.options.pages, pages.options.pages,
-                          which.first_token,   which.begin, which.group};
-  simd::attend_codes(*plan, run, coded, {result.maximum.data(), result.sum.data(), result.acc.data(), dim},
-                     scratch);
+  CodePages code_pages;
+  EXPECT_TRUE(code_pages.can_read(head, levels));
+  code_pages.prepare(head, levels, {mapped.data(), stored, which.rows});
+  const int last_slot = which.begin + (which.rows - 1) / which.group;
+  const int visible = std::min(pages.options.pages, last_slot / page_tokens);
+  for (int first = 0; first < visible; first += kMaxRunPages) {
+    PageRun run{.slabs = pages.page_slabs(first),
+                .num_pages = std::min(kMaxRunPages, visible - first),
+                .pages_after = std::max(0, visible - first - kMaxRunPages),
+                .masked_tokens = first == 0 ? which.first_token : 0};
+    for (int p = 0; p < run.num_pages; ++p)
+      run.first_query[p] = std::max(0, ((first + p + 1) * page_tokens - which.begin) * which.group);
+    code_pages.see(run, {result.maximum.data(), result.sum.data(), result.acc.data(), dim});
+  }
   for (size_t i = 0; i < result.acc.size(); ++i) result.acc[i] *= pages.scale(static_cast<int>(i) % dim);
   return result;
 }
 
 // The same from the formula: float64 sums over `keys` and `values` [tokens][stored dim].
-std::vector<double> expected_row(const CodePages& pages, const std::vector<float>& keys, int key_dim,
+std::vector<double> expected_row(const EncodedCase& pages, const std::vector<float>& keys, int key_dim,
                                  const std::vector<float>& values, int value_dim, const float* query,
                                  int first, int tokens) {
   std::vector<double> scores(tokens), out(pages.options.dim);
@@ -178,8 +183,8 @@ const WidthCase kWidthCases[] = {
 class CodeWidth : public testing::TestWithParam<WidthCase> {
  protected:
   // All groups in the case's width; a layout level that another group has alone keeps levels non-empty.
-  CodePages::Options options() const {
-    CodePages::Options o;
+  EncodedCase::Options options() const {
+    EncodedCase::Options o;
     o.key = o.value = Widths(4, GetParam().bits);
     o.num_levels = GetParam().num_levels;
     o.scales = true;
@@ -193,7 +198,7 @@ TEST_P(CodeWidth, ScoreErrorsAreFarBelowTheQuantizers) {
   for (uint32_t seed = 1; seed <= 100; ++seed) {
     auto o = options();
     o.seed = seed;
-    const CodePages pages(o);
+    const EncodedCase pages(o);
     const auto query = normal_values(o.dim, seed + 5000);
     const auto keys = pages.decoded(Side::kKey, o.num_levels);
     const int t = o.page_tokens - 1;
@@ -219,7 +224,7 @@ TEST_P(CodeWidth, ValueErrorsAreFarBelowTheQuantizers) {
     o.seed = seed;
     o.key = Widths(4, {8, 0, 0});  // scores far better than what is measured
     if (o.num_levels > 1) o.value.resize(4, GetParam().bits);
-    const CodePages pages(o);
+    const EncodedCase pages(o);
     const auto query = normal_values(o.dim, seed + 5000, 0.2f);
     const auto keys = pages.decoded(Side::kKey, o.num_levels),
                values = pages.decoded(Side::kValue, o.num_levels);
@@ -243,7 +248,7 @@ INSTANTIATE_TEST_SUITE_P(Widths, CodeWidth, testing::ValuesIn(kWidthCases),
 
 struct MixCase {
   std::string name;
-  CodePages::Options options;
+  EncodedCase::Options options;
   int levels;  // read
 };
 
@@ -253,7 +258,7 @@ std::vector<MixCase> mixes() {
   std::vector<MixCase> all;
   const auto add = [&](std::string name, Widths key, Widths value, int dim, int levels, int read, int tokens,
                        bool norm) {
-    CodePages::Options o;
+    EncodedCase::Options o;
     o.key = std::move(key), o.value = std::move(value);
     o.dim = dim, o.num_levels = levels, o.page_tokens = tokens, o.norm = norm;
     o.pages = 11, o.scales = true, o.tilt = 0.6f;
@@ -280,7 +285,7 @@ std::vector<MixCase> mixes() {
 
 class CodeMix : public testing::TestWithParam<MixCase> {
  protected:
-  CodePages pages{GetParam().options};
+  EncodedCase pages{GetParam().options};
   int levels = GetParam().levels;
   int tokens = GetParam().options.pages * GetParam().options.page_tokens;
 };
@@ -304,7 +309,9 @@ TEST_P(CodeMix, EqualsTheFormula) {
       error += (out - expected[f]) * (out - expected[f]);
       ASSERT_NEAR(out, expected[f], 0.015 * largest) << "feature " << f;
     }
-    if (signal > 0) EXPECT_GT(decibel(signal, error), 24);
+    if (signal > 0) {
+      EXPECT_GT(decibel(signal, error), 24);
+    }
   }
 }
 
@@ -337,11 +344,11 @@ INSTANTIATE_TEST_SUITE_P(Mixes, CodeMix, testing::ValuesIn(mixes()),
 // Without norms and with one kind of width no float operation can contract: equal to the bit.
 TEST(CodeAttention, ScoresAreEqualOnAllInstructionSets) {
   for (const WidthCase& width : kWidthCases) {
-    CodePages::Options o;
+    EncodedCase::Options o;
     o.key = o.value = Widths(4, width.bits);
     o.num_levels = width.num_levels;
     o.norm = false;
-    const CodePages pages(o);
+    const EncodedCase pages(o);
     const auto query = normal_values(o.dim, 9);
     const Rows last{.first_token = o.page_tokens - 1};
     const Result best = attend(pages, o.num_levels, query, last);
@@ -358,8 +365,9 @@ TEST(CodeAttention, SelectionIsAPropertyOfTheLayout) {
   const auto plan = [](VectorSpec vector, int levels, int read) {
     PageSpec spec{.num_levels = levels, .key = vector, .value = vector};
     const PageLayout layout = PageLayout::make(spec, {1, 1, 64, DType::kBf16}).value();
-    return CodePlan::make(layout, layout.vector(0, Side::kKey, 0), layout.vector(0, Side::kValue, 0), read)
-        .has_value();
+    CodePages pages;
+    return pages.can_read({&layout, &layout.vector(0, Side::kKey, 0), &layout.vector(0, Side::kValue, 0)},
+                          read);
   };
   VectorSpec embedded{.quantizer = Quantizer::kEmbedded};
   embedded.bits = Widths(4, {2, 2, 4});

@@ -1,0 +1,294 @@
+// attention_bench [--threads N] [--json FILE] [--quick]: decode attention of one layer over cold pages in
+// every format, in bytes of pages per second beside what the machine can read at best, and in tokens per
+// second beside bf16 pages. Formats of one shape are measured in turns, best of several rounds each. Prints
+// `name measured target pass|fail`, then everything as one line of JSON.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/page/page_codec.h"
+#include "tests/bench/floors.h"
+
+namespace lowkey::testing {
+namespace {
+
+using namespace kernels;
+
+constexpr int kBanks = 16;
+constexpr int kContext = 4096;  // tokens of a sequence
+constexpr int kBatch = 4;       // sequences of a step
+constexpr size_t kColdBytes = size_t{160}
+                              << 20;  // at least 4 times the L3 caches we have met on such machines
+constexpr int kRounds = 7;
+
+struct Options {
+  int threads = 2;
+  std::string json_file, only;
+};
+
+struct Shape {
+  const char* name;
+  int q_heads, kv_heads, dim;
+};
+
+// Bits of each group of 16 features, first to last quarter of the vector, and level.
+using Quarters = std::array<std::array<uint8_t, kMaxLevels>, 4>;
+
+struct Format {
+  const char* name;
+  bool full;
+  bool basis;
+  int levels;
+  Quarters key, value;
+};
+
+constexpr std::array<uint8_t, kMaxLevels> k0{}, k2{2}, k4{4}, k8{8}, k22{2, 2}, k44{4, 4}, k02{0, 2};
+
+const Format kFormats[] = {
+    {"bf16", true, false, 1, {}, {}},
+    {"4bit", false, false, 1, {k4, k4, k4, k4}, {k4, k4, k4, k4}},
+    {"2bit", false, false, 1, {k2, k2, k2, k2}, {k2, k2, k2, k2}},
+    {"2+2bit", false, false, 2, {k22, k22, k22, k22}, {k22, k22, k22, k22}},
+    {"8bit", false, false, 1, {k8, k8, k8, k8}, {k8, k8, k8, k8}},
+    // Mixes as budgets choose them, with a basis.
+    {"8422_4420", false, true, 1, {k8, k4, k2, k2}, {k4, k4, k2, k0}},
+    {"8422_4420_levels", false, true, 2, {k44, k22, k02, k02}, {k22, k22, k02, k0}},
+    {"4220_4220", false, true, 1, {k4, k2, k2, k0}, {k4, k2, k2, k0}},
+};
+
+std::vector<float> normal_values(size_t n) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& x : values) x = normal(random);
+  return values;
+}
+
+PageLayout make_layout(const Shape& shape, const Format& format, int banks) {
+  PageSpec spec{.num_levels = format.levels};
+  for (VectorSpec* vector : {&spec.key, &spec.value}) {
+    if (format.full) break;
+    const Quarters& bits = vector == &spec.key ? format.key : format.value;
+    vector->quantizer = Quantizer::kEmbedded;
+    const int groups = shape.dim / kGroupFeatures;
+    for (int g = 0; g < groups; ++g) vector->bits.push_back(bits[g * 4 / groups]);
+    if (!format.basis) continue;
+    while (vector->bits.back() == k0) vector->bits.pop_back();
+    const size_t kept = vector->bits.size() * kGroupFeatures;
+    vector->encode = normal_values(kept * shape.dim);
+    for (float& x : vector->encode) x /= std::sqrt(static_cast<float>(shape.dim));
+    vector->decode = vector->encode;
+    vector->scale.assign(kept, 1.0f);
+  }
+  return PageLayout::make(spec, {banks, shape.kv_heads, shape.dim, DType::kBf16}).value();
+}
+
+// Zeroed memory on huge pages.
+class HugeMemory {
+ public:
+  explicit HugeMemory(size_t bytes) : bytes_((bytes + kHuge - 1) / kHuge * kHuge + kHuge) {
+    memory_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    LOWKEY_CHECK(memory_ != MAP_FAILED, "no {} bytes", bytes_);
+    ::madvise(memory_, bytes_, MADV_HUGEPAGE);
+  }
+  ~HugeMemory() { ::munmap(memory_, bytes_); }
+  HugeMemory(const HugeMemory&) = delete;
+  std::byte* data() const {
+    return reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory_) + kHuge - 1) / kHuge * kHuge);
+  }
+
+ private:
+  static constexpr size_t kHuge = size_t{2} << 20;
+  size_t bytes_;
+  void* memory_;
+};
+
+// Sequences of one shape in one format. All pages have the same content; where they are is what counts.
+class Cache {
+ public:
+  // context: tokens of complete pages of a sequence; room: tokens that may be added.
+  Cache(const Shape& shape, const Format& format, int threads, int banks, int sequences, int context,
+        int room)
+      : shape_(shape),
+        layout_(make_layout(shape, format, banks)),
+        backend_(make_cpu_backend({.dtype = DType::kBf16, .threads = threads})),
+        context_(context) {
+    const size_t pages = static_cast<size_t>(context + room) / layout_.page_tokens;
+    const size_t per_page = layout_.slab_bytes[0] + layout_.slab_bytes[1] + layout_.slab_bytes[2];
+    memory_ = std::make_unique<HugeMemory>(per_page * pages * sequences);
+    std::byte* next = memory_->data();
+    slabs_.resize(sequences);
+    for (int level = 0; level < layout_.num_levels; ++level) {  // level-major, as pools have them
+      for (auto& slabs : slabs_) {
+        slabs.resize(pages * kMaxSlabs);
+        for (size_t page = 0; page < pages; ++page) {
+          slabs[page * kMaxSlabs + level] = next;
+          next += layout_.slab_bytes[level];
+        }
+      }
+    }
+    encode_first_page();
+    for (auto& slabs : slabs_) {
+      for (size_t page = 0; page < pages; ++page) {
+        for (int level = 0; level < layout_.num_levels; ++level) {
+          std::byte* to = slabs[page * kMaxSlabs + level];
+          if (to != slabs_[0][level]) std::memcpy(to, slabs_[0][level], layout_.slab_bytes[level]);
+        }
+      }
+    }
+    tails_.resize(sequences, std::vector<std::byte>(layout_.tail_bytes));
+  }
+
+  // Bytes of one bank's codes and norms, per token.
+  double bytes_per_token() const {
+    size_t bytes = 0;
+    for (int head = 0; head < shape_.kv_heads; ++head) {
+      for (Side side : {Side::kKey, Side::kValue}) {
+        const VectorLayout& vector = layout_.vector(0, side, head);
+        bytes += size_t{2} * vector.num_scalars * layout_.page_tokens;
+        for (int i = 0; i < vector.num_planes; ++i) bytes += layout_.planes[vector.first_plane + i].bytes;
+      }
+    }
+    return static_cast<double>(bytes) / layout_.page_tokens;
+  }
+
+  // `rows` tokens are added to each of sequences [first, first + count), in one bank.
+  void attend(int bank, int first, int count, int rows) {
+    const int total = count * rows;
+    if (rows_ != total) {
+      rows_ = total;
+      q_ = normal_values(static_cast<size_t>(total) * shape_.q_heads * shape_.dim);
+      k_ = v_ = normal_values(static_cast<size_t>(total) * shape_.kv_heads * shape_.dim);
+      out_.resize(q_.size());
+    }
+    slices_.clear();
+    for (int s = 0; s < count; ++s) {
+      slices_.push_back({.first_row = s * rows,
+                         .num_rows = rows,
+                         .first_slot = context_,
+                         .slabs = slabs_[first + s].data(),
+                         .levels = layout_.num_levels,
+                         .tail = tails_[first + s].data()});
+    }
+    AttentionStep step{.layout = &layout_,
+                       .bank = bank,
+                       .num_q_heads = shape_.q_heads,
+                       .scale = 1 / std::sqrt(static_cast<float>(shape_.dim)),
+                       .q = {q_.data(), total, shape_.q_heads * shape_.dim},
+                       .k = {k_.data(), total, shape_.kv_heads * shape_.dim},
+                       .v = {v_.data(), total, shape_.kv_heads * shape_.dim},
+                       .out = {out_.data(), total, shape_.q_heads * shape_.dim},
+                       .sequences = slices_};
+    backend_->attend(step);
+  }
+
+  // Seconds of a decode step's attention per token of context and bank, over all sequences and banks.
+  double decode_seconds(int banks) {
+    const auto begin = std::chrono::steady_clock::now();
+    const int sequences = static_cast<int>(slabs_.size()), batch = std::min(kBatch, sequences);
+    for (int first = 0; first + batch <= sequences; first += batch) {
+      for (int bank = 0; bank < banks; ++bank) attend(bank, first, batch, 1);
+    }
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
+    return time.count() / (static_cast<double>(sequences) * banks * context_);
+  }
+
+ private:
+  void encode_first_page() {
+    const auto values = normal_values(static_cast<size_t>(layout_.page_tokens) * shape_.dim);
+    std::vector<uint16_t> rows(values.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &values[i], 4);
+      rows[i] = static_cast<uint16_t>(bits >> 16);
+    }
+    const auto* bytes = reinterpret_cast<const std::byte*>(rows.data());
+    for (const VectorLayout& vector : layout_.vectors) {
+      encode_vector(layout_, vector, {&bytes, 1}, {slabs_[0].data()});
+    }
+  }
+
+  Shape shape_;
+  PageLayout layout_;
+  std::unique_ptr<Backend> backend_;
+  int context_;
+  std::unique_ptr<HugeMemory> memory_;
+  std::vector<std::vector<std::byte*>> slabs_;
+  std::vector<std::vector<std::byte>> tails_;
+  std::vector<SequenceSlice> slices_;
+  std::vector<float> q_, k_, v_, out_;
+  int rows_ = 0;
+};
+
+struct Measured {
+  double seconds = 1e9;  // per token of context and bank, cold
+  double hot = 1e9;      // the same from cache, every thread its own sequence
+  double bytes = 0;
+};
+
+constexpr Shape kShapes[] = {
+    {"d64_q1", 8, 8, 64}, {"d128_q1", 8, 8, 128}, {"135M", 9, 3, 64}, {"1B", 32, 8, 64}};
+
+int run(const Options& options) {
+  boost::json::object found;
+  for (const Shape& shape : kShapes) {
+    if (!options.only.empty() && options.only != shape.name) continue;
+    double best_read = 0;
+    std::vector<Measured> measured;
+    std::vector<std::unique_ptr<Cache>> cold, hot;
+    for (const Format& format : kFormats) {
+      Cache one(shape, format, 1, 1, 1, 32, 0);
+      const double bytes = one.bytes_per_token();
+      const int sequences = kBatch * static_cast<int>(1 + static_cast<double>(kColdBytes) /
+                                                              (bytes * kBanks * kContext * kBatch));
+      cold.push_back(std::make_unique<Cache>(shape, format, options.threads, kBanks, sequences, kContext, 0));
+      hot.push_back(std::make_unique<Cache>(shape, format, options.threads, 1, options.threads, 512, 0));
+      measured.push_back({.bytes = bytes});
+    }
+    for (int round = 0; round < kRounds; ++round) {
+      best_read = std::max(best_read, best_read_bandwidth(options.threads));
+      for (size_t i = 0; i < measured.size(); ++i) {
+        measured[i].seconds = std::min(measured[i].seconds, cold[i]->decode_seconds(kBanks));
+        for (int j = 0; j < 30; ++j) measured[i].hot = std::min(measured[i].hot, hot[i]->decode_seconds(1));
+      }
+    }
+    std::printf("%s: best read %.1f GB/s\n", shape.name, best_read * 1e-9);
+    for (size_t i = 0; i < measured.size(); ++i) {
+      const Measured& m = measured[i];
+      std::printf(
+          "  %-18s %6.0f B/token  cold %6.2f GB/s (%.2f of best read)  %5.2fx bf16   in cache %6.2f GB/s\n",
+          kFormats[i].name, m.bytes, m.bytes / m.seconds * 1e-9, m.bytes / m.seconds / best_read,
+          measured[0].seconds / m.seconds, m.bytes / m.hot * 1e-9);
+    }
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace lowkey::testing
+
+int main(int argc, char** argv) {
+  lowkey::testing::Options options;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::strcmp(argv[i], "--threads") == 0) options.threads = std::atoi(argv[i + 1]);
+    if (std::strcmp(argv[i], "--json") == 0) options.json_file = argv[i + 1];
+    if (std::strcmp(argv[i], "--only") == 0) options.only = argv[i + 1];
+  }
+  return lowkey::testing::run(options);
+}
