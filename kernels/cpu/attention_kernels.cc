@@ -133,6 +133,22 @@ void merge_row(float& maximum, float& sum, float* acc, float other_maximum, floa
   maximum = joint;
 }
 
+void add_weights(const WeightSums& s) {
+  const D d;
+  for (int i = 0; i < s.count; i += static_cast<int>(hn::Lanes(d))) {
+    const size_t left = s.count - i;
+    V weight = hn::Zero(d);
+    for (int head = 0; head < s.heads; ++head) {
+      const V score = hn::LoadU(d, s.scores + static_cast<ptrdiff_t>(head) * s.stride + i);
+      weight = hn::MulAdd(exp_f32(d, hn::Sub(score, hn::Set(d, s.maximum[head]))),
+                          hn::Set(d, s.inverse_sum[head]), weight);
+    }
+    for (float* sums : {s.columns, s.window}) {
+      if (sums != nullptr) store_first(hn::Add(load_first(d, sums + i, left), weight), d, sums + i, left);
+    }
+  }
+}
+
 void scale_row(const float* x, float scale, float* out, int n) {
   const D d;
   const int lanes = static_cast<int>(hn::Lanes(d));
@@ -167,6 +183,7 @@ namespace lowkey::kernels::simd {
 HWY_EXPORT(multiply_tile);
 HWY_EXPORT(softmax_row);
 HWY_EXPORT(merge_row);
+HWY_EXPORT(add_weights);
 HWY_EXPORT(scale_row);
 HWY_EXPORT(add_scaled_row);
 HWY_EXPORT(dot_row);
@@ -180,6 +197,9 @@ void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, fl
 void merge_row(float& maximum, float& sum, float* acc, float other_maximum, float other_sum,
                const float* other_acc, int dim) {
   HWY_DYNAMIC_DISPATCH(merge_row)(maximum, sum, acc, other_maximum, other_sum, other_acc, dim);
+}
+void add_weights(const WeightSums& sums) {
+  HWY_DYNAMIC_DISPATCH(add_weights)(sums);
 }
 void scale_row(const float* x, float scale, float* out, int n) {
   HWY_DYNAMIC_DISPATCH(scale_row)(x, scale, out, n);

@@ -27,6 +27,20 @@ void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, fl
 void merge_row(float& maximum, float& sum, float* acc, float other_maximum, float other_sum,
                const float* other_acc, int dim);
 
+// Softmax weights of one row's query heads on `count` slots, added to their sums: scores[head][stride] of
+// each.
+struct WeightSums {
+  const float* scores;
+  int stride;
+  int heads;
+  int count;
+  const float* maximum;      // [heads]
+  const float* inverse_sum;  // [heads]
+  float* columns;            // [count] each; null: not wanted
+  float* window;
+};
+void add_weights(const WeightSums& sums);
+
 // out = x * scale.
 void scale_row(const float* x, float scale, float* out, int n);
 // out += x * scale.

@@ -8,6 +8,7 @@
 #include "kernels/cpu/compute_pool.h"
 #include "kernels/cpu/page_tile.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/ops/exact_pages.h"
 
 namespace lowkey::kernels {
 namespace {
@@ -39,6 +40,7 @@ void CpuAttention::attend(const AttentionStep& step) {
       if (blocks_[block].num_splits > 1) finish_block(blocks_[block], true, scratch_[thread]);
     });
   }
+  observe();
   if (step.last_reader) writer_.save_tails();
   step_ = nullptr;
 }
@@ -64,10 +66,19 @@ void CpuAttention::plan(const AttentionStep& step) {
   for (size_t s = 0; s < step.sequences.size(); ++s) plan_sequence(step.sequences[s], static_cast<int>(s));
   plan_tasks();
   for (Scratch& scratch : scratch_) prepare(scratch);
+  if (std::any_of(step.sequences.begin(), step.sequences.end(),
+                  [](const SequenceSlice& sequence) { return sequence.observer != nullptr; })) {
+    grow(softmax_.maximum, static_cast<size_t>(step.q.rows) * step.num_q_heads);
+    grow(softmax_.inverse_sum, static_cast<size_t>(step.q.rows) * step.num_q_heads);
+  }
 }
 
 void CpuAttention::plan_sequence(const SequenceSlice& sequence, int index) {
   SequencePlan plan;
+  LOWKEY_CHECK(sequence.observer == nullptr ||
+                   is_exact(*step_->layout, step_->layout->vector(step_->bank, Side::kKey, 0)),
+               "slots of encoded pages are not observed: recipe {}, bank {}", step_->layout->recipe,
+               step_->bank);
   const auto add = [&](const PageLayout& layout, int bank, const Segment& segment) {
     plan.segments[plan.num_segments] = segment;
     plan.segments[plan.num_segments++].map = maps_.add(layout, bank);
@@ -316,7 +327,7 @@ void CpuAttention::see_rows(const std::byte* keys, const std::byte* values, int 
                        extent, value_stride, /*accumulate=*/true});
 }
 
-void CpuAttention::store_result(const Block& block, const AttentionState& state) const {
+void CpuAttention::store_result(const Block& block, const AttentionState& state) {
   const SequenceSlice& slice = step_->sequences[block.sequence];
   for (int slot = block.begin; slot < block.end; ++slot) {
     const size_t row = static_cast<size_t>(slice.first_row) + slot - slice.first_slot;
@@ -326,8 +337,32 @@ void CpuAttention::store_result(const Block& block, const AttentionState& state)
                       step_->out.as<float>() + row * step_->out.cols +
                           (static_cast<size_t>(block.head) * group_ + g) * dim_,
                       dim_);
+      if (slice.observer == nullptr) continue;
+      const size_t softmax = row * step_->num_q_heads + static_cast<size_t>(block.head) * group_ + g;
+      softmax_.maximum[softmax] = state.maximum[query];
+      softmax_.inverse_sum[softmax] = 1.0f / state.sum[query];
     }
   }
+}
+
+// One task per observed sequence, head and range of pages: every slot's sums belong to one task.
+void CpuAttention::observe() {
+  struct ObserveTask {
+    int sequence, head, first_page;
+  };
+  std::vector<ObserveTask> tasks;
+  for (int s = 0; s < static_cast<int>(step_->sequences.size()); ++s) {
+    const SequenceSlice& slice = step_->sequences[s];
+    if (slice.observer == nullptr) continue;
+    const int pages = ceil_div(slice.first_slot + slice.num_rows, page_tokens_);
+    for (int page = 0; page < pages; page += kObservedPages) {
+      for (int head = 0; head < heads_; ++head) tasks.push_back({s, head, page});
+    }
+  }
+  pool_.parallel_for(static_cast<int>(tasks.size()), [&](int task, int thread) {
+    const auto [sequence, head, first_page] = tasks[task];
+    scratch_[thread].observation.run(*step_, writer_, softmax_, sequence, head, first_page);
+  });
 }
 
 }  // namespace lowkey::kernels

@@ -14,6 +14,7 @@
 #include "kernels/cpu/cache_writer.h"
 #include "kernels/cpu/float_pages.h"
 #include "kernels/cpu/head_maps.h"
+#include "kernels/cpu/token_observation.h"
 #include "kernels/ops/backend.h"
 
 namespace lowkey::kernels {
@@ -61,6 +62,7 @@ class CpuAttention {
     std::vector<float> key_tile, value_tile, scores;  // of exact rows
     FloatPages float_pages;
     EncodedPages* pages = nullptr;  // of the segment prepared
+    TokenObservation observation;
   };
 
   void plan(const AttentionStep& step);
@@ -80,7 +82,8 @@ class CpuAttention {
   void see_exact(const Block& block, const AttentionState& state, Scratch& scratch) const;
   void see_rows(const std::byte* keys, const std::byte* values, int tokens, int first_query, int end_query,
                 int first_valid, const AttentionState& state, Scratch& scratch) const;
-  void store_result(const Block& block, const AttentionState& state) const;
+  void store_result(const Block& block, const AttentionState& state);
+  void observe();
 
   int queries_of(const Block& block) const { return (block.end - block.begin) * group_; }
   AttentionState state_at(std::vector<float>& memory, size_t index) const;
@@ -103,6 +106,7 @@ class CpuAttention {
   std::vector<Block> blocks_;
   std::vector<Task> tasks_;
   std::vector<float> shared_states_;
+  RowSoftmax softmax_;  // of the step's rows, where somebody observes
 };
 
 }  // namespace lowkey::kernels

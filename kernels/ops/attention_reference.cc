@@ -73,51 +73,127 @@ void write_rows(const AttentionStep& step, const SequenceSlice& sequence, const 
   }
 }
 
-// What a row sees of one stored vector: encoded pages with the sink in place of its codes, then its own page
-// exact.
-std::vector<float> visible_rows(const AttentionStep& step, const SequenceSlice& sequence, const Geometry& g,
-                                Side side, int head, int own_page, std::vector<std::byte>& own_rows) {
-  const PageLayout& layout = *step.layout;
-  const VectorLayout& vector = layout.vector(step.bank, side, head);
-  const size_t page_elements = static_cast<size_t>(g.page_tokens) * g.dim;
-  std::vector<float> rows((own_page + 1) * page_elements);
-  std::vector<float> decoded(static_cast<size_t>(g.page_tokens) * vector.input_dim);
-  for (int page = 0; page < own_page; ++page) {
-    std::byte* const* slabs = sequence.slabs + static_cast<size_t>(page) * kMaxSlabs;
-    decode_vector(layout, vector, {slabs}, sequence.levels, decoded.data());
-    for (int t = 0; t < g.page_tokens; ++t) {
-      std::copy_n(decoded.data() + static_cast<size_t>(t) * vector.input_dim + (head - vector.head) * g.dim,
-                  g.dim, rows.data() + page * page_elements + t * g.dim);
-    }
-    if (page == 0 && layout.sink_tokens > 0) {
-      const std::byte* sink = slabs[layout.sink_slab()] + layout.rows_of(step.bank, side, head).sink_offset;
-      for (int i = 0; i < layout.sink_tokens * g.dim; ++i) rows[i] = load_element(sink, layout.dtype, i);
-    }
-  }
-  const std::byte* own = g.own_page(own_rows, side, head, own_page);
-  for (size_t i = 0; i < page_elements; ++i) {
-    rows[own_page * page_elements + i] = load_element(own, layout.dtype, i);
-  }
-  return rows;
+// Exact rows of one head, [tokens][dim] of the dtype, appended.
+void append_exact(const PageLayout& layout, const std::byte* rows, int tokens, std::vector<double>& out) {
+  for (int i = 0; i < tokens * layout.head_dim; ++i) out.push_back(load_element(rows, layout.dtype, i));
 }
 
-// out = softmax(scale q K^T) V over the first `count` rows.
-void attend_row(const float* q, const float* keys, const float* values, int count, int dim, float scale,
-                float* out) {
-  std::vector<double> weights(count);
-  double largest = -INFINITY;
-  for (int t = 0; t < count; ++t) {
-    double dot = 0;
-    for (int f = 0; f < dim; ++f) dot += static_cast<double>(q[f]) * keys[static_cast<size_t>(t) * dim + f];
-    weights[t] = dot * scale;
-    largest = std::max(largest, weights[t]);
+// Complete pages as one head reads them, appended: mean + decode^T features, its columns; sink rows in place
+// of the codes where page 0 has a sink slab.
+void append_pages(const PageLayout& layout, const VectorLayout& vector, int head, std::byte* const* slabs,
+                  int num_pages, int levels, std::vector<double>& out) {
+  const float* decode = layout.numbers_at(vector.decode);
+  const float* mean = layout.numbers_at(vector.mean);
+  std::vector<float> features(static_cast<size_t>(layout.page_tokens) * vector.dim);
+  for (int page = 0; page < num_pages; ++page, slabs += kMaxSlabs) {
+    decode_features(layout, vector, {slabs}, levels, features.data());
+    int token = 0;
+    if (page == 0 && layout.sink_tokens > 0 && slabs[layout.sink_slab()] != nullptr) {
+      const RowsLayout& where = layout.rows_of(vector.bank, vector.side, head);
+      append_exact(layout, slabs[layout.sink_slab()] + where.sink_offset, layout.sink_tokens, out);
+      token = layout.sink_tokens;
+    }
+    for (; token < layout.page_tokens; ++token) {
+      const float* y = features.data() + static_cast<size_t>(token) * vector.dim;
+      const int first = (head - vector.head) * layout.head_dim;
+      for (int i = first; i < first + layout.head_dim; ++i) {
+        double x = mean == nullptr ? 0.0 : mean[i];
+        if (decode == nullptr) x += y[i];
+        for (int j = 0; decode != nullptr && j < vector.dim; ++j)
+          x += double{decode[static_cast<size_t>(j) * vector.input_dim + i]} * y[j];
+        out.push_back(x);
+      }
+    }
   }
-  double sum = 0;
+}
+
+// What the rows of one sequence see of one side of one head.
+struct Seen {
+  std::vector<double> archived, encoded, own;  // [tokens][dim]; of all complete pages; from the first page on
+
+  // Row i of what a row sees whose own page is `page`.
+  const double* row(size_t i, int page, const Geometry& g) const {
+    const size_t dim = g.dim, a = archived.size() / dim, e = static_cast<size_t>(page) * g.page_tokens;
+    if (i < a) return archived.data() + i * dim;
+    if (i < a + e) return encoded.data() + (i - a) * dim;
+    return own.data() + (i - a - static_cast<size_t>(g.first_page) * g.page_tokens) * dim;
+  }
+};
+
+Seen see(const AttentionStep& step, const SequenceSlice& sequence, const Geometry& g, Side side, int head,
+         std::vector<std::byte>& own_rows) {
+  const PageLayout& layout = *step.layout;
+  Seen seen;
+  if (sequence.archives != nullptr && sequence.archives[step.bank].num_pages > 0) {
+    const ArchivedPages& archive = sequence.archives[step.bank];
+    append_pages(*archive.layout, archive.layout->vector(archive.bank, side, head), head, archive.slabs,
+                 archive.num_pages, archive.layout->num_levels, seen.archived);
+  }
+  append_pages(layout, layout.vector(step.bank, side, head), head, sequence.slabs,
+               (g.end_position - 1) / g.page_tokens, sequence.levels, seen.encoded);
+  append_exact(layout, g.own_page(own_rows, side, head, g.first_page), g.num_own_pages * g.page_tokens,
+               seen.own);
+  return seen;
+}
+
+// weights = softmax(scale q K^T), out = weights V, over the first `count` rows that a row of `page` sees.
+void attend_row(const float* q, const Seen& keys, const Seen& values, int page, const Geometry& g,
+                size_t count, double scale, std::vector<double>& weights, float* out) {
+  weights.resize(count);
+  double largest = -INFINITY, sum = 0;
+  for (size_t i = 0; i < count; ++i) {
+    double dot = 0;
+    for (int f = 0; f < g.dim; ++f) dot += q[f] * keys.row(i, page, g)[f];
+    weights[i] = dot * scale;
+    largest = std::max(largest, weights[i]);
+  }
   for (double& w : weights) sum += w = std::exp(w - largest);
-  for (int f = 0; f < dim; ++f) {
-    double value = 0;
-    for (int t = 0; t < count; ++t) value += weights[t] * values[static_cast<size_t>(t) * dim + f];
-    out[f] = static_cast<float>(value / sum);
+  std::vector<double> result(g.dim);
+  for (size_t i = 0; i < count; ++i) {
+    weights[i] /= sum;
+    for (int f = 0; f < g.dim; ++f) result[f] += weights[i] * values.row(i, page, g)[f];
+  }
+  for (int f = 0; f < g.dim; ++f) out[f] = static_cast<float>(result[f]);
+}
+
+// One row's weights on the sequence's own slots 0 .. slot, summed over its query heads.
+void observe_row(const TokenObserver& observer, size_t head, int slot, const std::vector<double>& weights) {
+  for (int i = 0; i <= slot; ++i) {
+    const size_t at = head * observer.capacity + i;
+    const auto weight = static_cast<float>(weights[i]);
+    if (observer.column_sums != nullptr) observer.column_sums[at] += weight;
+    if (observer.window_sums != nullptr && slot >= observer.window_first) observer.window_sums[at] += weight;
+  }
+}
+
+void observe_key(const TokenObserver& observer, size_t head, int slot, const double* key, int dim) {
+  if (observer.key_norms == nullptr) return;
+  double sum = 0;
+  for (int f = 0; f < dim; ++f) sum += key[f] * key[f];
+  observer.key_norms[head * observer.capacity + slot] = static_cast<float>(std::sqrt(sum));
+}
+
+void attend_head(const AttentionStep& step, const SequenceSlice& sequence, const Geometry& g, int head,
+                 std::vector<std::byte>& own_rows) {
+  const int group = step.num_q_heads / g.heads;
+  const Seen keys = see(step, sequence, g, Side::kKey, head, own_rows);
+  const Seen values = see(step, sequence, g, Side::kValue, head, own_rows);
+  const size_t archived = keys.archived.size() / g.dim;
+  const size_t observed = static_cast<size_t>(step.bank) * g.heads + head;
+  std::vector<double> weights, sums;
+  for (int slot = sequence.first_slot; slot < g.end_position; ++slot) {
+    const size_t row = static_cast<size_t>(sequence.first_row) + slot - sequence.first_slot;
+    const int page = slot / g.page_tokens;
+    sums.assign(slot + 1, 0.0);
+    for (int i = 0; i < group; ++i) {
+      const size_t offset = (row * step.num_q_heads + head * group + i) * g.dim;
+      attend_row(step.q.as<float>() + offset, keys, values, page, g, archived + slot + 1, step.scale, weights,
+                 step.out.as<float>() + offset);
+      for (int t = 0; t <= slot; ++t) sums[t] += weights[archived + t];
+    }
+    if (sequence.observer == nullptr) continue;
+    observe_row(*sequence.observer, observed, slot, sums);
+    observe_key(*sequence.observer, observed, slot, keys.row(archived + slot, page, g), g.dim);
   }
 }
 
@@ -137,27 +213,11 @@ void write_sequence(const AttentionStep& step, const SequenceSlice& sequence,
 }  // namespace
 
 void attend_reference(const AttentionStep& step) {
-  const int group = step.num_q_heads / step.layout->num_kv_heads;
   std::vector<std::byte> own_rows;
   for (const SequenceSlice& sequence : step.sequences) {
     const Geometry g(step, sequence);
     write_sequence(step, sequence, own_rows);
-    for (int head = 0; head < g.heads; ++head) {
-      for (int page = g.first_page; page < g.first_page + g.num_own_pages; ++page) {
-        const auto keys = visible_rows(step, sequence, g, Side::kKey, head, page, own_rows);
-        const auto values = visible_rows(step, sequence, g, Side::kValue, head, page, own_rows);
-        const int begin = std::max(sequence.first_slot, page * g.page_tokens);
-        const int end = std::min(g.end_position, (page + 1) * g.page_tokens);
-        for (int position = begin; position < end; ++position) {
-          const size_t row = static_cast<size_t>(sequence.first_row) + position - sequence.first_slot;
-          for (int i = 0; i < group; ++i) {
-            const size_t offset = (row * step.num_q_heads + head * group + i) * g.dim;
-            attend_row(step.q.as<float>() + offset, keys.data(), values.data(), position + 1, g.dim,
-                       step.scale, step.out.as<float>() + offset);
-          }
-        }
-      }
-    }
+    for (int head = 0; head < g.heads; ++head) attend_head(step, sequence, g, head, own_rows);
   }
 }
 

@@ -49,9 +49,11 @@ struct ArchivedPages {
 };
 
 // What token policies want to know of one sequence; null pointers: not wanted. Slots as in SequenceSlice. The
-// sums grow by this step's rows in ascending order, summed over the query heads of each KV head (and over the
-// layers that read one bank), so they do not depend on how a prompt is cut into steps. Softmax weights count
-// only slots of the sequence's own pages and tail. All are [num_banks][num_kv_heads][capacity], f32.
+// sums grow by one f32 addition per row, in ascending order, of the row's softmax weight summed over the
+// query heads of each KV head, so they do not depend on how a prompt is cut into steps, to the bit. (Where
+// several layers read one bank, rows of different layers alternate with the steps: equal to rounding.) The
+// softmax is over all that the row sees; only slots of the sequence's own pages and tail have sums. REQUIRES:
+// exact pages. All are [num_banks][num_kv_heads][capacity], f32.
 struct TokenObserver {
   int capacity = 0;              // slots
   float* column_sums = nullptr;  // sum over rows of their softmax weight on the slot (H2O, MiniKV)

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/ops/exact_pages.h"
 
 namespace lowkey::kernels {
 namespace {
@@ -28,10 +29,8 @@ void read_row(const PageLayout& layout, const VectorLayout& vector, int head, Pa
 }
 
 void check(const Compaction& c, const VectorLayout& source) {
-  LOWKEY_CHECK(source.quantizer == Quantizer::kFull && source.encode == kNoNumbers &&
-                   source.mean == kNoNumbers && source.dim == source.input_dim &&
-                   source.num_planes == (source.dim + kGroupFeatures - 1) / kGroupFeatures,
-               "compaction from pages that are not exact: bank {}, head {}", source.bank, source.head);
+  LOWKEY_CHECK(is_exact(*c.from, source), "compaction from pages that are not exact: bank {}, head {}",
+               source.bank, source.head);
   LOWKEY_CHECK(c.from->head_dim == c.to->head_dim && c.from->num_kv_heads == c.to->num_kv_heads &&
                    c.from->dtype == c.to->dtype && c.num_kept <= c.num_slots &&
                    c.num_kept % c.to->page_tokens < c.from->page_tokens,
