@@ -98,7 +98,7 @@ void append_pages(const PageLayout& layout, const VectorLayout& vector, int head
       const int first = (head - vector.head) * layout.head_dim;
       for (int i = first; i < first + layout.head_dim; ++i) {
         double x = mean == nullptr ? 0.0 : mean[i];
-        if (decode == nullptr) x += y[i];
+        if (decode == nullptr && vector.dim > 0) x += y[i];
         for (int j = 0; decode != nullptr && j < vector.dim; ++j)
           x += double{decode[static_cast<size_t>(j) * vector.input_dim + i]} * y[j];
         out.push_back(x);
