@@ -3,135 +3,170 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cpu/simd_ops.h"
+#include "base/check.h"
+#include "kernels/cpu/attention_kernels.h"
+#include "kernels/page/affine_quantizer.h"
 #include "kernels/page/dtype.h"
-#include "kernels/page/embedded_quantizer.h"
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/page_encode.cc"
-#include <hwy/foreach_target.h>
-#include <hwy/highway.h>
-
-#include "kernels/cpu/simd_math-inl.h"
-
-HWY_BEFORE_NAMESPACE();
-namespace lowkey::kernels::simd::HWY_NAMESPACE {
-
-// embedded_code(row[f] / scalar) for f < n; writes up to a vector more.
-void code_row(const float* row, float scalar, size_t n, uint8_t* codes) {
-  const hn::ScalableTag<float> d;
-  const hn::RebindToSigned<hn::ScalableTag<float>> di;
-  const hn::Rebind<uint8_t, hn::ScalableTag<float>> d8;
-  const EmbeddedTables& tables = embedded_tables();
-  const auto divisor = hn::Set(d, scalar);
-  for (size_t f = 0; f < n; f += hn::Lanes(d)) {
-    const auto u = hn::Div(load_first(d, row + f, n - f), divisor);
-    auto hi = hn::Zero(di);
-    for (int i = 1; i < 16; ++i) {
-      hi = hn::Add(
-          hi, hn::IfThenElseZero(hn::RebindMask(di, hn::Ge(u, hn::Set(d, tables.edge[i]))), hn::Set(di, 1)));
-    }
-    const auto fine =
-        hn::Mul(hn::Sub(u, hn::GatherIndex(d, tables.edge, hi)), hn::GatherIndex(d, tables.inv_step, hi));
-    const auto lo = hn::ConvertTo(di, hn::Min(hn::Max(fine, hn::Zero(d)), hn::Set(d, 15.0f)));
-    hn::StoreU(hn::DemoteTo(d8, hn::Add(hn::ShiftLeft<4>(hi), lo)), d8, codes + f);
-  }
-}
-
-}  // namespace lowkey::kernels::simd::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 namespace lowkey::kernels::simd {
-
-HWY_EXPORT(code_row);
-
 namespace {
 
-constexpr int kMaxLanes = 16;  // f32 lanes of the widest vector
-
-// One head as it is, one plane per group, in level 0: the only arrangement with fast versions.
-bool is_plain(const PageLayout& layout, const VectorLayout& vector, int bits) {
-  return vector.num_heads == 1 && vector.encode == kNoNumbers && vector.mean == kNoNumbers &&
-         vector.scale == kNoNumbers && vector.dim == vector.input_dim &&
-         vector.num_planes == (vector.dim + kGroupFeatures - 1) / kGroupFeatures &&
-         layout.planes[vector.first_plane].bits == bits && layout.num_levels == 1;
+int padded(int n) {
+  return (n + kEncodeLanes - 1) / kEncodeLanes * kEncodeLanes;
 }
 
-bool is_full(const PageLayout& layout, const VectorLayout& vector) {
-  return vector.quantizer == Quantizer::kFull &&
-         is_plain(layout, vector, static_cast<int>(dtype_bytes(layout.dtype)) * 8);
+template <class T>
+T* grow(std::vector<T>& memory, size_t size) {
+  if (memory.size() < size) memory.resize(size);
+  return memory.data();
 }
 
-bool is_embedded8(const PageLayout& layout, const VectorLayout& vector) {
-  return vector.quantizer == Quantizer::kEmbedded && vector.num_scalars == 1 &&
-         vector.norm_edge == kEmbeddedEdge && is_plain(layout, vector, 8);
+// One head as it is: bytes only move.
+bool is_exact(const PageLayout& layout, const VectorLayout& vector) {
+  return vector.quantizer == Quantizer::kFull && vector.num_heads == 1 && vector.encode == kNoNumbers &&
+         vector.mean == kNoNumbers && layout.num_levels == 1 &&
+         vector.num_planes == (vector.dim + kGroupFeatures - 1) / kGroupFeatures;
 }
 
-// Copies words of n elements, [token][dim] -> planes: element (token, feature) of size `Element`.
+// [token][dim] -> planes of 32-bit words.
 template <class Element>
-void place_row(const PageLayout& layout, const VectorLayout& vector, PageView page, int token,
-               const Element* row) {
+void place_rows(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows, PageView page) {
   constexpr int n = 4 / sizeof(Element);
-  for (int i = 0; i < vector.num_planes; ++i) {
-    const Plane& plane = layout.planes[vector.first_plane + i];
-    auto* out = reinterpret_cast<Element*>(page.slabs[0] + plane.offset);
-    const Element* source = row + plane.feature;
-    if (vector.side == Side::kKey) {
-      for (int f = 0; f < plane.features; f += n) {
-        std::memcpy(out + (static_cast<size_t>(f / n) * layout.page_tokens + token) * n, source + f, 4);
+  for (int token = 0; token < layout.page_tokens; ++token) {
+    const Element* row = reinterpret_cast<const Element*>(rows) + static_cast<size_t>(token) * vector.dim;
+    for (int i = 0; i < vector.num_planes; ++i) {
+      const Plane& plane = layout.planes[vector.first_plane + i];
+      auto* out = reinterpret_cast<Element*>(page.slabs[0] + plane.offset);
+      const Element* source = row + plane.feature;
+      if (vector.side == Side::kKey) {
+        for (int f = 0; f < plane.features; f += n) {
+          std::memcpy(out + (static_cast<size_t>(f / n) * layout.page_tokens + token) * n, source + f, 4);
+        }
+      } else {
+        Element* target = out + static_cast<size_t>(token / n) * plane.features * n + token % n;
+        for (int f = 0; f < plane.features; ++f) target[f * n] = source[f];
       }
-    } else {
-      Element* target = out + static_cast<size_t>(token / n) * plane.features * n + token % n;
-      for (int f = 0; f < plane.features; ++f) target[f * n] = source[f];
     }
   }
 }
 
-template <class Element>
-void place_rows(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows, PageView page) {
-  const auto* elements = reinterpret_cast<const Element*>(rows);
-  for (int t = 0; t < layout.page_tokens; ++t) {
-    place_row(layout, vector, page, t, elements + static_cast<size_t>(t) * vector.dim);
-  }
-}
-
-const float* row_as_f32(const std::byte* rows, DType dtype, int token, int dim, float* scratch) {
-  const size_t offset = static_cast<size_t>(token) * dim;
-  if (dtype == DType::kF32) return reinterpret_cast<const float*>(rows) + offset;
-  if (dtype == DType::kBf16) {
-    bf16_to_f32_row(reinterpret_cast<const uint16_t*>(rows) + offset, scratch, dim);
-  } else {
-    for (int f = 0; f < dim; ++f) scratch[f] = load_element(rows, dtype, offset + f);
-  }
-  return scratch;
+// Blocks that a register of elements would straddle, and full planes of f16, are left to the reference.
+bool has_fast_version(const PageLayout& layout, const VectorLayout& vector) {
+  if (vector.quantizer == Quantizer::kFull) return layout.dtype != DType::kF16;
+  if (vector.quantizer == Quantizer::kEmbedded) return true;
+  const bool along_words = (vector.axis == ScaleAxis::kChannel) == (vector.side == Side::kKey);
+  return !along_words || vector.scale_span % kEncodeLanes == 0;
 }
 
 }  // namespace
 
 void PageEncoder::encode(const PageLayout& layout, const VectorLayout& vector,
                          std::span<const std::byte* const> head_rows, PageView page) {
-  codes_.resize(std::max(codes_.size(), static_cast<size_t>(vector.dim) + kMaxLanes));
-  row_.resize(std::max(row_.size(), static_cast<size_t>(vector.dim)));
-  const std::byte* rows = head_rows[0];
-  if (is_full(layout, vector)) {
-    if (layout.dtype == DType::kF32) return place_rows<uint32_t>(layout, vector, rows, page);
-    return place_rows<uint16_t>(layout, vector, rows, page);
+  LOWKEY_CHECK(head_rows.size() == vector.num_heads, "rows of {} heads for {}", head_rows.size(),
+               vector.num_heads);
+  if (is_exact(layout, vector)) {
+    if (layout.dtype == DType::kF32) return place_rows<uint32_t>(layout, vector, head_rows[0], page);
+    return place_rows<uint16_t>(layout, vector, head_rows[0], page);
   }
-  if (!is_embedded8(layout, vector)) return encode_vector(layout, vector, head_rows, page);
-  auto* scalars = reinterpret_cast<uint16_t*>(page.slabs[0] + vector.scalars_offset);
-  for (int t = 0; t < layout.page_tokens; ++t) {
-    const float* row = row_as_f32(rows, layout.dtype, t, vector.dim, row_.data());
-    scalars[t] = embedded_row_scalar({row, vector.dim});
-    const float scalar = bf16_to_f32(scalars[t]);
-    if (scalar > 0.0f) {
-      HWY_DYNAMIC_DISPATCH(code_row)(row, scalar, vector.dim, codes_.data());
-    } else {
-      std::memset(codes_.data(), embedded_code(0.0f), vector.dim);
-    }
-    place_row(layout, vector, page, t, codes_.data());
+  if (!has_fast_version(layout, vector)) return encode_vector(layout, vector, head_rows, page);
+  if (vector.dim == 0) return;
+  Job job{layout, vector, page};
+  make_features(head_rows, job);
+  if (vector.quantizer == Quantizer::kEmbedded) make_norms(job);
+  if (vector.quantizer == Quantizer::kAffine) make_pairs(job);
+  for (const PlaneGroup& group : groups_of(layout, vector)) code_group(job, group);
+}
+
+void PageEncoder::make_features(std::span<const std::byte* const> head_rows, Job& job) {
+  const PageLayout& layout = job.layout;
+  const VectorLayout& vector = job.vector;
+  const int tokens = layout.page_tokens;
+  float* inputs = grow(inputs_, static_cast<size_t>(vector.input_dim) * tokens);
+  const float* mean = layout.numbers_at(vector.mean);
+  for (size_t head = 0; head < head_rows.size(); ++head) {
+    const size_t first = head * layout.head_dim;
+    load_columns(head_rows[head], layout.dtype, tokens, layout.head_dim,
+                 mean == nullptr ? nullptr : mean + first, inputs + first * tokens);
+  }
+  float* columns = inputs;
+  if (const float* encode = layout.numbers_at(vector.encode)) {
+    columns = grow(features_, static_cast<size_t>(vector.dim) * tokens);
+    multiply_tile({encode, vector.input_dim, inputs, tokens, columns, tokens, vector.dim, vector.input_dim,
+                   tokens,
+                   /*accumulate=*/false});
+  }
+  if (const float* scale = layout.numbers_at(vector.scale))
+    unscale_columns(scale, vector.dim, tokens, columns);
+  job.columns = columns;
+  job.row_stride = padded(vector.dim);
+  if (vector.side == Side::kKey && vector.axis != ScaleAxis::kChannel) return;
+  job.rows = grow(rows_, static_cast<size_t>(tokens) * job.row_stride);
+  columns_to_rows(columns, vector.dim, tokens, rows_.data(), job.row_stride);
+}
+
+void PageEncoder::make_norms(const Job& job) {
+  const int tokens = job.layout.page_tokens;
+  float* norms = grow(norms_, tokens);
+  std::fill_n(norms, tokens, 1.0f);
+  if (job.vector.num_scalars == 0) return;
+  auto* bits = reinterpret_cast<uint16_t*>(job.page.slabs[0] + job.vector.scalars_offset);
+  column_norms(job.columns, job.vector.dim, tokens, job.vector.norm_edge, bits);
+  for (int t = 0; t < tokens; ++t) norms[t] = bf16_to_f32(bits[t]);
+}
+
+void PageEncoder::make_pairs(const Job& job) {
+  const VectorLayout& vector = job.vector;
+  const bool channel = vector.axis == ScaleAxis::kChannel;
+  const int outer = channel ? job.layout.page_tokens : vector.dim;
+  const int inner = channel ? vector.dim : job.layout.page_tokens;
+  const size_t pairs = static_cast<size_t>((outer + vector.scale_span - 1) / vector.scale_span) * inner;
+  // Whole registers are read of the last pairs.
+  float* minima = grow(minima_, pairs + kEncodeLanes);
+  float* steps = grow(steps_, pairs + kEncodeLanes);
+  block_extremes(channel ? job.rows : job.columns, channel ? job.row_stride : inner, outer, inner,
+                 vector.scale_span, minima, steps);
+  std::vector<int> bits;  // of every group
+  for (const PlaneGroup& group : groups_of(job.layout, vector)) bits.push_back(group.bits);
+  auto* out = reinterpret_cast<AffinePair*>(job.page.slabs[0] + vector.scales_offset);
+  for (size_t i = 0; i < pairs; ++i) {
+    const size_t feature = channel ? i % inner : i / inner * vector.scale_span;
+    out[i] = affine_pair(minima[i], steps[i], bits[feature / kGroupFeatures]);
+    minima[i] = f16_to_f32(out[i].minimum);
+    steps[i] = f16_to_f32(out[i].step);
+  }
+}
+
+GroupValues PageEncoder::values_of(const Job& job, const PlaneGroup& group) const {
+  const int tokens = job.layout.page_tokens;
+  if (job.vector.side == Side::kKey)
+    return {job.columns + static_cast<size_t>(group.feature) * tokens, tokens, group.features, tokens};
+  return {job.rows + group.feature, job.row_stride, tokens, group.features};
+}
+
+void PageEncoder::code_group(const Job& job, const PlaneGroup& group) {
+  if (group.bits == 0) return;
+  const VectorLayout& vector = job.vector;
+  const int tokens = job.layout.page_tokens;
+  const bool key = vector.side == Side::kKey, channel = vector.axis == ScaleAxis::kChannel;
+  const GroupValues values = values_of(job, group);
+  uint32_t* codes = grow(codes_, static_cast<size_t>(values.outer) * padded(values.inner));
+  if (vector.quantizer == Quantizer::kFull) full_codes(values, job.layout.dtype, codes);
+  if (vector.quantizer == Quantizer::kEmbedded) embedded_codes(values, norms_.data(), key, group.bits, codes);
+  if (vector.quantizer == Quantizer::kAffine) {
+    // Of features and of tokens: which pair, and how far apart.
+    const int feature_step = channel ? 1 : tokens, token_step = channel ? vector.dim : 1;
+    const int feature_span = channel ? 1 : vector.scale_span, token_span = channel ? vector.scale_span : 1;
+    const AffineIndex index =
+        key ? AffineIndex{feature_span, group.feature, feature_step, token_span, 0, token_step}
+            : AffineIndex{token_span, 0, token_step, feature_span, group.feature, feature_step};
+    affine_codes(values, minima_.data(), steps_.data(), index, group.bits, codes);
+  }
+  int left = group.bits;
+  for (const Plane& plane : group.planes) {
+    left -= plane.bits;
+    pack_plane(codes, values.outer, values.inner, plane.bits, left,
+               reinterpret_cast<uint32_t*>(job.page.slabs[plane.level] + plane.offset));
   }
 }
 
 }  // namespace lowkey::kernels::simd
-#endif  // HWY_ONCE

@@ -3,12 +3,15 @@
 // caches hold. usage: kernels_bench [Google Benchmark flags]; threads: LOWKEY_BENCH_THREADS (default 2)
 #include <benchmark/benchmark.h>
 
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <random>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/page_encode.h"
+#include "kernels/page/dtype.h"
 #include "tests/bench/floors.h"
 
 namespace lowkey::kernels {
@@ -158,6 +161,52 @@ BENCHMARK(attend)
     ->ArgsProduct({{0, 1}, {1}, {0, 2048}, {512}})
     ->UseRealTime()
     ->Unit(benchmark::kMicrosecond);
+
+// What the encode benchmark writes, by number; the bases are noise: only their sizes matter.
+PageSpec encode_spec(int recipe) {
+  if (recipe == 0) return {};
+  if (recipe == 1) return PageSpec::embedded("q8", 8, 4);
+  PageSpec spec = PageSpec::embedded("4 bits", 4, 4);
+  spec.key.bits.resize(4);
+  if (recipe == 3) {
+    spec.recipe = "8 4 2 0, levels";
+    spec.num_levels = 2;
+    spec.key.bits = {{4, 4}, {4, 0}, {2, 0}, {0, 0}};
+  }
+  spec.key.encode = spec.key.decode = normal_values(64 * 64);
+  spec.key.mean = normal_values(64);
+  spec.key.scale.assign(64, 1.5f);
+  spec.value = spec.key;
+  return spec;
+}
+
+// Complete pages of one layer of the 135M shape, one thread. The rows are in cache, as they are right after
+// they are made; the pages are not.
+void encode(benchmark::State& state) {
+  const PageLayout layout =
+      PageLayout::make(encode_spec(static_cast<int>(state.range(0))), {1, 3, 64, DType::kBf16}).value();
+  const auto values = normal_values(static_cast<size_t>(layout.page_tokens) * 64);
+  std::vector<uint16_t> rows;
+  for (float x : values) rows.push_back(f32_to_bf16(x));
+  const std::byte* head[] = {reinterpret_cast<const std::byte*>(rows.data())};
+  std::vector<std::vector<std::byte>> memory;
+  std::vector<std::array<std::byte*, kMaxSlabs>> pages(kColdBytes / layout.slab_bytes[0]);
+  for (auto& page : pages) {
+    for (int level = 0; level < layout.num_levels; ++level)
+      page[level] = memory.emplace_back(layout.slab_bytes[level]).data();
+  }
+  simd::PageEncoder encoder;
+  size_t next = 0;
+  for (auto _ : state) {
+    const PageView page{pages[next++ % pages.size()].data()};
+    for (const VectorLayout& vector : layout.vectors) encoder.encode(layout, vector, head, page);
+  }
+  state.SetLabel(layout.recipe);
+  state.counters["ns/token"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * layout.page_tokens * 1e-9,
+                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+BENCHMARK(encode)->ArgName("recipe")->DenseRange(0, 3)->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace lowkey::kernels
