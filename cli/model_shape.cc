@@ -9,6 +9,7 @@ kvstore::ModelShape model_shape(const worker::ModelConfig& config, const Hash128
           .num_kv_heads = config.num_kv_heads,
           .head_dim = config.head_dim,
           .dtype = dtype,
+          .kv_producer = config.kv_producer,
           .fingerprint = fingerprint};
 }
 

@@ -43,7 +43,7 @@ struct Recipe {
   SideDials key, value;
   int sink_tokens = 0;
   // Exact tokens that are encoded together when there are this many (hot: {flush: N}); a multiple of
-  // page_tokens. Set with has_archive() only.
+  // page_tokens. 0: page by page. With an archive only.
   int recent_block = 0;
   bool exact_prefill = false;
   int page_tokens = 32;
@@ -54,7 +54,7 @@ struct Recipe {
   }
   // Tokens of a prompt stay exact until it is complete, then are chosen or encoded: pages are not shared with
   // other prompts and not spilled.
-  bool has_archive() const { return exact_prefill; }
+  bool has_archive() const { return tokens.has_value() || exact_prefill || recent_block > 0; }
   // Stem of the profile's file name.
   const std::string& profile_stem() const { return profile.empty() ? name : profile; }
 };

@@ -89,7 +89,7 @@ Broken token_rules(const Recipe& recipe) {
 }
 
 Broken archive_rules(const Recipe& recipe) {
-  if (!recipe.has_archive()) {
+  if (!recipe.exact_prefill) {
     if (recipe.recent_block > 0)
       return BrokenRule{
           "hot",
