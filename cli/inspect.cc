@@ -18,6 +18,7 @@ struct Command {
   std::string dtype = "bf16";
   std::string kv_bytes = "1GiB";
   std::vector<std::string> recipes;
+  std::string profile;
   std::string random_shape;
   std::string out_dir;
   uint64_t seed = 0;
@@ -41,8 +42,9 @@ int write_random(const Command& command) {
 int report(const Command& command) {
   InspectOptions options{.tp = command.tp,
                          .dtype = command.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16,
-                         .kv_bytes = *parse_bytes(command.kv_bytes)};
-  std::vector<kvstore::Recipe> recipes = {{}, q8_recipe()};
+                         .kv_bytes = *parse_bytes(command.kv_bytes),
+                         .profile = command.profile};
+  std::vector<kvstore::Recipe> recipes;
   for (const std::string& file : command.recipes) {
     const auto recipe = kvstore::read_recipe(file);
     if (!recipe.ok()) return fail(recipe.error());
@@ -75,7 +77,10 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   inspect->add_option("--kv-bytes", command->kv_bytes, "cache of all ranks together")
       ->capture_default_str()
       ->check(check_bytes);
-  inspect->add_option("--recipe", command->recipes, "further recipe files, beside exact and q8");
+  inspect->add_option("--recipe", command->recipes, "recipe files to describe, beside exact and q8");
+  inspect->add_option(
+      "--profile", command->profile,
+      "profile file of these recipes (default: <model>/profiles/<recipe>.profile.safetensors)");
   auto* random =
       inspect
           ->add_option("--random", command->random_shape,

@@ -3,7 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
-#include <array>
+#include <optional>
 #include <vector>
 
 #include "base/bytes.h"
@@ -14,12 +14,12 @@
 
 namespace lowkey::cli {
 
-using kernels::PageLayout;
+using kvstore::ResolvedCache;
 using worker::ModelConfig;
 
 namespace {
 
-constexpr std::array<uint64_t, 4> kLengths = {512, 2048, 8192, 32768};
+constexpr uint64_t kGoodPiece = 1024;  // smaller ones halve the bandwidth
 
 std::string describe_model(const ModelConfig& config, uint64_t parameters, size_t files,
                            const Hash128& fingerprint) {
@@ -50,50 +50,81 @@ std::string weights_table(const ModelConfig& config, kernels::DType dtype) {
   return text;
 }
 
-// Of one layer's K or V, all heads, in one level: what a kernel reads in one go.
-uint64_t smallest_piece(const PageLayout& layout) {
-  uint64_t least = UINT64_MAX;
-  for (int level = 0; level < layout.num_levels; ++level)
-    least = std::min<uint64_t>(least, layout.slab_bytes[level] / (uint64_t(layout.num_banks) * 2));
-  return least;
-}
-
-std::string cache_table(std::span<const PageLayout> layouts, int tp) {
+std::string cache_table(std::span<const ResolvedCache> caches, int tp) {
   std::string text = fmt::format(
-      "\nCache of one sequence on {} rank{}, and its ratio to plain bf16\n"
-      "  {:<16}{:>12}{:>10}",
-      tp, tp == 1 ? "" : "s", "recipe", "bytes/token", "piece");
-  for (const uint64_t length : kLengths) text += fmt::format("{:>19}", fmt::format("{} tokens", length));
+      "\nCache of one sequence on {} rank{}, and how many times smaller than plain bf16\n  {:<20}{:>9}{:>9}",
+      tp, tp == 1 ? "" : "s", "recipe", "B/token", "piece");
+  for (const uint64_t length : kInspectLengths)
+    text += fmt::format("{:>15}", fmt::format("{} tokens", length));
   text += '\n';
-  for (const PageLayout& layout : layouts) {
-    text += fmt::format("  {:<16}{:>12.1f}{:>10}", layout.recipe, layout.bytes_per_token() * tp,
-                        format_bytes(smallest_piece(layout)));
-    for (const uint64_t length : kLengths) {
-      const uint64_t bytes = layout.bytes_for_tokens(length);
-      text +=
-          fmt::format("{:>19}", fmt::format("{} {:5.2f}x", format_bytes(bytes * tp),
-                                            double(layout.bf16_bytes_for_tokens(length)) / double(bytes)));
+  bool thin = false;
+  for (const ResolvedCache& cache : caches) {
+    const uint64_t piece = smallest_piece(cache);
+    thin |= piece < kGoodPiece;
+    const auto per_token = double(cache.bytes_for(65536, 0) - cache.bytes_for(32768, 0)) / 32768;
+    text += fmt::format("  {:<20}{:>9.0f}{:>9}", cache.recipe.name, per_token * tp,
+                        format_bytes(piece) + (piece < kGoodPiece ? "!" : ""));
+    for (const uint64_t length : kInspectLengths) {
+      const uint64_t bytes = cache.bytes_for(length, 0);
+      const double ratio = double(cache.pages.bf16_bytes_for_tokens(length)) / double(bytes);
+      text += fmt::format("{:>15}", fmt::format("{} {:.2f}x", format_bytes(bytes * tp), ratio));
     }
     text += '\n';
   }
-  text += "  piece: contiguous bytes of one page, layer and side; below 1 KiB memory bandwidth halves\n";
-  return text;
+  text +=
+      "  piece: contiguous bytes of one page, layer and side, the smallest; from 1 KiB on memory is read at "
+      "speed";
+  if (thin)
+    text += "\n  ! below 1 KiB memory bandwidth halves: more page_tokens, fewer ranks or fewer levels help";
+  return text + '\n';
 }
 
-std::string fit_table(std::span<const PageLayout> layouts, const InspectOptions& options) {
+std::string fit_table(std::span<const ResolvedCache> caches, const InspectOptions& options) {
   const uint64_t per_rank = options.kv_bytes / options.tp;
-  std::string text = fmt::format("\nWhat fits into --kv-bytes {} ({} on each of {} rank{})\n  {:<16}{:>22}",
+  std::string text = fmt::format("\nWhat fits into --kv-bytes {} ({} on each of {} rank{})\n  {:<20}{:>22}",
                                  format_bytes(options.kv_bytes), format_bytes(per_rank), options.tp,
                                  options.tp == 1 ? "" : "s", "recipe", "one sequence, tokens");
-  for (const uint64_t length : kLengths) text += fmt::format("{:>14}", fmt::format("{} x {}", "n", length));
+  for (const uint64_t length : kInspectLengths)
+    text += fmt::format("{:>14}", fmt::format("{} x {}", "n", length));
   text += '\n';
-  for (const PageLayout& layout : layouts) {
-    text += fmt::format("  {:<16}{:>22}", layout.recipe, tokens_that_fit(layout, per_rank));
-    for (const uint64_t length : kLengths)
-      text += fmt::format("{:>14}", per_rank / layout.bytes_for_tokens(length));
+  for (const ResolvedCache& cache : caches) {
+    text += fmt::format("  {:<20}{:>22}", cache.recipe.name, tokens_that_fit(cache, per_rank));
+    for (const uint64_t length : kInspectLengths)
+      text += fmt::format("{:>14}", per_rank / cache.bytes_for(length, 0));
     text += '\n';
   }
   return text;
+}
+
+// All ranks of one recipe.
+Result<std::vector<ResolvedCache>> resolve_ranks(const kvstore::Recipe& recipe,
+                                                 const kvstore::Profile* profile,
+                                                 const kvstore::ModelShape& model, int tp) {
+  std::vector<ResolvedCache> ranks;
+  for (int rank = 0; rank < tp; ++rank) {
+    LOWKEY_ASSIGN(cache, kvstore::resolve(recipe, profile, model, rank, tp));
+    ranks.push_back(std::move(cache));
+  }
+  return ranks;
+}
+
+// Table rows of all recipes, and the description of the given ones.
+Status inspect_recipe(const kvstore::Recipe& recipe, const kvstore::ModelShape& model,
+                      const std::filesystem::path& model_dir, const InspectOptions& options,
+                      std::vector<ResolvedCache>* caches, std::string* description) {
+  std::optional<kvstore::Profile> profile;
+  std::string source;
+  if (recipe.needs_profile()) {
+    LOWKEY_ASSIGN(read, kvstore::read_profile(recipe, options.profile, model_dir, model));
+    profile = std::move(read);
+    const auto file = kvstore::profile_file(recipe, options.profile, model_dir);
+    source = fmt::format("{}\n            {} basis, join {}; {}", file.string(), profile->basis,
+                         profile->join, profile->origin);
+  }
+  LOWKEY_ASSIGN(ranks, resolve_ranks(recipe, profile ? &*profile : nullptr, model, options.tp));
+  if (description != nullptr) *description += describe_recipe(ranks, source);
+  caches->push_back(std::move(ranks[0]));
+  return {};
 }
 
 }  // namespace
@@ -106,15 +137,16 @@ kvstore::Recipe q8_recipe() {
   return recipe;
 }
 
-uint64_t tokens_that_fit(const PageLayout& layout, uint64_t bytes) {
+uint64_t tokens_that_fit(const ResolvedCache& cache, uint64_t bytes) {
+  const auto fit = [&](uint64_t tokens) { return cache.pages.bytes_for_tokens(tokens) <= bytes; };
   uint64_t fits = 0, too_many = 1;
-  while (layout.bytes_for_tokens(too_many) <= bytes) {
+  while (fit(too_many)) {
     fits = too_many;
     too_many *= 2;
   }
   while (too_many - fits > 1) {
     const uint64_t middle = fits + (too_many - fits) / 2;
-    (layout.bytes_for_tokens(middle) <= bytes ? fits : too_many) = middle;
+    (fit(middle) ? fits : too_many) = middle;
   }
   return fits;
 }
@@ -125,16 +157,16 @@ Result<std::string> inspect_report(const std::filesystem::path& model_dir, const
   LOWKEY_TRY(worker::check_tensor_parallel(config, 0, options.tp));
   LOWKEY_ASSIGN(reader, worker::SafetensorsReader::open(model_dir));
   LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(model_dir));
-  std::vector<PageLayout> layouts;
-  for (const kvstore::Recipe& recipe : recipes) {
-    LOWKEY_ASSIGN(
-        cache, kvstore::resolve_files(recipe, {}, model_dir, model_shape(config, fingerprint, options.dtype),
-                                      0, options.tp));
-    layouts.push_back(std::move(cache.pages));
-  }
+  const kvstore::ModelShape model = model_shape(config, fingerprint, options.dtype);
+  std::vector<ResolvedCache> caches;
+  std::string descriptions;
+  for (const kvstore::Recipe& recipe : {kvstore::Recipe{}, q8_recipe()})
+    LOWKEY_TRY(inspect_recipe(recipe, model, model_dir, options, &caches, nullptr));
+  for (const kvstore::Recipe& recipe : recipes)
+    LOWKEY_TRY(inspect_recipe(recipe, model, model_dir, options, &caches, &descriptions));
   return describe_model(config, reader.num_parameters(), reader.num_files(), fingerprint) +
-         weights_table(config, options.dtype) + cache_table(layouts, options.tp) +
-         fit_table(layouts, options);
+         weights_table(config, options.dtype) + cache_table(caches, options.tp) + fit_table(caches, options) +
+         descriptions;
 }
 
 }  // namespace lowkey::cli

@@ -180,11 +180,23 @@ uint64_t ResolvedCache::bytes_for(uint64_t prompt, uint64_t generated) const {
   return bytes + pages.bytes_for_tokens(left + generated % block);
 }
 
+std::filesystem::path profile_file(const Recipe& recipe, const std::filesystem::path& explicit_file,
+                                   const std::filesystem::path& model_dir) {
+  if (!explicit_file.empty()) return explicit_file;
+  return model_dir / "profiles" / (recipe.profile_stem() + ".profile.safetensors");
+}
+
 Result<Profile> read_profile(const Recipe& recipe, const std::filesystem::path& explicit_file,
                              const std::filesystem::path& model_dir, const ModelShape& model) {
-  const std::filesystem::path file =
-      explicit_file.empty() ? model_dir / "profiles" / (recipe.profile_stem() + ".profile.safetensors")
-                            : explicit_file;
+  const std::filesystem::path file = profile_file(recipe, explicit_file, model_dir);
+  std::error_code ec;
+  if (!std::filesystem::exists(file, ec))
+    return Error{
+        Code::kBadInput,
+        fmt::format("recipe {}: expected its profile {} (made by lowkey calibrate, or named by --profile), "
+                    "found none",
+                    recipe.name, file.string()),
+        {}};
   LOWKEY_ASSIGN(profile, Profile::read(file));
   LOWKEY_ASSIGN(layers, make_layer_map(LayerShare::kNone, model.num_layers, model.kv_producer));
   const auto differs = [&](const char* what, const auto& expected, const auto& found) {

@@ -51,8 +51,11 @@ struct ResolvedCache {
 Result<ResolvedCache> resolve(const Recipe& recipe, const Profile* profile, const ModelShape& model, int rank,
                               int num_ranks);
 
-// The profile of `recipe` for this model: `explicit_file`, or <model>/profiles/<stem>.profile.safetensors.
-// Errors: kBadInput; also when it was made for another model.
+// Where the profile of `recipe` is: `explicit_file`, or <model>/profiles/<stem>.profile.safetensors.
+std::filesystem::path profile_file(const Recipe& recipe, const std::filesystem::path& explicit_file,
+                                   const std::filesystem::path& model_dir);
+
+// That file, for this model. Errors: kBadInput; also when it was made for another model.
 Result<Profile> read_profile(const Recipe& recipe, const std::filesystem::path& explicit_file,
                              const std::filesystem::path& model_dir, const ModelShape& model);
 
