@@ -237,6 +237,7 @@ void CpuAttention::prepare_segment(const Block& block, const Segment& segment, S
     queries = {scratch.mapped_queries.data(), stride, queries.count};
   }
   scratch.pages = &scratch.float_pages;
+  if (scratch.code_pages.can_read(map.head, segment.levels)) scratch.pages = &scratch.code_pages;
   scratch.pages->prepare(map.head, segment.levels, queries);
 }
 

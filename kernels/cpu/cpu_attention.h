@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/cpu/cache_writer.h"
+#include "kernels/cpu/code_pages.h"
 #include "kernels/cpu/float_pages.h"
 #include "kernels/cpu/head_maps.h"
 #include "kernels/cpu/token_observation.h"
@@ -60,6 +61,7 @@ class CpuAttention {
   struct Scratch {
     std::vector<float> queries, mapped_queries, mapped_sums, states;
     std::vector<float> key_tile, value_tile, scores;  // of exact rows
+    CodePages code_pages;
     FloatPages float_pages;
     EncodedPages* pages = nullptr;  // of the segment prepared
     TokenObservation observation;
