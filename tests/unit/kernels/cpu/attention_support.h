@@ -1,10 +1,12 @@
 // What the tests of attend() share: recipes of every format with random bases, one sequence's memory, steps.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
 
+#include "kernels/cpu/code_plan.h"
 #include "kernels/page/dtype.h"
 #include "tests/unit/kernels/support.h"
 
@@ -159,6 +161,37 @@ inline std::vector<Recipe> recipes() {
          return both(affine(s.dim, 8, ScaleAxis::kChannel, 5), affine(s.dim, 3, ScaleAxis::kToken, 6), {});
        }},
   };
+}
+
+// How far attention over pages of a layout may be from float64 sums over what they decode to.
+struct Tolerance {
+  double element = 2e-5;  // relative and absolute: f32 maps and sums of up to 256 features
+  double decibel = 0;     // not 0: of all together instead, where integer kernels round scores and weights
+};
+
+inline Tolerance tolerance(const PageLayout& layout, int levels) {
+  CodePlan plan;
+  Tolerance worst;
+  for (const VectorLayout& key : layout.vectors) {
+    if (key.side != Side::kKey) continue;
+    if (!plan.make(layout, key, layout.vector(key.bank, Side::kValue, key.head), levels)) continue;
+    const bool narrow = plan.key.narrow || plan.value.narrow;
+    worst.decibel = narrow ? 24 : worst.decibel == 0 ? 46 : worst.decibel;
+  }
+  return worst;
+}
+
+inline void expect_attention(const std::vector<float>& actual, const std::vector<float>& expected,
+                             const Tolerance& tolerance, const std::string& what) {
+  if (tolerance.decibel == 0)
+    return expect_close(actual, expected, tolerance.element, tolerance.element, what);
+  ASSERT_EQ(actual.size(), expected.size()) << what;
+  double signal = 0, error = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    signal += double{expected[i]} * expected[i];
+    error += (double{actual[i]} - expected[i]) * (double{actual[i]} - expected[i]);
+  }
+  EXPECT_GT(10 * std::log10(signal / error), tolerance.decibel) << what;
 }
 
 inline PageLayout make_layout(const Recipe& recipe, const Shape& s, DType dtype) {

@@ -23,9 +23,6 @@ std::string name_of(const Recipe& recipe, const Shape& s, int tokens, int chunk)
   return recipe.name + testing::PrintToString(std::array{s.q_heads, s.kv_heads, s.dim, tokens, chunk});
 }
 
-// f32 maps and sums of up to 256 features against float64.
-constexpr double kTolerance = 2e-5;
-
 void expect_equals_reference(Backend& backend, const Recipe& recipe, const Shape& s, int tokens, int chunk) {
   const PageLayout layout = make_layout(recipe, s, backend.dtype());
   const Inputs inputs(s, tokens, 20);
@@ -34,7 +31,7 @@ void expect_equals_reference(Backend& backend, const Recipe& recipe, const Shape
   const auto expected = attend_in_chunks(*reference, layout, s, inputs, expected_memory, tokens, chunk);
   const auto actual = attend_in_chunks(backend, layout, s, inputs, memory, tokens, chunk);
   expect_same_cache(layout, memory, expected_memory, tokens);
-  expect_close(actual, expected, kTolerance, kTolerance, name_of(recipe, s, tokens, chunk));
+  expect_attention(actual, expected, tolerance(layout, layout.num_levels), name_of(recipe, s, tokens, chunk));
   expect_other_bank_untouched(layout, memory);
 }
 
@@ -183,7 +180,7 @@ TEST_P(Attention, EveryCutOfThePagesEqualsTheReference) {
     const auto expected =
         attend_in_chunks(*reference, layout, s, inputs, expected_memory, tokens, 50, {.levels = levels});
     const auto actual = attend_in_chunks(*backend, layout, s, inputs, memory, tokens, 50, {.levels = levels});
-    expect_close(actual, expected, kTolerance, kTolerance, recipe.name);
+    expect_attention(actual, expected, tolerance(layout, levels), recipe.name);
   }
 }
 
@@ -199,7 +196,7 @@ TEST_P(Attention, LayersThatShareABankSeeWhatOneWould) {
   for (Backend* b : {backend.get(), reference.get()}) {
     SequenceMemory memory(layout, tokens);
     const auto shared = attend_in_chunks(*b, layout, s, inputs, memory, tokens, 45, {}, /*readers=*/3);
-    expect_close(shared, alone, kTolerance, kTolerance, recipe.name);
+    expect_attention(shared, alone, tolerance(layout, layout.num_levels), recipe.name);
     expect_same_cache(layout, memory, alone_memory, tokens);
   }
 }

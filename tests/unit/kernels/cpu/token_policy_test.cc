@@ -7,7 +7,6 @@
 namespace lowkey::kernels::test {
 namespace {
 
-constexpr double kTolerance = 2e-5;
 constexpr Shape kShape{9, 3, 64};
 constexpr int kTokens = 150;
 
@@ -184,7 +183,8 @@ TEST_P(TokenPolicies, CompactedPagesAreAttendedLikeTheReferenceInAnyChunks) {
           attend_compacted(*reference, exact, to, kShape, inputs, 105, kept, 40, expected);
       const auto rows = attend_compacted(*backend, exact, to, kShape, inputs, 105, kept, 40, whole);
       ASSERT_EQ(whole.memory.slabs, expected.memory.slabs) << recipe.name;
-      expect_close(rows, reference_rows, kTolerance, kTolerance, recipe.name + " " + std::to_string(kept));
+      expect_attention(rows, reference_rows, tolerance(to, to.num_levels),
+                       recipe.name + " " + std::to_string(kept));
       if (HasFatalFailure()) return;
       for (int chunk : {1, 7}) {
         Archive part(to, kept);
