@@ -27,12 +27,35 @@ torch::Tensor value_of(const torch::Tensor& u, const Cells& cells) {
   return cells.values.index({torch::bucketize(u, cells.edges, /*out_int32=*/false, /*right=*/true)});
 }
 
-// Steps of 8 bits are small against everything that is trained here: only the clipping counts.
+// base[hi] + step[hi] lo, clipped at the outer edges.
+torch::Tensor fine_value_of(const torch::Tensor& u) {
+  const kernels::EmbeddedTables& tables = kernels::embedded_tables();
+  static const torch::Tensor edges = torch::tensor(std::vector<float>(tables.edge, tables.edge + 16));
+  static const torch::Tensor base = torch::tensor(std::vector<float>(tables.base, tables.base + 16));
+  static const torch::Tensor step = torch::tensor(std::vector<float>(tables.step, tables.step + 16));
+  const torch::Tensor cell = torch::bucketize(u, edges.slice(0, 1), /*out_int32=*/false, /*right=*/true);
+  const torch::Tensor width = step.index({cell});
+  const torch::Tensor low = ((u - edges.index({cell})) / width).floor().clamp(0, 15);
+  return base.index({cell}) + width * low;
+}
+
+// Only the widths that occur are computed.
 torch::Tensor coded(const torch::Tensor& u, const torch::Tensor& bits) {
   static const Cells two = make_cells(2), four = make_cells(4);
-  torch::Tensor value = torch::where(bits == 4, value_of(u, four), u);
-  value = torch::where(bits == 2, value_of(u, two), value);
-  return torch::where(bits == 8, u.clamp(-kernels::kEmbeddedEdge, kernels::kEmbeddedEdge), value);
+  torch::Tensor value = u;
+  const auto fill = [&](int64_t width, const auto& value_at) {
+    const torch::Tensor here = bits == width;
+    if (here.any().item<bool>()) value = torch::where(here, value_at(), value);
+  };
+  fill(8, [&] { return fine_value_of(u); });
+  fill(4, [&] { return value_of(u, four); });
+  fill(2, [&] { return value_of(u, two); });
+  return value;
+}
+
+// The next bf16 at or above, of positive numbers.
+torch::Tensor bf16_up(const torch::Tensor& x) {
+  return x.view(torch::kInt32).add(0xffff).bitwise_and(~0xffff).view(torch::kFloat32);
 }
 
 }  // namespace
@@ -46,7 +69,8 @@ torch::Tensor row_norm(const torch::Tensor& u, const torch::Tensor& stored, doub
   const torch::Tensor kept = u * stored;
   const torch::Tensor count = stored.sum(-1, /*keepdim=*/true).clamp_min(1);
   const torch::Tensor rms = (kept.square().sum(-1, true) / count).sqrt();
-  return torch::maximum(rms, kept.abs().amax(-1, true) / edge).clamp_min(1e-12);
+  const torch::Tensor norm = torch::maximum(rms, kept.abs().amax(-1, true) / edge).clamp_min(1e-12);
+  return norm * (bf16_up(norm.detach()) / norm.detach());
 }
 
 }  // namespace lowkey::kvstore

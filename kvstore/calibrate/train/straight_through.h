@@ -11,7 +11,8 @@ namespace lowkey::kvstore {
 torch::Tensor straight_through(const torch::Tensor& u, const torch::Tensor& bits);
 
 // The row norm that u = y / scale is divided by before coding: max(rms, absmax / edge) over the features with
-// stored != 0 [..., features], [..., 1]; with its gradient. As VectorLayout::norm_edge, not rounded to bf16.
+// stored != 0 [..., features], [..., 1]; rounded up to bf16 as embedded_row_scalar(), with the gradient
+// of the unrounded norm.
 torch::Tensor row_norm(const torch::Tensor& u, const torch::Tensor& stored, double edge);
 
 }  // namespace lowkey::kvstore
