@@ -9,12 +9,6 @@
 
 namespace lowkey::kvstore {
 
-double TokenDial::heavy_of_bank(int bank, int num_banks) const {
-  if (shape == BudgetShape::kUniform || num_banks < 2) return heavy;
-  const double last = heavy / pyramid_delta, first = 2 * heavy - last;
-  return first + (last - first) * bank / (num_banks - 1);
-}
-
 Result<Recipe> parse_recipe(const std::string& yaml, const std::string& where) {
   try {
     return RecipeReader(where).read(YAML::Load(yaml));

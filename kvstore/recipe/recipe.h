@@ -11,24 +11,9 @@
 #include "kvstore/dials/bits/group_widths.h"
 #include "kvstore/dials/features/basis.h"
 #include "kvstore/dials/layers/layer_map.h"
+#include "kvstore/dials/tokens/token_dial.h"
 
 namespace lowkey::kvstore {
-
-enum class TokenScore : uint8_t { kColumnSum, kWindowSum, kKeyNorm };
-enum class BudgetShape : uint8_t { kUniform, kPyramid };
-
-// `tokens:` when not keep: all. Chosen once, when the prompt is complete.
-struct TokenDial {
-  TokenScore score = TokenScore::kColumnSum;
-  double heavy = 0.25;   // share of the prompt's tokens, by score
-  double recent = 0.25;  // share of the prompt's tokens, the newest
-  BudgetShape shape = BudgetShape::kUniform;
-  double pyramid_delta = 7;  // heavy share of the last bank: heavy / delta
-
-  // Of one bank. kPyramid falls linearly with depth and averages `heavy` (MiniKV, arXiv:2411.18077, section
-  // 3).
-  double heavy_of_bank(int bank, int num_banks) const;
-};
 
 // `features:` and `bits:` of one side.
 struct SideDials : FeatureDial, BitDial {};

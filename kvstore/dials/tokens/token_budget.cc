@@ -13,13 +13,6 @@ int share_of(double share, int tokens) {
   return static_cast<int>(std::floor(share * tokens + 1e-9));
 }
 
-double heavy_share(const TokenDial& dial, int bank, int num_banks) {
-  if (dial.shape == BudgetShape::kUniform || num_banks == 1) return dial.heavy;
-  const double last = dial.heavy / dial.pyramid_delta;
-  const double first = 2 * dial.heavy - last;
-  return first + (last - first) * bank / (num_banks - 1);
-}
-
 // The number nearest to `kept` between `least` and `most` that leaves `remainder` (ties: the larger one).
 // `most` or something below it, and not less than `least`, must leave it, too.
 int round_to_remainder(int kept, int remainder, int unit, int least, int most) {
@@ -32,6 +25,12 @@ int round_to_remainder(int kept, int remainder, int unit, int least, int most) {
 
 }  // namespace
 
+double TokenDial::heavy_of_bank(int bank, int num_banks) const {
+  if (shape == BudgetShape::kUniform || num_banks < 2) return heavy;
+  const double last = heavy / pyramid_delta, first = 2 * heavy - last;
+  return first + (last - first) * bank / (num_banks - 1);
+}
+
 TokenBudget token_budget(const TokenDial* dial, int tokens, int num_banks, int page_tokens) {
   LOWKEY_CHECK(tokens >= 0 && num_banks > 0 && page_tokens > 0, "{} tokens, {} banks, pages of {}", tokens,
                num_banks, page_tokens);
@@ -42,7 +41,7 @@ TokenBudget token_budget(const TokenDial* dial, int tokens, int num_banks, int p
   }
   TokenBudget budget{.recent = recent, .exact = (recent + heavy) % page_tokens};
   for (int bank = 0; bank < num_banks; ++bank) {
-    const int wanted = recent + share_of(heavy_share(*dial, bank, num_banks), tokens);
+    const int wanted = recent + share_of(dial->heavy_of_bank(bank, num_banks), tokens);
     const int kept = dial->shape == BudgetShape::kUniform
                          ? wanted
                          : round_to_remainder(wanted, budget.exact, page_tokens, recent, tokens);
