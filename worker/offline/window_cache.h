@@ -1,18 +1,16 @@
-// The cache of one sequence on one rank, in plain memory: no pool, no budget, nobody to share with.
+// The cache of one sequence on one rank: its own pages and tail.
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <vector>
-
 #include "kernels/ops/backend.h"
+#include "worker/offline/plain_pages.h"
 
 namespace lowkey::worker {
 
 // Move-only; `layout` outlives it.
 class WindowCache {
  public:
-  explicit WindowCache(const kernels::PageLayout& layout);
+  explicit WindowCache(const kernels::PageLayout& layout)
+      : pages_(layout), tail_(plain_memory(layout.tail_bytes)) {}
 
   // Another one of equal content, which grows apart from this one.
   WindowCache clone() const;
@@ -20,24 +18,21 @@ class WindowCache {
   // The slice of the `count` rows that follow what was run before, the first of them row `first_row` of its
   // step. Its arrays live until the next call.
   kernels::SequenceSlice extend(int first_row, int count);
-  int length() const { return length_; }
-  const kernels::PageLayout& layout() const { return *layout_; }
+  int length() const { return length_; }  // tokens run so far
+  const kernels::PageLayout& layout() const { return pages_.layout(); }
+
+  // For recipes that move tokens to archived pages. Slots count the tokens that are here.
+  int slots() const { return slots_; }
+  std::byte* const* slabs() const { return pages_.slabs(); }
+  std::byte* tail() { return tail_.get(); }
+  // All tokens were moved, but for `left` that stand in the first rows of the tail.
+  void restart(int left);
 
  private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  using Memory = std::unique_ptr<std::byte, Free>;
-
-  static Memory memory(size_t bytes);
-  size_t slab_bytes(size_t index) const;  // of slabs_[index]; 0: the page has no such slab
-  void add_page();
-
-  const kernels::PageLayout* layout_;
+  PlainPages pages_;
+  PlainMemory tail_;
   int length_ = 0;
-  std::vector<Memory> slabs_;           // [page * kMaxSlabs + slab]
-  std::vector<std::byte*> slab_views_;  // the same
-  Memory tail_;
+  int slots_ = 0;
 };
 
 }  // namespace lowkey::worker

@@ -29,7 +29,8 @@ WindowRunner::WindowRunner(std::unique_ptr<kernels::Backend> backend, std::uniqu
     : backend_(std::move(backend)), model_(std::move(model)), comm_(std::move(comm)) {}
 
 Status WindowRunner::feed(WindowCache& cache, std::span<const int32_t> tokens, int first_scored,
-                          const LogitsSink& sink, const AttentionTap* tap, int step_rows) {
+                          const LogitsSink& sink, const AttentionTap* tap, int step_rows,
+                          const SliceDetails& details) {
   LOWKEY_CHECK(step_rows >= 1, "{} rows a step", step_rows);
   const size_t vocab = config().vocab_size;
   while (!tokens.empty()) {
@@ -38,7 +39,8 @@ Status WindowRunner::feed(WindowCache& cache, std::span<const int32_t> tokens, i
     std::vector<int32_t> positions(rows), wanted;
     std::iota(positions.begin(), positions.end(), first);
     for (int row = sink ? std::max(0, first_scored - first) : rows; row < rows; ++row) wanted.push_back(row);
-    const kernels::SequenceSlice slice = cache.extend(0, rows);
+    kernels::SequenceSlice slice = cache.extend(0, rows);
+    if (details) details(slice);
     const size_t shard = model_->vocab_shard();
     logits_.resize(wanted.size() * shard);
     const Batch batch{tokens.first(rows), positions, {&slice, 1}, wanted, tap};

@@ -40,11 +40,15 @@ class WindowRunner {
   kernels::DType dtype() const { return backend_->dtype(); }
   kernels::Backend& backend() { return *backend_; }
 
+  // What a step adds to a cache's slice: archived pages and observers.
+  using SliceDetails = std::function<void(kernels::SequenceSlice& slice)>;
+
   // Runs `tokens` through all layers behind what `cache` holds already. Logits of the positions (in the
   // sequence) from `first_scored` on go to `sink`, in order; a null sink wants none. `tap` sees every layer's
   // q, k and v; a window longer than kStepRows comes to it in pieces, `step_rows` at most.
   Status feed(WindowCache& cache, std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink,
-              const AttentionTap* tap = nullptr, int step_rows = kStepRows);
+              const AttentionTap* tap = nullptr, int step_rows = kStepRows,
+              const SliceDetails& details = nullptr);
 
   // The same from an empty cache of `layout`, which is thrown away.
   Status run(std::span<const int32_t> tokens, const kernels::PageLayout& layout, int first_scored,

@@ -1,0 +1,49 @@
+#include "worker/offline/plain_pages.h"
+
+#include <cstring>
+
+#include "base/check.h"
+
+namespace lowkey::worker {
+
+using kernels::kMaxSlabs;
+
+// Cleared, so that a clone copies nothing undefined.
+PlainMemory plain_memory(size_t bytes) {
+  const size_t rounded = (bytes + 63) / 64 * 64;
+  auto* data = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
+  LOWKEY_CHECK(data != nullptr || rounded == 0, "out of memory: {} bytes for a page", rounded);
+  if (rounded > 0) std::memset(data, 0, rounded);
+  return PlainMemory(data);
+}
+
+PlainPages PlainPages::clone() const {
+  PlainPages copy(*layout_);
+  copy.grow(size());
+  for (size_t i = 0; i < views_.size(); ++i)
+    if (const size_t bytes = slab_bytes(i)) std::memcpy(copy.views_[i], views_[i], bytes);
+  return copy;
+}
+
+void PlainPages::grow(int pages) {
+  while (size() < pages) {
+    for (int slab = 0; slab < kMaxSlabs; ++slab) {
+      const size_t bytes = slab_bytes(slabs_.size());
+      slabs_.push_back(bytes > 0 ? plain_memory(bytes) : nullptr);
+      views_.push_back(slabs_.back().get());
+    }
+  }
+}
+
+void PlainPages::clear() {
+  slabs_.clear();
+  views_.clear();
+}
+
+size_t PlainPages::slab_bytes(size_t index) const {
+  const bool first_page = index < static_cast<size_t>(kMaxSlabs);
+  const int slab = static_cast<int>(index % kMaxSlabs);
+  return slab < (first_page ? layout_->num_slabs() : layout_->num_levels) ? layout_->slab_bytes[slab] : 0;
+}
+
+}  // namespace lowkey::worker

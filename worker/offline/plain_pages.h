@@ -1,0 +1,41 @@
+// Pages of one layout in plain memory: no pool, no budget, nobody to share with.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "kernels/page/page_layout.h"
+
+namespace lowkey::worker {
+
+// 64-byte aligned, zeroed.
+struct FreePlain {
+  void operator()(std::byte* memory) const { std::free(memory); }
+};
+using PlainMemory = std::unique_ptr<std::byte, FreePlain>;
+PlainMemory plain_memory(size_t bytes);
+
+// Move-only; `layout` outlives it.
+class PlainPages {
+ public:
+  explicit PlainPages(const kernels::PageLayout& layout) : layout_(&layout) {}
+  PlainPages clone() const;  // of equal content
+
+  const kernels::PageLayout& layout() const { return *layout_; }
+  int size() const { return static_cast<int>(slabs_.size()) / kernels::kMaxSlabs; }
+  void grow(int pages);  // to at least so many; invalidates slabs()
+  void clear();
+  // [page * kMaxSlabs + slab], null where a page has no such slab: only page 0 has a sink.
+  std::byte* const* slabs() const { return views_.data(); }
+
+ private:
+  size_t slab_bytes(size_t index) const;
+
+  const kernels::PageLayout* layout_;
+  std::vector<PlainMemory> slabs_;
+  std::vector<std::byte*> views_;  // the same
+};
+
+}  // namespace lowkey::worker
