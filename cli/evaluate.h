@@ -1,0 +1,14 @@
+// `lowkey evaluate`: recipes on a model and a text, as one table of quality, bytes and time.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace lowkey::cli {
+
+// Registers the subcommand. When it was chosen, its callback does the work and sets `exit_code`: 0 done, 2
+// usage, 3 bad input file, 4 runtime failure.
+void add_evaluate_command(CLI::App& app, int& exit_code);
+
+}  // namespace lowkey::cli

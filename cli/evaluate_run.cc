@@ -1,0 +1,196 @@
+#include "cli/evaluate_run.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+
+#include "base/deadline.h"
+#include "cli/model_shape.h"
+#include "cli/recall_task.h"
+#include "cli/text_source.h"
+#include "coordinator/text/tokenizer.h"
+#include "worker/offline/cache_probe.h"
+#include "worker/offline/recipe_sequence.h"
+#include "worker/offline/window_score.h"
+
+namespace lowkey::cli {
+
+using kernels::DType;
+using kernels::PageLayout;
+using kvstore::ResolvedCache;
+using worker::RecipeSequence;
+
+namespace {
+
+constexpr int kProbeTokens = 8192;  // a shorter cache says little about what reading one costs
+constexpr int kProbeRounds = 15;
+constexpr int kEncodeRounds = 3;
+
+// One recipe, and what was found of it so far.
+struct Candidate {
+  ResolvedCache cache;       // in the engine's dtype
+  ResolvedCache bf16_cache;  // what bytes are counted of
+  worker::QualityScore score;
+  int64_t first_asked = 0, first_known = 0, later_asked = 0, later_known = 0;
+  double attention_ratio = 0, encode_share = 0;
+};
+
+class Evaluation {
+ public:
+  Evaluation(const EvaluateOptions& options, const EvaluateProgress& progress)
+      : options_(options), progress_(progress) {}
+
+  Result<std::vector<EvaluateRow>> run() {
+    LOWKEY_TRY(load());
+
+    total_ = static_cast<int>((windows_.size() + tasks_.size() + 1) * candidates_.size());
+    for (const auto& window : windows_) LOWKEY_TRY(score(window));
+    for (const RecallTask& task : tasks_) LOWKEY_TRY(recall(task));
+    for (Candidate& candidate : candidates_) LOWKEY_TRY(time(candidate));
+    std::vector<EvaluateRow> rows;
+    for (const Candidate& candidate : candidates_) rows.push_back(row(candidate));
+    return rows;
+  }
+
+ private:
+  Status load() {
+    LOWKEY_ASSIGN(runner, worker::WindowRunner::load(options_.model, {options_.dtype, options_.threads}));
+    runner_ = std::move(runner);
+    const worker::ModelConfig& config = runner_->config();
+    context_ = options_.context == 0 ? config.max_positions : options_.context;
+    if (context_ < 2 || context_ > config.max_positions)
+      return Error{Code::kUsage,
+                   fmt::format("--context: expected 2 to {} tokens, as the model says, found {}",
+                               config.max_positions, context_)};
+    LOWKEY_ASSIGN(tokenizer, coordinator::Tokenizer::load(options_.model));
+    // One token more than the context: what the last position should have said.
+    LOWKEY_ASSIGN(windows, read_windows(*tokenizer, options_.text, context_ + 1, options_.windows));
+    windows_ = std::move(windows);
+    tasks_ = make_recall_tasks(*tokenizer, windows_, context_);
+    LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(options_.model));
+    LOWKEY_ASSIGN(exact, resolve({}, fingerprint, options_.dtype));
+    exact_ = std::move(exact);
+    for (const auto& file : options_.recipes) {
+      LOWKEY_ASSIGN(recipe, kvstore::read_recipe(file));
+      LOWKEY_ASSIGN(cache, resolve(recipe, fingerprint, options_.dtype));
+      LOWKEY_ASSIGN(bf16, resolve(recipe, fingerprint, DType::kBf16));
+      candidates_.push_back({.cache = std::move(cache), .bf16_cache = std::move(bf16)});
+    }
+    return {};
+  }
+
+  Result<ResolvedCache> resolve(const kvstore::Recipe& recipe, const Hash128& fingerprint, DType dtype) {
+    return kvstore::resolve_files(recipe, recipe.needs_profile() ? options_.profile : "", options_.model,
+                                  model_shape(runner_->config(), fingerprint, dtype), 0, 1);
+  }
+
+  Status score(const std::vector<int32_t>& window) {
+    const std::span<const int32_t> tokens = std::span(window).first(context_);
+    const int middle = context_ / 2;
+    worker::ExactAnswers exact(runner_->config().vocab_size);
+    LOWKEY_TRY(runner_->run(tokens, exact_.pages, middle,
+                            [&](int, std::span<const float> logits) { exact.add(logits); }));
+    for (Candidate& candidate : candidates_) {
+      RecipeSequence sequence(*runner_, candidate.cache);
+      LOWKEY_TRY(sequence.prompt(tokens.first(middle), middle, nullptr));
+      LOWKEY_TRY(
+          sequence.extend(tokens.subspan(middle), middle, [&](int position, std::span<const float> logits) {
+            candidate.score.add(logits, exact, position - middle, window[position + 1]);
+          }));
+      step();
+    }
+    return {};
+  }
+
+  Status recall(const RecallTask& task) {
+    for (Candidate& candidate : candidates_) {
+      RecipeSequence sequence(*runner_, candidate.cache);
+      LOWKEY_ASSIGN(known, ask(sequence, task));
+      ++candidate.first_asked;
+      candidate.first_known += known[0];
+      candidate.later_asked += std::ssize(known) - 1;
+      candidate.later_known += std::count(known.begin() + 1, known.end(), true);
+      step();
+    }
+    return {};
+  }
+
+  Status time(Candidate& candidate) {
+    candidate.attention_ratio =
+        worker::attention_ratio(runner_->backend(), candidate.cache, exact_, runner_->config().num_heads,
+                                std::max(context_, kProbeTokens), kProbeRounds);
+    double prefill = HUGE_VAL;
+    for (int round = 0; round < kEncodeRounds; ++round) {
+      RecipeSequence sequence(*runner_, candidate.cache);
+      const TimePoint start = Clock::now();
+      LOWKEY_TRY(sequence.prompt(std::span(windows_[0]).first(context_), context_, nullptr));
+      prefill = std::min(prefill, seconds(Clock::now() - start));
+    }
+    candidate.encode_share =
+        worker::encode_seconds(runner_->backend(), candidate.cache, exact_, context_, kEncodeRounds) /
+        prefill;
+    step();
+    return {};
+  }
+
+  void step() {
+    ++done_;
+    if (progress_) progress_(done_, total_);
+  }
+
+  EvaluateRow row(const Candidate& candidate) const {
+    const ResolvedCache& cache = candidate.bf16_cache;
+    const uint64_t half = static_cast<uint64_t>(context_) / 2;
+    const uint64_t bytes = cache.bytes_for(half, context_ - half);
+    const double layers_per_bank =
+        static_cast<double>(runner_->config().num_layers) / cache.layers.num_banks();
+    EvaluateRow row{.recipe = cache.recipe.name,
+                    .ratio = layers_per_bank *
+                             static_cast<double>(cache.pages.bf16_bytes_for_tokens(context_)) /
+                             static_cast<double>(bytes),
+                    .bits_per_element = bits_per_element(cache),
+                    .kl = candidate.score.kl(),
+                    .top1 = candidate.score.top1(),
+                    .ppl = candidate.score.perplexity(),
+                    .ppl_exact = candidate.score.exact_perplexity(),
+                    .attention_ratio = candidate.attention_ratio,
+                    .encode_share = candidate.encode_share,
+                    .context = context_,
+                    .tokens = candidate.score.positions()};
+    if (candidate.first_asked > 0) {
+      row.recall_first = double(candidate.first_known) / candidate.first_asked;
+      row.recall_later = double(candidate.later_known) / candidate.later_asked;
+    }
+    return row;
+  }
+
+  const EvaluateOptions& options_;
+  const EvaluateProgress& progress_;
+  std::unique_ptr<worker::WindowRunner> runner_;
+  int context_ = 0;
+  std::vector<std::vector<int32_t>> windows_;  // one token longer than the context
+  std::vector<RecallTask> tasks_;
+  ResolvedCache exact_;
+  std::vector<Candidate> candidates_;
+  int done_ = 0, total_ = 0;
+};
+
+}  // namespace
+
+double bits_per_element(const ResolvedCache& cache) {
+  const bool archive = !cache.archive.empty();
+  double bytes = 0, elements = 0;
+  const auto add = [&](const PageLayout& layout) {
+    for (int level = 0; level < layout.num_levels; ++level) bytes += layout.slab_bytes[level];
+    elements += 2.0 * layout.num_banks * layout.num_kv_heads * layout.head_dim * layout.page_tokens;
+  };
+  if (!archive) add(cache.pages);
+  for (const PageLayout& layout : cache.archive) add(layout);
+  return 8 * bytes / elements;
+}
+
+Result<std::vector<EvaluateRow>> evaluate(const EvaluateOptions& options, const EvaluateProgress& progress) {
+  return Evaluation(options, progress).run();
+}
+
+}  // namespace lowkey::cli
