@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 
+#include "base/one_line.h"
 #include "base/safetensors/mapped_file.h"
 #include "base/safetensors/safetensors_header.h"
 
@@ -48,7 +49,6 @@ class Reader {
 
   Result<Profile> read() {
     LOWKEY_TRY(read_metadata());
-    profile_.vectors.resize(size_t(profile_.num_banks) * 2 * profile_.vectors_per_side());
     const bool orthonormal = find("decode") == nullptr;
     for (const Member& member : kMembers) {
       if (orthonormal && member.values == &VectorProfile::decode) continue;
@@ -67,7 +67,7 @@ class Reader {
  private:
   Error bad(const std::string& where, const std::string& expected, const std::string& found) const {
     return Error{Code::kBadInput,
-                 fmt::format("{}: {}: expected {}, found {}", path_, where, expected, found)};
+                 fmt::format("{}: {}: expected {}, found {}", path_, where, expected, one_line(found))};
   }
 
   std::string field(const char* name) const {
@@ -137,6 +137,8 @@ class Reader {
     LOWKEY_ASSIGN(bytes, bytes_of(*tensor, "F32",
                                   member.square ? std::vector<int64_t>{profile_.dim(), profile_.dim()}
                                                 : std::vector<int64_t>{profile_.dim()}));
+    // As many as the file has numbers for: only now are the metadata's counts known to be no fancy.
+    profile_.vectors.resize(size_t(profile_.num_banks) * 2 * profile_.vectors_per_side());
     for (size_t v = 0; v < profile_.vectors.size(); ++v) {
       std::vector<float>& values = profile_.vectors[v].*member.values;
       values.resize(each);

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/one_line.h"
 #include "kvstore/recipe/recipe_reader.h"
 
 namespace lowkey::kvstore {
@@ -13,7 +14,8 @@ Result<Recipe> parse_recipe(const std::string& yaml, const std::string& where) {
   try {
     return RecipeReader(where).read(YAML::Load(yaml));
   } catch (const YAML::Exception& problem) {
-    return Error{Code::kBadInput, fmt::format("{}:{}: {}", where, problem.mark.line + 1, problem.msg), {}};
+    return Error{
+        Code::kBadInput, fmt::format("{}:{}: {}", where, problem.mark.line + 1, one_line(problem.msg)), {}};
   }
 }
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "base/one_line.h"
 #include "kvstore/recipe/recipe_rules.h"
 
 namespace lowkey::kvstore {
@@ -42,7 +43,7 @@ constexpr std::string_view kSlide =
 }  // namespace
 
 Error RecipeReader::error(const YAML::Node& at, const std::string& what) const {
-  return Error{Code::kBadInput, fmt::format("{}:{}: {}", where_, at.Mark().line + 1, what), {}};
+  return Error{Code::kBadInput, fmt::format("{}:{}: {}", where_, at.Mark().line + 1, one_line(what)), {}};
 }
 
 Error RecipeReader::error_in(const char* key, const std::string& what) const {

@@ -90,6 +90,16 @@ class Recipes(unittest.TestCase):
         self.assertEqual(self.answers(2, *flags), one)
         self.assertNotEqual(one, self.exact, "nothing was cut")
 
+    def test_cutting_a_page_into_levels_changes_no_token(self):
+        whole = self.recipe("whole", "bits: {width: 4}")
+        levels = self.recipe("levels", "bits: {width: 4}\nstream: {levels: [0.5, 1]}")
+        self.assertEqual(self.answers(1, "--recipe", levels), self.answers(1, "--recipe", whole))
+
+    def test_affine_codes_have_the_same_tokens_on_one_rank_and_on_two(self):
+        recipe = self.recipe("affine", "bits: {quantizer: affine, width: 3, group: 16, key: {axis: channel}, "
+                                       "value: {axis: token}}")
+        self.assertEqual(self.answers(2, "--recipe", recipe), self.answers(1, "--recipe", recipe))
+
     def test_what_cannot_be_served_ends_with_one_line(self):
         for recipe, line in ((self.recipe("nothing", "features: {basis: trained}"),
                               "profiles/nothing.profile.safetensors (made by lowkey calibrate"),

@@ -125,6 +125,11 @@ TEST(Profile, DamagedFilesAreOneLineWithWhatWasExpected) {
   EXPECT_EQ(refusal(set("basis", "")), ": metadata 'basis': expected a name, found none");
   EXPECT_EQ(refusal(set("num_kv_heads", "8")),
             ": tensor 'encode': expected shape [2, 2, 4, 80, 80], found [2, 2, 2, 80, 80]");
+  EXPECT_NE(refusal([](auto& header, auto&) {
+              header.metadata["num_banks"] = header.metadata["num_kv_heads"] = "65534";
+            }).find(": tensor 'encode': expected shape [65534, 2, 32767"),
+            std::string::npos)
+      << "no memory is taken for what the file does not hold";
   EXPECT_EQ(refusal([](auto& header, auto&) { header.tensors[0].name = "encoder"; }),
             ": tensor 'encode': expected one, found none");
   EXPECT_EQ(refusal([](auto& header, auto&) { header.tensors[0].dtype = "I32"; }),
@@ -144,6 +149,30 @@ TEST(Profile, DamagedFilesAreOneLineWithWhatWasExpected) {
   EXPECT_NE(
       refusal([](auto&, auto& data) { data.resize(data.size() / 2); }).find("expected data_offsets within"),
       std::string::npos);
+}
+
+TEST(Profile, ByteChangesNeverCrash) {
+  TempFolder folder;
+  const auto file = folder.path() / "p.safetensors";
+  Profile profile =
+      testing::random_profile({.num_layers = 1, .num_kv_heads = 1, .head_dim = 16, .fingerprint = {1, 2}});
+  ASSERT_TRUE(profile.write(file).ok());
+  const std::string good = text_of(file);
+  const size_t header_bytes = good.find('}', good.rfind("data_offsets")) + 1;
+  std::mt19937 random(3);
+  int refused = 0;
+  for (int round = 0; round < 400; ++round) {
+    std::string text = good;
+    for (int changes = 1 + random() % 3; changes > 0; --changes)
+      text[random() % header_bytes] = "0123456789\"[]{}:,xF-."[random() % 21];
+    std::ofstream(file, std::ios::binary) << text;
+    const auto read = Profile::read(file);
+    refused += !read.ok();
+    if (!read.ok()) {
+      EXPECT_EQ(read.error().message.find('\n'), std::string::npos);
+    }
+  }
+  EXPECT_GT(refused, 250);
 }
 
 }  // namespace

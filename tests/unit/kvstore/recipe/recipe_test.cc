@@ -2,6 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <sstream>
+
 #include <fstream>
 
 #include "tests/support/temp_folder.h"
@@ -226,6 +231,25 @@ TEST(Recipe, BadValuesAndBadFilesAreOneClearLine) {
   EXPECT_NE(parse_recipe("", "r.yaml").error().message.find("expected a map of name"), std::string::npos);
   EXPECT_EQ(read_recipe("/nonexistent/r.yaml").error().message,
             "/nonexistent/r.yaml: expected a recipe file, cannot read it");
+}
+
+TEST(Recipe, ByteChangesNeverCrash) {
+  std::mt19937 random(5);
+  for (const auto& entry : std::filesystem::directory_iterator(LOWKEY_SOURCE_DIR "/recipes")) {
+    std::ifstream in(entry.path());
+    std::ostringstream text;
+    text << in.rdbuf();
+    for (int round = 0; round < 300; ++round) {
+      std::string changed = text.str();
+      for (int changes = 1 + random() % 4; changes > 0; --changes)
+        changed[random() % changed.size()] = "0123456789.-{}[],: \n\t&*!#ax\x80"[random() % 29];
+      const auto recipe = parse_recipe(changed, "r.yaml");
+      if (!recipe.ok()) {
+        EXPECT_EQ(recipe.error().message.find('\n'), std::string::npos) << recipe.error().message;
+      }
+    }
+  }
+  EXPECT_FALSE(parse_recipe("name: " + std::string(20000, '['), "r.yaml").ok());
 }
 
 }  // namespace

@@ -147,6 +147,21 @@ TEST(Resolve, FeaturesAndBitsCompose) {
   }
 }
 
+TEST(Resolve, TheLastGroupMayBeShort) {
+  const ModelShape model = shape(1, 3, 40);
+  Profile profile = random_profile(model);
+  const auto uniform = resolve(recipe_of("features: {basis: trained, keep: 0.99}\n"), &profile, model, 0, 1);
+  ASSERT_TRUE(uniform.ok()) << uniform.error().message;
+  EXPECT_EQ(uniform->pages.vectors[0].dim, 40);
+  profile.budgets[0].bits[0] = {{4}, {0}, {2}};
+  profile.budgets[0].bits[1] = {{0}, {0}, {0}};
+  const auto ours = resolve(recipe_of("features: {basis: trained}\nbits: {width: auto}\nbudget: 4x\n"),
+                            &profile, model, 0, 1);
+  ASSERT_TRUE(ours.ok()) << ours.error().message;
+  EXPECT_EQ(bits_of(ours->pages, ours->pages.vectors[0]), (std::vector<std::vector<int>>{{4}, {0}, {2}}));
+  EXPECT_EQ(ours->pages.vectors[1].num_planes, 0) << "rank 0 is allowed";
+}
+
 TEST(Resolve, LevelsCutEmbeddedCodesBetweenBitsAndOthersBetweenGroups) {
   const ModelShape model = shape(1, 1, 64);
   const auto embedded =
