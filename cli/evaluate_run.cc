@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/deadline.h"
 #include "cli/model_shape.h"
@@ -23,7 +24,7 @@ using worker::RecipeSequence;
 namespace {
 
 constexpr int kProbeTokens = 8192;  // a shorter cache says little about what reading one costs
-constexpr int kProbeRounds = 15;
+constexpr double kProbeSeconds = 0.5;
 constexpr int kEncodeRounds = 3;
 
 // One recipe, and what was found of it so far.
@@ -118,17 +119,19 @@ class Evaluation {
   Status time(Candidate& candidate) {
     candidate.attention_ratio =
         worker::attention_ratio(runner_->backend(), candidate.cache, exact_, runner_->config().num_heads,
-                                std::max(context_, kProbeTokens), kProbeRounds);
-    double prefill = HUGE_VAL;
+                                std::max(context_, kProbeTokens), kProbeSeconds);
+    double prefill = HUGE_VAL, encode = HUGE_VAL;
     for (int round = 0; round < kEncodeRounds; ++round) {
       RecipeSequence sequence(*runner_, candidate.cache);
       const TimePoint start = Clock::now();
       LOWKEY_TRY(sequence.prompt(std::span(windows_[0]).first(context_), context_, nullptr));
       prefill = std::min(prefill, seconds(Clock::now() - start));
+      encode = std::min(encode, sequence.move_seconds());
     }
-    candidate.encode_share =
-        worker::encode_seconds(runner_->backend(), candidate.cache, exact_, context_, kEncodeRounds) /
-        prefill;
+    // Pages are encoded by all threads of the pool, a stored vector each.
+    if (candidate.cache.archive.empty())
+      encode = worker::encode_seconds(candidate.cache.pages, context_, kEncodeRounds) / options_.threads;
+    candidate.encode_share = encode / prefill;
     step();
     return {};
   }

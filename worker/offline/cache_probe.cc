@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <random>
 
 #include "base/deadline.h"
+#include "kernels/cpu/page_encode.h"
 #include "kernels/page/dtype.h"
 #include "kernels/page/page_codec.h"
 #include "kvstore/dials/tokens/token_budget.h"
@@ -17,6 +17,8 @@ using kernels::DType;
 using kernels::PageLayout;
 
 namespace {
+
+constexpr int kLeastRounds = 15;
 
 // Numbers of about unit size, of `dtype`; the same for a seed on every machine.
 void fill_random(std::byte* data, DType dtype, size_t count, uint32_t seed) {
@@ -118,51 +120,36 @@ double CacheProbe::attend() {
 }
 
 double attention_ratio(kernels::Backend& backend, const kvstore::ResolvedCache& recipe,
-                       const kvstore::ResolvedCache& exact, int num_q_heads, int tokens, int rounds) {
+                       const kvstore::ResolvedCache& exact, int num_q_heads, int tokens, double seconds) {
   CacheProbe coded(backend, recipe, num_q_heads, tokens), plain(backend, exact, num_q_heads, tokens);
   coded.attend(), plain.attend();  // caches and scratch are warm
   double least = HUGE_VAL, least_exact = HUGE_VAL;
-  for (int round = 0; round < rounds; ++round) {
+  const Deadline enough =
+      Deadline::in(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds)));
+  for (int round = 0; round < kLeastRounds || !enough.passed(); ++round) {
     least_exact = std::min(least_exact, plain.attend());
     least = std::min(least, coded.attend());
   }
   return least / least_exact;
 }
 
-double encode_seconds(kernels::Backend& backend, const kvstore::ResolvedCache& recipe,
-                      const kvstore::ResolvedCache& exact, int tokens, int rounds) {
-  const PageLayout& from = exact.pages;
-  const int pages = tokens / from.page_tokens, slots = pages * from.page_tokens;
-  PlainPages rows(from);
-  rows.grow(pages);
-  for (int page = 0; page < pages; ++page)
-    fill_random(rows.slabs()[page * kernels::kMaxSlabs], from.dtype,
-                from.slab_bytes[0] / kernels::dtype_bytes(from.dtype), 7 + page);
-  const PlainMemory tail = plain_memory(from.tail_bytes);
-  std::vector<int32_t> all(static_cast<size_t>(from.num_kv_heads) * slots);
-  for (int head = 0; head < from.num_kv_heads; ++head)
-    std::iota(all.begin() + ptrdiff_t(head) * slots, all.begin() + ptrdiff_t(head + 1) * slots, 0);
+double encode_seconds(const PageLayout& layout, int tokens, int rounds) {
+  const size_t elements = static_cast<size_t>(layout.page_tokens) * layout.head_dim;
+  const size_t row_bytes = elements * kernels::dtype_bytes(layout.dtype);
+  const PlainMemory rows = plain_memory(row_bytes * layout.join);
+  fill_random(rows.get(), layout.dtype, elements * layout.join, 7);
+  std::vector<const std::byte*> heads;
+  for (int head = 0; head < layout.join; ++head) heads.push_back(rows.get() + head * row_bytes);
+  PlainPages page(layout);
+  page.grow(1);
+  kernels::simd::PageEncoder encoder;
   double least = HUGE_VAL;
   for (int round = 0; round < rounds; ++round) {
-    double sum = 0;
-    for (int bank = 0; bank < from.num_banks; ++bank) {
-      const bool archive = !recipe.archive.empty();
-      PlainPages coded(archive ? recipe.archive[bank] : recipe.pages);
-      coded.grow(pages);
-      const TimePoint start = Clock::now();
-      backend.compact({.from = &from,
-                       .bank = bank,
-                       .slabs = rows.slabs(),
-                       .tail = tail.get(),
-                       .num_slots = slots,
-                       .keep = all.data(),
-                       .num_kept = slots,
-                       .to = &coded.layout(),
-                       .to_bank = archive ? 0 : bank,
-                       .to_slabs = coded.slabs()});
-      sum += seconds(Clock::now() - start);
-    }
-    least = std::min(least, sum);
+    const TimePoint start = Clock::now();
+    for (int i = 0; i < tokens / layout.page_tokens; ++i)
+      for (const kernels::VectorLayout& vector : layout.vectors)
+        encoder.encode(layout, vector, std::span(heads).first(vector.num_heads), {page.slabs()});
+    least = std::min(least, seconds(Clock::now() - start));
   }
   return least;
 }

@@ -39,13 +39,13 @@ class CacheProbe {
   kernels::Tensor q_, k_, v_, out_;
 };
 
-// Least time of `recipe` over `rounds` / least of `exact`, taken in turns: what others do on the machine only
-// ever adds.
+// Least time of `recipe` / least of `exact`, taken in turns for about `seconds` (what others do on the
+// machine only ever adds), but 15 times at least.
 double attention_ratio(kernels::Backend& backend, const kvstore::ResolvedCache& recipe,
-                       const kvstore::ResolvedCache& exact, int num_q_heads, int tokens, int rounds);
+                       const kvstore::ResolvedCache& exact, int num_q_heads, int tokens, double seconds);
 
-// Seconds to encode `tokens` tokens (rounded down to pages) of all banks from exact rows; least of `rounds`.
-double encode_seconds(kernels::Backend& backend, const kvstore::ResolvedCache& recipe,
-                      const kvstore::ResolvedCache& exact, int tokens, int rounds);
+// Seconds of one core to encode `tokens` tokens (rounded down to pages) of all banks with the CPU's encoder;
+// least of `rounds`. REQUIRES: no archive (RecipeSequence::move_seconds() says what that takes).
+double encode_seconds(const kernels::PageLayout& layout, int tokens, int rounds);
 
 }  // namespace lowkey::worker
