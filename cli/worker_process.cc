@@ -41,8 +41,6 @@ Result<Replica> load(const Job& job) {
   const auto dtype = job.config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
   LOWKEY_ASSIGN(config, worker::ModelConfig::read(job.config.model));
   LOWKEY_ASSIGN(recipe, kvstore::read_recipe(job.config.recipe));
-  if (recipe.has_archive())
-    return Error{Code::kUsage, fmt::format("recipe {}: exact prefill is not served", recipe.name), "recipe"};
   if (config.num_kv_heads % job.plan.tp != 0) {
     return Error{
         Code::kUsage,
@@ -55,7 +53,10 @@ Result<Replica> load(const Job& job) {
   replica.backend = kernels::make_cpu_backend({.dtype = dtype, .threads = job.share.threads});
   LOWKEY_ASSIGN(model, worker::Model::load(job.config.model, config, job.self().replica_rank, job.plan.tp,
                                            *replica.backend));
-  LOWKEY_ASSIGN(memory, kvstore::PageMemory::make(cache.pages, job.share.kv_bytes));
+  LOWKEY_ASSIGN(memory,
+                kvstore::PageMemory::make(cache.pages, {.budget = job.share.kv_bytes,
+                                                        .archive = cache.archive_spec(),
+                                                        .max_tokens = uint64_t(config.max_positions)}));
   replica.config = std::move(config);
   replica.cache = std::move(cache);
   replica.model_fingerprint = fingerprint;
@@ -65,21 +66,18 @@ Result<Replica> load(const Job& job) {
 }
 
 void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics) {
-  const double ratio = static_cast<double>(replica.cache.pages.bf16_bytes_for_tokens(8192)) /
-                       static_cast<double>(replica.cache.bytes_for(8192, 0));
   metrics.set(monitoring::Metric::kWeightBytes, static_cast<double>(replica.model->packed_bytes()));
-  metrics.set(monitoring::Metric::kKvBytesPerToken, replica.cache.pages.bytes_per_token());
-  metrics.set(monitoring::Metric::kKvCompressionRatio, ratio);
   metrics.set(monitoring::Metric::kInfo, 1,
               {{"version", kVersion},
                {"model", replica.config.name},
                {"recipe", replica.cache.recipe.name},
                {"dtype", job.config.dtype}});
   spdlog::info(
-      "model {}: {} of weights; recipe {}: {:.0f} B per token, bf16 needs {:.2f}x of that at 8192 tokens; "
+      "model {}: {} of weights; recipe {}: {:.0f} B per token, bf16 needs {:.2f}x of that at {} tokens; "
       "room for {} tokens in one sequence",
       replica.config.name, format_bytes(replica.model->packed_bytes()), replica.cache.recipe.name,
-      replica.cache.pages.bytes_per_token(), ratio, replica.memory->max_sequence_tokens());
+      replica.memory->bytes_per_token(), replica.memory->compression_ratio(),
+      kvstore::PageMemory::kLongPrompt, replica.memory->max_sequence_tokens());
 }
 
 // The I/O thread of a worker: runs until stopped, joined by the destructor.
@@ -160,6 +158,7 @@ Ending run_worker(const Job& job) {
   worker::ExecutorOptions executor;
   executor.model_fingerprint = replica.model_fingerprint;
   executor.layout_fingerprint = replica.cache.fingerprint;
+  executor.backend = replica.backend.get();
   executor.step_deadline = std::chrono::seconds(job.config.step_deadline_seconds);
   if (job.self().replica_rank == 0) {
     metrics.declare(monitoring::Feeder::kLeader);

@@ -15,7 +15,11 @@ namespace {
 
 constexpr uint64_t kHugePage = 2 * kMiB;
 constexpr uint64_t kSmallPage = 4 * kKiB;
-constexpr uint64_t kManySuperblocks = 64;  // below this the size classes would fight over whole superblocks
+// Below this the size classes would fight over whole superblocks: every one may hold one that is almost
+// empty.
+uint64_t many_superblocks(size_t size_classes) {
+  return std::max<uint64_t>(64, 16 * size_classes);
+}
 
 uint64_t round_up(uint64_t bytes, uint64_t unit) {
   return (bytes + unit - 1) / unit * unit;
@@ -39,9 +43,10 @@ void touch(std::byte* begin, uint64_t bytes) {
 
 uint64_t SuperblockArena::choose_superblock_bytes(std::span<const uint64_t> slab_sizes, uint64_t budget) {
   const uint64_t largest = *std::max_element(slab_sizes.begin(), slab_sizes.end());
-  const uint64_t unit = budget >= kManySuperblocks * std::max(kHugePage, largest) ? kHugePage : kSmallPage;
+  const uint64_t many = many_superblocks(slab_sizes.size());
+  const uint64_t unit = budget >= many * std::max(kHugePage, largest) ? kHugePage : kSmallPage;
   const uint64_t smallest = round_up(largest, unit);
-  const uint64_t limit = std::max(smallest, budget / kManySuperblocks);
+  const uint64_t limit = std::max(smallest, budget / many);
   uint64_t best = smallest;
   for (uint64_t candidate = smallest; candidate <= limit; candidate += unit) {
     if (worst_waste(slab_sizes, candidate) < worst_waste(slab_sizes, best)) best = candidate;

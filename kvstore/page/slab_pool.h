@@ -28,7 +28,7 @@ class SuperblockArena {
 
   // The size that wastes least: 2 MiB (a huge page), or a multiple when that leaves more than 1/16 unused
   // behind the last slab of some size; smaller, in 4 KiB steps, when `budget` is under 64 superblocks of 2
-  // MiB.
+  // MiB (16 for every size, where there are more than four). `slab_sizes` are distinct.
   static uint64_t choose_superblock_bytes(std::span<const uint64_t> slab_sizes, uint64_t budget);
 
   SuperblockArena(SuperblockArena&& other) noexcept;

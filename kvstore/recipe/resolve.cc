@@ -156,28 +156,15 @@ Result<ResolvedCache> resolve(const Recipe& recipe, const Profile* profile, cons
   return own;
 }
 
-uint64_t ResolvedCache::kept_tokens(uint64_t prompt, int bank) const {
-  if (!recipe.tokens) return prompt;
-  const TokenDial& dial = *recipe.tokens;
-  const auto recent = static_cast<uint64_t>(dial.recent * static_cast<double>(prompt));
-  const auto heavy =
-      static_cast<uint64_t>(dial.heavy_of_bank(bank, layers.num_banks()) * static_cast<double>(prompt));
-  return std::min(prompt, recent + heavy);
+std::optional<ArchiveSpec> ResolvedCache::archive_spec() const {
+  if (archive.empty()) return std::nullopt;
+  return ArchiveSpec{archive, recipe.tokens, std::max(recipe.recent_block, recipe.page_tokens)};
 }
 
 uint64_t ResolvedCache::bytes_for(uint64_t prompt, uint64_t generated) const {
-  if (archive.empty()) return pages.bytes_for_tokens(prompt + generated);
-  // Complete pages of what was kept, and complete blocks of what was generated, are encoded; the rest stays
-  // exact, in pages that all banks share.
-  const uint64_t page = recipe.page_tokens, block = recipe.recent_block;
-  uint64_t bytes = 0, left = 0;
-  for (size_t bank = 0; bank < archive.size(); ++bank) {
-    const uint64_t kept = kept_tokens(prompt, static_cast<int>(bank));
-    const uint64_t encoded = kept / page + generated / block * (block / page);
-    bytes += encoded * (archive[bank].slab_bytes[0] + kernels::kPageHeaderBytes);
-    left = std::max(left, kept % page);
-  }
-  return bytes + pages.bytes_for_tokens(left + generated % block);
+  const std::optional<ArchiveSpec> spec = archive_spec();
+  if (!spec) return pages.bytes_for_tokens(prompt + generated);
+  return sequence_bytes(pages, &*spec, spec->after(static_cast<int>(prompt), static_cast<int>(generated)));
 }
 
 std::filesystem::path profile_file(const Recipe& recipe, const std::filesystem::path& explicit_file,

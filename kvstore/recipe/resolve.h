@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "base/result.h"
 #include "kernels/page/page_layout.h"
 #include "kvstore/dials/layers/layer_map.h"
+#include "kvstore/page/archive_spec.h"
 #include "kvstore/profile/profile.h"
 #include "kvstore/recipe/recipe.h"
 
@@ -39,8 +41,8 @@ struct ResolvedCache {
   // read each other's pages.
   Hash128 fingerprint;
 
-  // Tokens of a prompt that bank `bank` keeps once it is complete: all, or what `tokens` chooses.
-  uint64_t kept_tokens(uint64_t prompt, int bank) const;
+  // What the device tier and the engine need to know of the archive; none without one.
+  std::optional<ArchiveSpec> archive_spec() const;
   // Bytes of one sequence with `prompt` + `generated` tokens on this rank once the prompt is complete: the
   // recipe's own forecast. Without an archive the same as pages.bytes_for_tokens(prompt + generated).
   uint64_t bytes_for(uint64_t prompt, uint64_t generated) const;

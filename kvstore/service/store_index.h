@@ -19,7 +19,7 @@
 #include "base/deadline.h"
 #include "base/hash128.h"
 #include "kernels/page/page_header.h"
-#include "kvstore/service/offset_allocator.h"
+#include "kvstore/page/offset_allocator.h"
 
 namespace lowkey::kvstore {
 

@@ -109,13 +109,14 @@ Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request, uin
                    fmt::format("the model's context is {} tokens; the prompt has {} and max_tokens is {}",
                                config.max_positions, request.prompt_size(), sequence->sampling.max_tokens));
   }
-  if (!memory_.fits(total)) {
-    return invalid("max_tokens",
-                   fmt::format("{} tokens (prompt {} + max_tokens {}) need {} of KV cache; the whole of {} "
-                               "holds at most {} tokens",
-                               total, request.prompt_size(), sequence->sampling.max_tokens,
-                               format_bytes(memory_.layout().bytes_for_tokens(total)),
-                               format_bytes(memory_.capacity_bytes()), memory_.max_sequence_tokens()));
+  if (!memory_.fits(request.prompt_size(), sequence->sampling.max_tokens)) {
+    return invalid(
+        "max_tokens",
+        fmt::format("{} tokens (prompt {} + max_tokens {}) need {} of KV cache; the whole of {} "
+                    "holds at most {} tokens",
+                    total, request.prompt_size(), sequence->sampling.max_tokens,
+                    format_bytes(memory_.peak_bytes(request.prompt_size(), sequence->sampling.max_tokens)),
+                    format_bytes(memory_.capacity_bytes()), memory_.max_sequence_tokens()));
   }
   const ExecutorOptions& identity = options_.executor;
   sequence->root =
@@ -179,7 +180,7 @@ Engine::Step Engine::schedule() {
   end_restores();
   step.schedule = scheduler_.schedule();
   step.device = pool_.ledger();  // before pages are pinned for copies
-  step.used_pages = pool_.used_pages();
+  step.used_pages = used_pages();
   step.evictable_pages = pool_.evictable_pages();
   plan_spills(&step);
   return step;
@@ -260,6 +261,14 @@ void Engine::run_on(Sequence& sequence, size_t restored_pages) {
   scheduler_.restored(sequence);
 }
 
+// An archived page is of one bank.
+uint64_t Engine::used_pages() {
+  uint64_t pages = pool_.used_pages();
+  if (!memory_.archive()) return pages;
+  for (const Sequence* sequence : scheduler_.all()) pages += sequence->archive.total_pages();
+  return pages;
+}
+
 void Engine::plan_spills(Step* step) {
   if (!executor_.can_spill() || spills_.empty()) return;
   for (const PendingSpill& spill : spills_.take(executor_.spill_room())) {
@@ -292,6 +301,13 @@ Status Engine::execute(const Step& step) {
     for (size_t page = sequence.pages_sent; page < sequence.pages.size(); ++page) {
       for (const kvstore::SlabId slab : sequence.pages[page].slabs()) planned.add_slabs(slab);
     }
+    planned.set_first_slot(sequence.next_slot());
+    if (sequence.scores) {
+      planned.mutable_scores()->set_line(
+          static_cast<uint32_t>(sequence.scores.offset() / kvstore::OffsetAllocator::kAlignment));
+      planned.mutable_scores()->set_tokens(sequence.prompt_tokens);
+    }
+    if (scheduled.compacts) plan_compaction(sequence, planned.mutable_compaction());
     planned.set_want_logits(scheduled.wants_logits());
     planned.set_levels(memory_.layout().num_levels);
     sequence.pages_sent = sequence.pages.size();
@@ -306,6 +322,22 @@ Status Engine::execute(const Step& step) {
   device.set_evictable_pages(step.evictable_pages);
   if (ports_.publish_plan) ports_.publish_plan(plan);
   return executor_.execute(plan);
+}
+
+// The prompt as the tokens dial wants it; a block whole.
+void Engine::plan_compaction(Sequence& sequence, wire::Compaction* compaction) const {
+  const kvstore::ArchiveSpec& archive = *memory_.archive();
+  kvstore::TokenBudget budget{.recent = archive.block_tokens,
+                              .heavy = std::vector<int>(archive.num_banks(), 0)};
+  if (!sequence.prompt_archived) budget = archive.budget(sequence.prompt_tokens);
+  compaction->set_recent(budget.recent);
+  for (int bank = 0; bank < archive.num_banks(); ++bank) {
+    compaction->add_heavy(budget.heavy[bank]);
+    compaction->add_pages(budget.archived(bank) / archive.page_tokens());
+    for (const kvstore::SlabId slab : sequence.archive.slabs_from(bank, sequence.archive_sent[bank]))
+      compaction->add_slabs(slab);
+  }
+  sequence.archive_sent = sequence.archive.pages();
 }
 
 }  // namespace lowkey::worker

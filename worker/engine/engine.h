@@ -29,6 +29,7 @@ class RestoreResult;
 class Submit;
 class TokenEvent;
 class TokenEvents;
+class Compaction;
 }  // namespace lowkey::wire
 
 namespace lowkey::worker {
@@ -115,8 +116,10 @@ class Engine {
   void on_restore_finished(const PrefixRestores::Finished& finished);
   void run_on(Sequence& sequence, size_t restored_pages);
   void plan_spills(Step* step);
-  void commit_sequence(Sequence& sequence, int num_tokens, const float* logits_row,
+  void plan_compaction(Sequence& sequence, wire::Compaction* compaction) const;
+  void commit_sequence(const ScheduledSequence& scheduled, const float* logits_row,
                        wire::TokenEvents* events);
+  uint64_t used_pages();
   void publish_pages(Sequence& sequence, int first_page);
   void sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event);
   void finish(Sequence& sequence);

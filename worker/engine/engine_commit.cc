@@ -22,7 +22,7 @@ bool Engine::commit(const Step& step, const Status& status) {
   size_t row = 0;
   for (const ScheduledSequence& scheduled : step.schedule.sequences) {
     const float* logits = scheduled.wants_logits() ? executor_.logits(row++).data() : nullptr;
-    commit_sequence(*scheduled.sequence, scheduled.num_tokens, logits, &events);
+    commit_sequence(scheduled, logits, &events);
   }
   if (events.events_size() > 0) emit(events);
   count_step(step);
@@ -31,14 +31,19 @@ bool Engine::commit(const Step& step, const Status& status) {
   return worked || events.events_size() > 0;
 }
 
-void Engine::commit_sequence(Sequence& sequence, int num_tokens, const float* logits_row,
+void Engine::commit_sequence(const ScheduledSequence& scheduled, const float* logits_row,
                              wire::TokenEvents* events) {
+  Sequence& sequence = *scheduled.sequence;
   const int before = sequence.computed;
-  sequence.computed += num_tokens;
+  sequence.computed += scheduled.num_tokens;
   const int again = std::min(sequence.computed_before, sequence.computed) - before;
   if (again > 0) metrics_.add(Metric::kRecomputedTokens, again, {{"cause", "preemption"}});
   sequence.computed_before = std::max(sequence.computed_before, sequence.computed);
-  publish_pages(sequence, before / memory_.layout().page_tokens);
+  if (!memory_.archive()) publish_pages(sequence, before / memory_.layout().page_tokens);
+  if (scheduled.compacts) {
+    sequence.tokens_archived(
+        sequence.prompt_archived ? 0 : memory_.archive()->budget(sequence.prompt_tokens).exact);
+  }
   if (logits_row == nullptr) return;
 
   wire::TokenEvent& event = *events->add_events();

@@ -24,7 +24,7 @@ namespace lowkey::worker {
 struct StagedPage {
   kernels::PageHeader header;
   std::array<std::span<const std::byte>, kernels::kMaxSlabs> slabs;  // empty span: none
-  std::shared_ptr<void> keep_alive;                                 // owns the bytes
+  std::shared_ptr<void> keep_alive;                                  // owns the bytes
 };
 
 // A page of this rank to be filled from a store.
@@ -35,10 +35,11 @@ struct RestoreTarget {
 
 // Called on the step thread; must not block.
 struct EnginePorts {
-  std::function<void(const wire::StepPlan&)> publish_plan;        // leader: to every follower, in order
-  std::function<void(const wire::TokenEvents&)> emit;             // leader: to the coordinator
-  std::function<void(const wire::RestoreCommand&)> send_restore;  // leader: to every follower (own rank apart)
-  std::function<void(std::vector<StagedPage>)> spill;             // every rank: own slices
+  std::function<void(const wire::StepPlan&)> publish_plan;  // leader: to every follower, in order
+  std::function<void(const wire::TokenEvents&)> emit;       // leader: to the coordinator
+  std::function<void(const wire::RestoreCommand&)>
+      send_restore;                                    // leader: to every follower (own rank apart)
+  std::function<void(std::vector<StagedPage>)> spill;  // every rank: own slices
   // Every rank: fetch the targets in order up to the first miss; `done(pages, reason)` on any thread.
   std::function<void(std::vector<RestoreTarget>, std::function<void(size_t, std::string)> done)> restore;
 };

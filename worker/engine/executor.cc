@@ -36,17 +36,16 @@ Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMe
       metrics_(metrics),
       staging_(
           StagingPool::create(staged_page_bytes(memory.layout()), ports.spill ? options.staging_bytes : 0)) {
-  const kernels::PageLayout& layout = memory.layout();
-  constexpr uint64_t kRatioTokens = 8192;
+  LOWKEY_CHECK(!memory.archive() || options.backend != nullptr, "an archive needs a backend");
   metrics_.set(Metric::kKvBytes, static_cast<double>(memory.capacity_bytes()),
                {{"tier", "device"}, {"state", "capacity"}});
   metrics_.set(Metric::kKvPages, static_cast<double>(memory.max_pages()),
                {{"tier", "device"}, {"state", "capacity"}});
-  metrics_.set(Metric::kKvBytesPerToken, layout.bytes_per_token());
-  metrics_.set(Metric::kKvCompressionRatio, static_cast<double>(layout.bf16_bytes_for_tokens(kRatioTokens)) /
-                                                static_cast<double>(layout.bytes_for_tokens(kRatioTokens)));
+  metrics_.set(Metric::kKvBytesPerToken, memory.bytes_per_token());
+  metrics_.set(Metric::kKvCompressionRatio, memory.compression_ratio());
   wire::DeviceTier empty;
-  empty.set_free_bytes(memory.capacity_bytes());
+  empty.set_slack_bytes(memory.score_capacity_bytes());
+  empty.set_free_bytes(memory.capacity_bytes() - empty.slack_bytes());
   report(empty);
 }
 
@@ -78,13 +77,13 @@ Status Executor::apply(const wire::PlannedSequence& planned, Table* table) {
       table->slabs[page * kMaxSlabs + slab] = memory_.slab_address(slab, planned.slabs(next));
     }
   }
-  const size_t complete = (planned.first_position() + planned.tokens_size()) / memory_.layout().page_tokens;
+  const size_t complete = (planned.first_slot() + planned.tokens_size()) / memory_.layout().page_tokens;
   if (planned.tokens_size() == 0 || table->slabs.size() < complete * kMaxSlabs) {
     return bad_plan(fmt::format("sequence {}: {} pages for {} tokens from {}", planned.sequence_id(),
                                 table->slabs.size() / kMaxSlabs, planned.tokens_size(),
-                                planned.first_position()));
+                                planned.first_slot()));
   }
-  return {};
+  return memory_.archive() ? observe(planned, table) : Status();
 }
 
 Status Executor::run_model(const wire::StepPlan& plan) {
@@ -96,10 +95,12 @@ Status Executor::run_model(const wire::StepPlan& plan) {
     LOWKEY_TRY(apply(planned, &table));
     slices.push_back({.first_row = static_cast<int>(tokens.size()),
                       .num_rows = planned.tokens_size(),
-                      .first_slot = static_cast<int>(planned.first_position()),
+                      .first_slot = static_cast<int>(planned.first_slot()),
                       .slabs = table.slabs.data(),
                       .levels = static_cast<int>(planned.levels()),
-                      .tail = memory_.tail_address(planned.tail())});
+                      .tail = memory_.tail_address(planned.tail()),
+                      .archives = memory_.archive() ? table.archives.data() : nullptr,
+                      .observer = planned.has_scores() ? &table.observer : nullptr});
     tokens.insert(tokens.end(), planned.tokens().begin(), planned.tokens().end());
     for (int i = 0; i < planned.tokens_size(); ++i) positions.push_back(planned.first_position() + i);
     if (planned.want_logits()) logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
@@ -108,6 +109,9 @@ Status Executor::run_model(const wire::StepPlan& plan) {
   shard_logits_.resize(logit_rows.size() * model_.vocab_shard());
   const Batch batch{.tokens = tokens, .positions = positions, .sequences = slices, .logit_rows = logit_rows};
   LOWKEY_TRY(model_.forward(batch, memory_.layout(), comm_, deadline, shard_logits_));
+  for (const wire::PlannedSequence& planned : plan.sequences()) {
+    if (planned.has_compaction()) LOWKEY_TRY(compact(planned, &tables_[planned.sequence_id()]));
+  }
   return logit_rows.empty() ? Status() : gather_logits(logit_rows.size(), deadline);
 }
 

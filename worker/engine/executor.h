@@ -1,10 +1,10 @@
 // Executes step plans on one rank: leader and followers run the same code on the same plans. It knows where
 // every sequence's pages lie, and nothing of requests, references or identities of others.
 //
-// Order inside a step: forget released sequences, copy pages to be spilled, run the model, gather the logits.
-// The copies come first so that, once the leader has the model's last all-reduce, no rank still reads a page
-// that the next plan may give away. A failed step changes nothing that counts: pages become real when the
-// leader commits.
+// Order inside a step: forget released sequences, copy pages to be spilled, run the model, move tokens to
+// archived pages, gather the logits. The copies come first so that, once the leader has the model's last
+// all-reduce, no rank still reads a page that the next plan may give away. A failed step changes nothing that
+// counts: pages become real when the leader commits.
 //
 // Thread rule: the step thread. Plans and restores must arrive in the order in which the leader sent them.
 #pragma once
@@ -26,6 +26,7 @@
 #include "worker/model/model.h"
 
 namespace lowkey::wire {
+class Compaction;
 class DeviceTier;
 class PlacedPage;
 class PlannedSequence;
@@ -41,6 +42,7 @@ struct ExecutorOptions {
   Hash128 layout_fingerprint;
   uint64_t staging_bytes = 64ull << 20;  // bound of page copies on their way to a store
   Duration step_deadline = std::chrono::seconds(30);
+  kernels::Backend* backend = nullptr;  // the model's; needed where the recipe has an archive
 };
 
 class Executor {
@@ -65,9 +67,17 @@ class Executor {
  private:
   struct Table {
     std::vector<std::byte*> slabs;  // [page * kMaxSlabs + slab]
+    // Where the recipe has an archive: [bank], and the addresses behind them.
+    std::vector<kernels::ArchivedPages> archives;
+    std::vector<std::vector<std::byte*>> archive_slabs;
+    kernels::TokenObserver observer;
+    float* scores = nullptr;  // what the observer writes
   };
 
   Status apply(const wire::PlannedSequence& planned, Table* table);
+  Status observe(const wire::PlannedSequence& planned, Table* table) const;
+  Status compact(const wire::PlannedSequence& planned, Table* table);
+  Status add_archived(const wire::Compaction& compaction, Table* table) const;
   Status run_model(const wire::StepPlan& plan);
   Status gather_logits(size_t rows, Deadline deadline);
   Result<std::vector<std::byte*>> addresses(const wire::PlacedPage& page) const;

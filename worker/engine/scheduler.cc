@@ -1,6 +1,7 @@
 #include "worker/engine/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kvstore/page/page_identity.h"
 
@@ -21,6 +22,7 @@ Scheduler::Scheduler(const SchedulerOptions& options, kvstore::PagePool& pool, F
     : options_(options),
       pool_(&pool),
       fetch_prefix_(std::move(fetch_prefix)),
+      archive_(pool.memory().archive()),
       page_tokens_(pool.memory().layout().page_tokens) {}
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
@@ -76,7 +78,9 @@ int Scheduler::schedule_prefills(Schedule* plan, int budget) {
 // Plans up to `wanted` tokens and reserves the pages they complete; younger sequences give way. Returns how
 // many it could: fewer, or none, when the memory is with older sequences or restores, until those let go.
 int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
-  const size_t pages = (sequence.computed + wanted) / page_tokens_;
+  const int to_compaction = tokens_to_compaction(sequence);
+  wanted = std::min(wanted, to_compaction);
+  const size_t pages = (sequence.next_slot() + wanted) / page_tokens_;
   while (sequence.pages.size() < pages) {
     if (auto page = pool_->allocate(sequence.pages.empty())) {
       sequence.pages.push_back(std::move(*page));
@@ -86,12 +90,36 @@ int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
       break;
     }
   }
-  const int room = static_cast<int>(sequence.pages.size() + 1) * page_tokens_ - 1 - sequence.computed;
+  const int room = static_cast<int>(sequence.pages.size() + 1) * page_tokens_ - 1 - sequence.next_slot();
   const int count = std::min(wanted, room);
   if (count <= 0) return 0;
+  const bool compacts = count == to_compaction;
+  if (compacts && !grow_archive(sequence, plan)) return 0;
   (sequence.remaining() == 1 ? plan->decode_tokens : plan->prefill_tokens) += count;
-  plan->sequences.push_back({&sequence, count});
+  plan->sequences.push_back({&sequence, count, compacts});
   return count;
+}
+
+// How many tokens can be computed before tokens move to archived pages.
+int Scheduler::tokens_to_compaction(const Sequence& sequence) const {
+  if (!archive_) return std::numeric_limits<int>::max();
+  if (!sequence.prompt_archived) return sequence.prompt_tokens - sequence.computed;
+  return archive_->block_tokens - sequence.next_slot();
+}
+
+// Pages for what moves at the next compaction; younger sequences give way.
+bool Scheduler::grow_archive(Sequence& sequence, Schedule* plan) {
+  std::vector<int> pages = sequence.archive.pages();
+  if (!sequence.prompt_archived) {
+    pages = archive_->at_prompt_end(sequence.prompt_tokens).archived_pages;
+  } else {
+    for (int& count : pages) count += archive_->block_tokens / page_tokens_;
+  }
+  while (!sequence.archive.grow(pages)) {
+    if (running_.back() == &sequence) return false;
+    preempt_youngest(plan);
+  }
+  return true;
 }
 
 void Scheduler::preempt_youngest(Schedule* plan) {
@@ -143,13 +171,7 @@ Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
     while (!hits.empty()) hits.pop_back();
     return Admission::kNoRoom;
   }
-  auto tail = pool_->allocate_tail();
-  if (!tail) {
-    while (!hits.empty()) hits.pop_back();
-    return Admission::kNoRoom;
-  }
-  sequence.tail = std::move(*tail);
-  sequence.pages = std::move(hits);
+  if (!hold_memory(sequence, std::move(hits))) return Admission::kNoRoom;
   sequence.computed = static_cast<int>(sequence.pages.size()) * page_tokens_;
   const Prefix prefix = fetch_prefix_ ? fetch_prefix_(sequence) : Prefix::kCompute;
   if (prefix == Prefix::kLater) {
@@ -159,12 +181,32 @@ Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
   if (sequence.admissions++ == 0) {
     sequence.queue_seconds = seconds(Clock::now() - sequence.submitted);
     sequence.cached_device = sequence.computed;
-    prefix_queries_ += sequence.prompt_tokens;
+    if (!archive_) prefix_queries_ += sequence.prompt_tokens;
   }
   return prefix == Prefix::kFetching ? Admission::kRestoring : Admission::kRunning;
 }
 
+// What a sequence holds from its start on: all of it, or nothing.
+bool Scheduler::hold_memory(Sequence& sequence, std::vector<PageRef> hits) {
+  sequence.pages = std::move(hits);
+  if (auto tail = pool_->allocate_tail()) sequence.tail = std::move(*tail);
+  bool complete = static_cast<bool>(sequence.tail);
+  if (complete && archive_) {
+    kvstore::PageMemory& memory = pool_->memory();
+    sequence.archive = kvstore::SequenceArchive(memory);
+    sequence.archive_sent.assign(archive_->num_banks(), 0);
+    if (memory.score_bytes(sequence.prompt_tokens) > 0) {
+      auto scores = kvstore::ScoreSpace::allocate(memory, sequence.prompt_tokens);
+      if (scores) sequence.scores = std::move(*scores);
+      complete = scores.has_value();
+    }
+  }
+  if (!complete) sequence.release_memory();
+  return complete;
+}
+
 std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
+  if (archive_) return {};
   // The last token is always computed: its logits are wanted.
   const size_t limit = (sequence.tokens.size() - 1) / page_tokens_;
   std::vector<PageRef> hits;
@@ -192,14 +234,16 @@ bool Scheduler::forecast_fits(const Sequence& candidate, const std::vector<PageR
   return needed <= idle_before;
 }
 
-// What a sequence still takes to hold its known tokens and one page more (fewer if it must end before).
+// What a sequence still takes to hold its known tokens and one page or block more (fewer if it must end
+// before).
 uint64_t Scheduler::missing_bytes(const Sequence& sequence) const {
-  const kernels::PageLayout& layout = pool_->memory().layout();
-  const int end = sequence.prompt_tokens + sequence.sampling.max_tokens;
-  const int target = std::min(static_cast<int>(sequence.tokens.size()) + page_tokens_, end);
-  const uint64_t whole = layout.bytes_for_tokens(target);
-  const uint64_t held =
-      sequence.tail ? layout.bytes_for_tokens(std::max<size_t>(sequence.pages.size() * page_tokens_, 1)) : 0;
+  const kvstore::PageMemory& memory = pool_->memory();
+  const int further = std::min(sequence.generated() + (archive_ ? archive_->block_tokens : page_tokens_),
+                               sequence.sampling.max_tokens);
+  const uint64_t whole = sequence.prompt_archived
+                             ? memory.bytes(archive_->most_after(sequence.prompt_tokens, further))
+                             : memory.peak_bytes(sequence.prompt_tokens, further);
+  const uint64_t held = sequence.tail ? memory.bytes({sequence.pages.size(), sequence.archive.pages()}) : 0;
   return whole - std::min(whole, held);
 }
 

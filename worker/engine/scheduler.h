@@ -12,6 +12,10 @@
 // recomputed
 //   later; its published pages stay findable, so most of that is a prefix hit. The oldest is never preempted
 //   and may take from all others: it always finishes.
+// - Where the recipe has an archive, no chunk crosses the end of a prompt or of a block of exact tokens:
+// there tokens
+//   move to archived pages, also when a preempted sequence is computed again, so that each sees what it saw
+//   before. The forecast counts the whole prompt exact beside its archived pages. Such pages are not shared.
 //
 // Thread rule: the step thread only. The pool outlives the scheduler.
 #pragma once
@@ -20,6 +24,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kvstore/page/page_pool.h"
@@ -35,6 +40,7 @@ struct SchedulerOptions {
 struct ScheduledSequence {
   Sequence* sequence;
   int num_tokens;  // from sequence->computed on
+  bool compacts;   // then its own tokens move to archived pages, which it holds already
   bool wants_logits() const { return num_tokens == sequence->remaining(); }
 };
 
@@ -86,6 +92,9 @@ class Scheduler {
                      uint64_t idle_before) const;
   std::vector<kvstore::PageRef> device_hits(Sequence& sequence);
   uint64_t missing_bytes(const Sequence& sequence) const;
+  bool hold_memory(Sequence& sequence, std::vector<kvstore::PageRef> hits);
+  int tokens_to_compaction(const Sequence& sequence) const;
+  bool grow_archive(Sequence& sequence, Schedule* plan);
   int plan_tokens(Sequence& sequence, int wanted, Schedule* plan);
   void preempt_youngest(Schedule* plan);
   int prefill_reserve();
@@ -94,6 +103,7 @@ class Scheduler {
   SchedulerOptions options_;
   kvstore::PagePool* pool_;
   FetchPrefix fetch_prefix_;
+  const std::optional<kvstore::ArchiveSpec>& archive_;
   int page_tokens_;
   std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   std::vector<Sequence*> waiting_;  // both oldest first

@@ -7,6 +7,7 @@
 #include "base/deadline.h"
 #include "base/hash128.h"
 #include "kvstore/page/page_pool.h"
+#include "kvstore/page/sequence_archive.h"
 #include "worker/engine/sampler.h"
 
 namespace lowkey::worker {
@@ -29,6 +30,14 @@ struct Sequence {
       pages;  // pages[0 .. computed / page_tokens) are complete; more may be reserved
   kvstore::TailRef tail;
   size_t pages_sent = 0;  // leading pages that the ranks' tables hold as they are here
+
+  // Where the recipe has an archive (kvstore/page/archive_spec.h). A slot counts the tokens in the sequence's
+  // own pages and tail, a position all tokens before it.
+  kvstore::SequenceArchive archive;
+  std::vector<int> archive_sent;  // [bank] pages that the ranks' tables hold
+  kvstore::ScoreSpace scores;     // while the prompt is computed, where tokens are chosen by score
+  bool prompt_archived = false;
+  int moved = 0;  // computed tokens that have no slot any more: archived or dropped
   bool known_to_ranks = false;
 
   TimePoint submitted = Clock::now();
@@ -38,6 +47,7 @@ struct Sequence {
   int cached_device = 0;  // prompt tokens found on the device at the first admission
   int cached_store = 0;   // prompt tokens restored after it
 
+  int next_slot() const { return computed - moved; }
   int remaining() const { return static_cast<int>(tokens.size()) - computed; }
   int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens; }
 
@@ -46,8 +56,21 @@ struct Sequence {
   void release_memory() {
     while (!pages.empty()) pages.pop_back();
     tail = {};
+    archive = {};
+    archive_sent.clear();
+    scores = {};
+    prompt_archived = false;
+    moved = 0;
     pages_sent = 0;
     computed = 0;
+  }
+  // Its own tokens have moved, `exact` of them to the front of the tail.
+  void tokens_archived(int exact) {
+    while (!pages.empty()) pages.pop_back();
+    pages_sent = 0;
+    scores = {};
+    prompt_archived = true;
+    moved = computed - exact;
   }
 };
 

@@ -129,7 +129,7 @@ TEST(PageMemory, TheForecastIsWhatASequenceTakes) {
     std::vector<PageRef> pages;
     const TailRef tail = *f.pool.allocate_tail();
     const int page_tokens = f.memory->layout().page_tokens;
-    for (uint64_t tokens = 1; f.memory->fits(tokens); ++tokens) {
+    for (uint64_t tokens = 1; f.memory->fits(tokens, 0); ++tokens) {
       if (tokens % page_tokens == 0) {
         auto page = f.pool.allocate(pages.empty());
         ASSERT_TRUE(page) << tokens;

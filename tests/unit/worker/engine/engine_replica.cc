@@ -67,19 +67,30 @@ EngineReplica::EngineReplica(EngineReplicaOptions options)
     const kernels::CacheShape shape = mine.model->config().cache_shape(options_.ranks, options_.dtype);
     const auto layout = kernels::PageLayout::make(options_.spec, shape);
     options_.engine.executor.layout_fingerprint = layout->fingerprint();
-    mine.memory = std::move(kvstore::PageMemory::make(*layout, options_.kv_bytes)).value();
+    kvstore::PageMemoryOptions memory{.budget = options_.kv_bytes,
+                                      .max_tokens = uint64_t(mine.model->config().max_positions)};
+    if (options_.archive) memory.archive = options_.archive(shape);
+    mine.memory = std::move(kvstore::PageMemory::make(*layout, std::move(memory))).value();
     mine.metrics = std::make_unique<monitoring::Metrics>(
         monitoring::Labels{{"role", "worker"}, {"rank", std::to_string(rank)}});
     mine.queue = std::make_unique<BoundedQueue<Message>>(1024);
   }
-  engine_ = std::make_unique<Engine>(options_.engine, *ranks_[0].model, *ranks_[0].memory, *ranks_[0].comm,
-                                     ports(0), *ranks_[0].metrics);
+  EngineOptions leader = options_.engine;
+  leader.executor = executor_options(0);
+  engine_ = std::make_unique<Engine>(leader, *ranks_[0].model, *ranks_[0].memory, *ranks_[0].comm, ports(0),
+                                     *ranks_[0].metrics);
   for (int rank = 1; rank < options_.ranks; ++rank) {
     Rank& mine = ranks_[rank];
-    mine.follower = std::make_unique<Follower>(options_.engine.executor, *mine.model, *mine.memory,
-                                               *mine.comm, ports(rank), *mine.metrics);
+    mine.follower = std::make_unique<Follower>(executor_options(rank), *mine.model, *mine.memory, *mine.comm,
+                                               ports(rank), *mine.metrics);
     mine.thread = std::thread([this, rank] { follow(rank); });
   }
+}
+
+ExecutorOptions EngineReplica::executor_options(int rank) const {
+  ExecutorOptions options = options_.engine.executor;
+  if (options_.backend) options.backend = options_.backend(rank);
+  return options;
 }
 
 EngineReplica::~EngineReplica() {

@@ -49,6 +49,10 @@ struct EngineReplicaOptions {
   EngineOptions engine;
   std::shared_ptr<MemoryStore> store;
   std::function<std::unique_ptr<Model>(int rank, int ranks)> model;
+  // Where pages are archived: what the archive is for ranks of this shape, and the backend of each rank's
+  // model.
+  std::function<kvstore::ArchiveSpec(const kernels::CacheShape&)> archive;
+  std::function<kernels::Backend*(int rank)> backend;
   Hash128 model_fingerprint{1, 2};
   // Sees every restore of every rank before it is served; true: `serve` will be called later (or never).
   std::function<bool(int rank, std::function<void()> serve)> hold_restore;
@@ -90,6 +94,7 @@ class EngineReplica {
   // Sum of all series of this rank's page that begin with `name` and contain `label`.
   double metric(int rank, const std::string& name, const std::string& label = "") const;
   const kernels::PageLayout& layout() const { return ranks_[0].memory->layout(); }
+  kvstore::PageMemory& memory() { return *ranks_[0].memory; }
   int largest_step() const { return largest_step_; }
   size_t open_requests() const { return open_; }
   void check_all_returned();
@@ -106,6 +111,7 @@ class EngineReplica {
     std::thread thread;
   };
   EnginePorts ports(int rank);
+  ExecutorOptions executor_options(int rank) const;
   void follow(int rank);
   void on_events(const wire::TokenEvents& events);
 

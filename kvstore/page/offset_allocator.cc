@@ -1,4 +1,4 @@
-#include "kvstore/service/offset_allocator.h"
+#include "kvstore/page/offset_allocator.h"
 
 #include "base/check.h"
 
