@@ -30,7 +30,7 @@ struct CodeTables {
   alignas(16) uint8_t byte_order[16], nibble_pair_order[16];  // of the bytes of 8 words
 };
 
-const CodeTables& code_tables();
+extern const CodeTables kCodeTables;
 
 // Many rows share one expansion of a page into bytes; for fewer it stays in registers.
 inline constexpr int kFusedRows = 8;
@@ -70,7 +70,7 @@ using VF = hn::Vec<DF>;
 
 struct Tables {
   Tables(const uint8_t* nibble, const uint8_t* crumb)
-      : nibbles(nibble), crumbs(crumb), base(code_tables().base), step(code_tables().step) {}
+      : nibbles(nibble), crumbs(crumb), base(kCodeTables.base), step(kCodeTables.step) {}
   NibbleTable nibbles;
   CrumbTable crumbs;
   WordTable base, step;
@@ -194,28 +194,41 @@ HWY_INLINE void expand(CodeForm form, int extent, const Tables& tables, Load loa
 struct PageCodes {
   const CodeSide& side;
   std::byte* const* slabs;
-  std::byte* const* next;  // slabs of the page to prefetch, or null
+  std::byte* const* next;  // slabs of the page to prefetch; the same as slabs: none
   int tokens;              // of a page
 
-  HWY_INLINE const uint32_t* words(const CodeGroup& group, int plane) const {
-    return reinterpret_cast<const uint32_t*>(slabs[group.planes[plane].slab] + group.planes[plane].offset);
-  }
   HWY_INLINE const uint16_t* norms(std::byte* const* of) const {
     return reinterpret_cast<const uint16_t*>(of[0] + side.norms_offset);
   }
-  // Between groups, never in one burst, which would fill the line buffers and wait.
-  HWY_INLINE void prefetch(const CodeGroup& group) const {
-    if (next == nullptr) return;
-    for (int i = 0; i < group.num_planes; ++i) {
-      const CodeGroup::Source& plane = group.planes[i];
-      const std::byte* begin = next[plane.slab] + plane.offset;
-      for (uint32_t at = 0; at < plane.bytes; at += 64) __builtin_prefetch(begin + at, 0, 3);
-    }
-  }
   HWY_INLINE void prefetch_norms() const {
-    if (next == nullptr || !side.has_norm) return;
+    if (next == slabs || !side.has_norm) return;
     for (int at = 0; at < tokens; at += 32) __builtin_prefetch(norms(next) + at, 0, 3);
   }
+};
+
+// The planes of a group. With every word that is read the same one of the next page is prefetched: one burst
+// would fill the line buffers and wait.
+struct PlaneReader {
+  HWY_INLINE PlaneReader(const PageCodes& page, const CodeGroup& group) {
+#pragma GCC unroll 3
+    for (int i = 0; i < kMaxLevels; ++i) {
+      const CodeGroup::Source& plane = group.planes[i < group.num_planes ? i : 0];
+      words[i] = reinterpret_cast<const uint32_t*>(page.slabs[plane.slab] + plane.offset);
+      ahead[i] = reinterpret_cast<const uint32_t*>(page.next[plane.slab] + plane.offset) - words[i];
+    }
+  }
+  HWY_INLINE VW load(int plane, size_t at) const {
+    const uint32_t* word = words[plane] + at;
+    __builtin_prefetch(word + ahead[plane], 0, 3);
+    return hn::LoadU(DW(), word);
+  }
+  HWY_INLINE VW load_first(int plane, size_t at, size_t count) const {
+    const uint32_t* word = words[plane] + at;
+    __builtin_prefetch(word + ahead[plane], 0, 3);
+    return HWY_NAMESPACE::load_first(DW(), word, count);
+  }
+  const uint32_t* words[kMaxLevels];
+  ptrdiff_t ahead[kMaxLevels];
 };
 
 // bf16 norms of `tokens` [t, t + lanes).
@@ -256,12 +269,12 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
     };
     if constexpr (kStaged) {
       const uint32_t* bytes = staged + static_cast<size_t>(group.query_word) * page.tokens + t;
-      const int words = is_wide(group.form) ? 8 : 4;
+      const int words = (group.features + 15) / 16 * (is_wide(group.form) ? 8 : 4);
       for (int i = 0; i < words; ++i, bytes += page.tokens) {
 #pragma GCC unroll 2
         for (int b = 0; b < kBlocks; ++b) {
           const VW x = hn::LoadU(DW(), bytes + b * lanes);
-          if (words == 4) {
+          if (!is_wide(group.form)) {
             add_narrow(i, b, x);
           } else {
             add_wide(i, b, x);
@@ -269,10 +282,9 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
         }
       }
     } else {
-      page.prefetch(group);
-      const uint32_t* planes[kMaxLevels] = {page.words(group, 0), page.words(group, 1), page.words(group, 2)};
+      const PlaneReader reader(page, group);
       const auto load = [&](int plane, int word, int b) LOWKEY_INLINE_LAMBDA {
-        return hn::LoadU(DW(), planes[plane] + static_cast<size_t>(word) * page.tokens + t + b * lanes);
+        return reader.load(plane, static_cast<size_t>(word) * page.tokens + t + b * lanes);
       };
       expand<kBlocks>(group.form, group.features, tables, load, add_narrow, add_wide);
     }
@@ -294,7 +306,7 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
 template <int kRows, bool kStaged>
 void score_rows(const PageCodes& page, const uint32_t* staged, const CodeQueries& queries, int row,
                 float* scores, size_t score_stride) {
-  const Tables tables(code_tables().key_nibbles, code_tables().key_crumbs);
+  const Tables tables(kCodeTables.key_nibbles, kCodeTables.key_crumbs);
   const int lanes = static_cast<int>(hn::Lanes(DW()));
   int t = 0;
   for (; t + 2 * lanes <= page.tokens; t += 2 * lanes) {
@@ -307,14 +319,13 @@ void score_rows(const PageCodes& page, const uint32_t* staged, const CodeQueries
 
 // The page's keys as [word of a query][token].
 void stage_keys(const PageCodes& page, uint32_t* staged) {
-  const Tables tables(code_tables().key_nibbles, code_tables().key_crumbs);
+  const Tables tables(kCodeTables.key_nibbles, kCodeTables.key_crumbs);
   for (const CodeGroup& group : page.side.groups) {
-    page.prefetch(group);
-    const uint32_t* planes[kMaxLevels] = {page.words(group, 0), page.words(group, 1), page.words(group, 2)};
+    const PlaneReader reader(page, group);
     uint32_t* out = staged + static_cast<size_t>(group.query_word) * page.tokens;
     for (int t = 0; t < page.tokens; t += static_cast<int>(hn::Lanes(DW()))) {
       const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
-        return hn::LoadU(DW(), planes[plane] + static_cast<size_t>(word) * page.tokens + t);
+        return reader.load(plane, static_cast<size_t>(word) * page.tokens + t);
       };
       const auto store = [&](int i, int, VW x) LOWKEY_INLINE_LAMBDA {
         hn::StoreU(x, DW(), out + static_cast<size_t>(i) * page.tokens + t);
@@ -324,27 +335,39 @@ void stage_keys(const PageCodes& page, uint32_t* staged) {
   }
 }
 
-// The page's values as [group][quad or pair of tokens][feature].
-void stage_values(const PageCodes& page, uint32_t* staged) {
-  const Tables tables(code_tables().value_nibbles, code_tables().value_crumbs);
-  for (const CodeGroup& group : page.side.groups) {
-    page.prefetch(group);
-    const uint32_t* planes[kMaxLevels] = {page.words(group, 0), page.words(group, 1), page.words(group, 2)};
-    for (int f = 0; f < group.features; f += static_cast<int>(hn::Lanes(DW()))) {
-      const size_t count = group.features - f;
-      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
-        return load_first(DW(), planes[plane] + static_cast<size_t>(word) * group.features + f, count);
-      };
-      const auto store = [&](int i, int, VW x) LOWKEY_INLINE_LAMBDA {
-        hn::StoreU(x, DW(), staged + static_cast<size_t>(i) * kGroupFeatures + f);
-      };
-      expand<1>(group.form, page.tokens, tables, load, store, store);
-    }
-    staged += static_cast<size_t>(page.tokens) / (is_wide(group.form) ? 2 : 4) * kGroupFeatures;
+// Calls part(f, features of its group, words before its group, count) for every vector of features of a
+// value's group.
+template <class Part>
+HWY_INLINE void for_feature_parts(const CodeGroup& group, int first, const Part& part) {
+  for (int f = first; f < group.features; f += static_cast<int>(hn::Lanes(DW()))) {
+    const int begin = f / kGroupFeatures * kGroupFeatures;
+    part(f, std::min(kGroupFeatures, group.features - begin), f - begin,
+         static_cast<size_t>(begin / kGroupFeatures));
   }
 }
 
-// acc += weights times values, for kRows rows from `row` on. weights: [row][order][words of the batch].
+// The page's values as [part of a vector of features][quad or pair of tokens][lanes].
+void stage_values(const PageCodes& page, uint32_t* staged) {
+  const Tables tables(kCodeTables.value_nibbles, kCodeTables.value_crumbs);
+  const size_t lanes = hn::Lanes(DW());
+  for (const CodeGroup& group : page.side.groups) {
+    const PlaneReader reader(page, group);
+    const size_t words = page.tokens / (is_wide(group.form) ? 2 : 4);
+    for_feature_parts(group, 0, [&](int, int features, int within, size_t index) LOWKEY_INLINE_LAMBDA {
+      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
+        const size_t at =
+            index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * features + within;
+        return reader.load_first(plane, at, features - within);
+      };
+      const auto store = [&](int i, int, VW x)
+                             LOWKEY_INLINE_LAMBDA { hn::StoreU(x, DW(), staged + i * lanes); };
+      expand<1>(group.form, page.tokens, tables, load, store, store);
+      staged += words * lanes;
+    });
+  }
+}
+
+// What add_rows() adds up. weights: [row][order][words of the batch].
 struct AddRows {
   const uint32_t* weights;
   size_t weight_stride;
@@ -354,98 +377,140 @@ struct AddRows {
   size_t factor_stride;
 };
 
-template <int kRows, bool kStaged>
-void add_rows(const PageCodes& page, const uint32_t* staged, const AddRows& add, float* acc,
-              size_t acc_stride) {
+// Integer sums of kBlocks vectors of features times their factor, onto the accumulators.
+template <int kRows, int kBlocks>
+HWY_INLINE void add_sums(const VI (&sums)[kBlocks][kRows], const float* factors, size_t factor_stride,
+                         float* acc, size_t acc_stride, size_t count) {
   const DF d;
-  const Tables tables(code_tables().value_nibbles, code_tables().value_crumbs);
+  const size_t lanes = hn::Lanes(d);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const VF factor = hn::Set(d, factors[r * factor_stride]);
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) {
+      float* out = acc + r * acc_stride + b * lanes;
+      const VF old = load_first(d, out, count);
+      store_first(hn::MulAdd(hn::ConvertTo(d, sums[b][r]), factor, old), d, out, count);
+    }
+  }
+}
+
+// acc += weights times values, for kRows rows and kBlocks vectors of features that load(plane, word, b)
+// reads.
+template <int kRows, int kBlocks, class Load>
+HWY_INLINE void add_part(CodeForm form, int tokens, const Tables& tables, const uint32_t* w, size_t w_stride,
+                         const Load& load, VI (&sums)[kBlocks][kRows]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) sums[b][r] = hn::Zero(DI());
+  }
+  const auto add_narrow = [&](int quad, int b, VW bytes) LOWKEY_INLINE_LAMBDA {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+      sums[b][r] = dot4(sums[b][r], hn::Set(DW(), w[r * w_stride + quad]), bytes);
+  };
+  const auto add_wide = [&](int pair, int b, VW x) LOWKEY_INLINE_LAMBDA {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) sums[b][r] = dot2(sums[b][r], hn::Set(DW(), w[r * w_stride + pair]), x);
+  };
+  expand<kBlocks>(form, tokens, tables, load, add_narrow, add_wide);
+}
+
+template <int kRows>
+void add_rows(const PageCodes& page, const AddRows& add, float* acc, size_t acc_stride) {
+  const Tables tables(kCodeTables.value_nibbles, kCodeTables.value_crumbs);
   const int lanes = static_cast<int>(hn::Lanes(DW()));
   for (const CodeGroup& group : page.side.groups) {
-    if (!kStaged) page.prefetch(group);
-    const bool is_wide_group = is_wide(group.form);
-    const int words = page.tokens / (is_wide_group ? 2 : 4);
-    const uint32_t* w = add.weights + add.orders.at(group.form) + add.page * words;
-    const float* factors = add.factors + 2 * add.page + is_wide_group;
-    const size_t w_stride = add.weight_stride;
-    const uint32_t* planes[kMaxLevels] = {page.words(group, 0), page.words(group, 1), page.words(group, 2)};
-    for (int f = 0; f < group.features; f += lanes) {
-      const size_t count = group.features - f;
-      VI sums[kRows];
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) sums[r] = hn::Zero(DI());
-      const auto add_narrow = [&](int quad, int, VW bytes) LOWKEY_INLINE_LAMBDA {
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) sums[r] = dot4(sums[r], hn::Set(DW(), w[r * w_stride + quad]), bytes);
-      };
-      const auto add_wide = [&](int pair, int, VW x) LOWKEY_INLINE_LAMBDA {
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) sums[r] = dot2(sums[r], hn::Set(DW(), w[r * w_stride + pair]), x);
-      };
-      if constexpr (kStaged) {
-        const uint32_t* values = staged + f;
-        if (is_wide_group) {
-          for (int i = 0; i < words; ++i, values += kGroupFeatures) add_wide(i, 0, hn::LoadU(DW(), values));
-        } else {
-          for (int i = 0; i < words; ++i, values += kGroupFeatures) add_narrow(i, 0, hn::LoadU(DW(), values));
-        }
-      } else {
-        const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
-          return load_first(DW(), planes[plane] + static_cast<size_t>(word) * group.features + f, count);
+    const PlaneReader reader(page, group);
+    const bool wide = is_wide(group.form);
+    const uint32_t* w = add.weights + add.orders.at(group.form) + add.page * (page.tokens / (wide ? 2 : 4));
+    const float* factors = add.factors + 2 * add.page + wide;
+    float* out = acc + group.feature;
+    int f = 0;
+    if (lanes == kGroupFeatures) {  // two groups at once: they share the weights
+      for (; f + 2 * kGroupFeatures <= group.features; f += 2 * kGroupFeatures) {
+        const auto load = [&](int plane, int word, int b) LOWKEY_INLINE_LAMBDA {
+          const size_t index = static_cast<size_t>(f) / kGroupFeatures + b;
+          return reader.load(
+              plane, index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * kGroupFeatures);
         };
-        expand<1>(group.form, page.tokens, tables, load, add_narrow, add_wide);
-      }
-      float* out = acc + group.feature + f;
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-        const VF factor = hn::Set(d, factors[r * add.factor_stride]);
-        const VF old = load_first(d, out + r * acc_stride, count);
-        store_first(hn::MulAdd(hn::ConvertTo(d, sums[r]), factor, old), d, out + r * acc_stride, count);
+        VI sums[2][kRows];
+        add_part<kRows, 2>(group.form, page.tokens, tables, w, add.weight_stride, load, sums);
+        add_sums<kRows, 2>(sums, factors, add.factor_stride, out + f, acc_stride, kGroupFeatures);
       }
     }
-    if (kStaged) staged += static_cast<size_t>(words) * kGroupFeatures;
+    for_feature_parts(group, f, [&](int at, int features, int within, size_t index) LOWKEY_INLINE_LAMBDA {
+      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
+        const size_t word_at =
+            index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * features + within;
+        return reader.load_first(plane, word_at, features - within);
+      };
+      VI sums[1][kRows];
+      add_part<kRows, 1>(group.form, page.tokens, tables, w, add.weight_stride, load, sums);
+      add_sums<kRows, 1>(sums, factors, add.factor_stride, out + at, acc_stride, features - within);
+    });
   }
 }
 
-// 16 values times `scale`, rounded to nearest (even), as bytes in `order`; their sum, spread over the lanes.
-template <class Byte>
-HWY_INLINE VI pack_bytes(const float* x, float scale, const uint8_t* order, uint32_t* out) {
-  const DF d;
-  const hn::Rebind<Byte, DF> d8;
-  HWY_ALIGN Byte natural[16];
-  VI sum = hn::Zero(DI());
-  for (size_t i = 0; i < 16; i += hn::Lanes(d)) {
-    const VI rounded = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, scale)));
-    sum = hn::Add(sum, rounded);
-    hn::StoreU(hn::DemoteTo(d8, rounded), d8, natural + i);
+// The same from staged values.
+template <int kRows>
+void add_staged_rows(const PageCodes& page, const uint32_t* staged, const AddRows& add, float* acc,
+                     size_t acc_stride) {
+  const size_t lanes = hn::Lanes(DW());
+  for (const CodeGroup& group : page.side.groups) {
+    const bool wide = is_wide(group.form);
+    const int words = page.tokens / (wide ? 2 : 4);
+    const uint32_t* w = add.weights + add.orders.at(group.form) + add.page * words;
+    for_feature_parts(group, 0, [&](int at, int features, int within, size_t) LOWKEY_INLINE_LAMBDA {
+      VI sums[1][kRows];
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) sums[0][r] = hn::Zero(DI());
+      for (int i = 0; i < words; ++i, staged += lanes) {
+        const VW x = hn::LoadU(DW(), staged);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          const VW weight = hn::Set(DW(), w[r * add.weight_stride + i]);
+          sums[0][r] = wide ? dot2(sums[0][r], weight, x) : dot4(sums[0][r], weight, x);
+        }
+      }
+      add_sums<kRows, 1>(sums, add.factors + 2 * add.page + wide, add.factor_stride, acc + group.feature + at,
+                         acc_stride, features - within);
+    });
   }
-  permute_bytes(natural, order, out);
-  return sum;
 }
 
-// The same as 16-bit words; `order` is of the bytes of 8 of them.
-HWY_INLINE void pack_words(const float* x, float scale, const uint8_t* order, uint32_t* out) {
-  const DF d;
-  const hn::Rebind<int16_t, DF> d16;
-  HWY_ALIGN int16_t natural[16];
-  for (size_t i = 0; i < 16; i += hn::Lanes(d)) {
-    const VI rounded = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, scale)));
-    hn::StoreU(hn::DemoteTo(d16, rounded), d16, natural + i);
+// 16 values times a scale, rounded to nearest (even).
+struct Rounded16 {
+  HWY_INLINE Rounded16(const float* x, VF scale) {
+    for (size_t i = 0; i < 16; i += hn::Lanes(DF()))
+      values[i / hn::Lanes(DF())] = hn::NearestInt(hn::Mul(hn::LoadU(DF(), x + i), scale));
   }
-  permute_bytes(natural, order, out);
-  permute_bytes(natural + 8, order, out + 4);
-}
+  VI values[16 / hn::MaxLanes(DF())];
+};
 
 // What a batch's softmax needs to know.
 struct Batch {
   const CodeSide& values;
-  std::byte* const* slabs;  // of its first page
-  int tokens;               // of a page
-  int masked;               // first tokens that are not seen
-  unsigned orders;          // bit i: form i occurs
+  std::byte* const* slabs;             // of its first page
+  int tokens;                          // of a page
+  int masked;                          // first tokens that are not seen
+  bool nibbles, crumbs, bytes, pairs;  // orders of weights that values ask for
   WeightRow row;
 };
 
-// Largest rounded weight of wide values: 32 of them times the largest value stay below 2^31.
+// One row over the pages of a batch that it sees.
+struct BatchRow {
+  float* scores;  // become weights
+  float* maximum;
+  float* sum;
+  float* acc;
+  uint32_t* rounded;
+  float* factors;
+  int pages;
+};
+
+// Largest rounded weight of wide values: as many as a page has, times the largest value, stay below 2^31.
 HWY_INLINE float wide_weight_limit(int tokens) {
   constexpr int kBudget = std::numeric_limits<int32_t>::max() / kMaxWideValue;
   return static_cast<float>(std::min(std::numeric_limits<int16_t>::max() + 0, kBudget / tokens - 1));
@@ -456,75 +521,89 @@ HWY_INLINE float exp_one(float x) {
   return hn::GetLane(exp_f32(d1, hn::Set(d1, x)));
 }
 
-// Weights of one page (already times their norms, largest: `largest`), rounded, in all orders asked for.
-HWY_INLINE void round_weights(const Batch& batch, int page, const float* weights, float largest,
-                              uint32_t* rounded, float* factors) {
-  const CodeTables& tables = code_tables();
-  const int tokens = batch.tokens;
-  const auto has = [&](CodeForm form) { return (batch.orders >> static_cast<int>(form) & 1) != 0; };
-  const float safe = largest > 1e-30f ? largest : 0.0f, inverse = safe > 0.0f ? 1.0f / safe : 0.0f;
-  const float limit = wide_weight_limit(tokens);
-  factors[0] = safe * (1 / (255 * kNarrowUnit));
-  factors[1] = safe / (limit * kWideUnit);
-  const bool nibbles = has(CodeForm::kNibbles), crumbs = has(CodeForm::kCrumbs) || has(CodeForm::kCrumbPair);
-  const bool bytes = has(CodeForm::kBytes), pairs = batch.orders >> static_cast<int>(CodeForm::kNibblePair);
-  for (int t = 0; t < tokens; t += 16) {
-    const int narrow_at = (page * tokens + t) / 4, wide_at = (page * tokens + t) / 2;
-    if (nibbles)
-      pack_bytes<uint8_t>(weights + t, 255 * inverse, tables.nibble_order,
-                          rounded + batch.row.nibbles + narrow_at);
-    if (crumbs)
-      pack_bytes<uint8_t>(weights + t, 255 * inverse, tables.crumb_order,
-                          rounded + batch.row.crumbs + narrow_at);
-    if (bytes)
-      pack_words(weights + t, limit * inverse, tables.byte_order, rounded + batch.row.bytes + wide_at);
-    if (pairs)
-      pack_words(weights + t, limit * inverse, tables.nibble_pair_order, rounded + batch.row.pairs + wide_at);
-  }
+// The row's new maximum; what it has summed up is brought there.
+HWY_INLINE void raise_maximum(const Batch& batch, const BatchRow& row, int dim) {
+  const DF d;
+  const int lanes = static_cast<int>(hn::Lanes(d)), n = row.pages * batch.tokens;
+  for (int t = 0; t < std::min(batch.masked, n); ++t) row.scores[t] = -std::numeric_limits<float>::infinity();
+  VF maxima = hn::LoadU(d, row.scores);
+  for (int i = lanes; i < n; i += lanes) maxima = hn::Max(maxima, hn::LoadU(d, row.scores + i));
+  const float maximum = hn::GetLane(hn::MaxOfLanes(d, maxima));
+  if (!(maximum > *row.maximum)) return;
+  const float shrink = exp_one(*row.maximum - maximum);
+  *row.maximum = maximum;
+  if (*row.sum == 0.0f) return;  // nothing yet
+  *row.sum *= shrink;
+  for (int f = 0; f < dim; f += lanes)
+    store_first(hn::Mul(load_first(d, row.acc + f, dim - f), hn::Set(d, shrink)), d, row.acc + f, dim - f);
 }
 
-// One row over `pages` pages of a batch: online softmax (Milakov & Gimelshein 2018), then rounded weights.
-void weigh_row(const Batch& batch, int pages, float* scores, float& maximum, float& sum, float* acc, int dim,
-               uint32_t* rounded, float* factors) {
+// Scores become weights times norms; the largest of each page.
+HWY_INLINE void weigh(const Batch& batch, const BatchRow& row, float* largest) {
   const DF d;
-  const int lanes = static_cast<int>(hn::Lanes(d)), n = pages * batch.tokens;
-  const VF lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
-  std::fill_n(scores, std::min(batch.masked, n), -std::numeric_limits<float>::infinity());
-  VF maxima = lowest;
-  for (int i = 0; i < n; i += lanes) maxima = hn::Max(maxima, hn::LoadU(d, scores + i));
-  const float batch_maximum = hn::GetLane(hn::MaxOfLanes(d, maxima));
-  if (batch_maximum > maximum) {
-    const float shrink = exp_one(maximum - batch_maximum);
-    maximum = batch_maximum;
-    sum *= shrink;
-    for (int f = 0; f < dim; f += lanes) {
-      store_first(hn::Mul(load_first(d, acc + f, dim - f), hn::Set(d, shrink)), d, acc + f, dim - f);
-    }
-  }
-  // Nothing seen at all: weights e^(-inf - lowest finite) = 0.
-  const VF shift = hn::Set(d, std::max(maximum, std::numeric_limits<float>::lowest()));
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  // Nothing seen at all: weights e^(-infinity - lowest) = 0.
+  const VF shift = hn::Set(d, std::max(*row.maximum, std::numeric_limits<float>::lowest()));
   VF sums = hn::Zero(d);
-  for (int page = 0; page < pages; ++page) {
+  for (int page = 0; page < row.pages; ++page) {
     const auto* norms = reinterpret_cast<const uint16_t*>(batch.slabs[static_cast<size_t>(page) * kMaxSlabs] +
                                                           batch.values.norms_offset);
-    float* weights = scores + static_cast<size_t>(page) * batch.tokens;
-    VF largest = hn::Zero(d);
+    float* weights = row.scores + static_cast<size_t>(page) * batch.tokens;
+    VF most = hn::Zero(d);
     for (int t = 0; t < batch.tokens; t += lanes) {
       VF weight = exp_f32(d, hn::Sub(hn::LoadU(d, weights + t), shift));
       sums = hn::Add(sums, weight);
       if (batch.values.has_norm) weight = hn::Mul(weight, load_norms(norms, t));
       hn::StoreU(weight, d, weights + t);
-      largest = hn::Max(largest, weight);
+      most = hn::Max(most, weight);
     }
-    round_weights(batch, page, weights, hn::GetLane(hn::MaxOfLanes(d, largest)), rounded, factors + 2 * page);
+    largest[page] = hn::GetLane(hn::MaxOfLanes(d, most));
   }
-  sum += hn::GetLane(hn::SumOfLanes(d, sums));
+  *row.sum += hn::GetLane(hn::SumOfLanes(d, sums));
+}
+
+// Weights of one page, rounded relative to the largest of them, in all orders asked for.
+HWY_INLINE void round_weights(const Batch& batch, const BatchRow& row, int page, float largest, float limit) {
+  const float safe = largest > 1e-30f ? largest : 0.0f, inverse = safe > 0.0f ? 1.0f / safe : 0.0f;
+  row.factors[2 * page] = safe * (1 / (255 * kNarrowUnit));
+  row.factors[2 * page + 1] = safe * (1 / kWideUnit) / limit;
+  const VF narrow_scale = hn::Set(DF(), 255 * inverse), wide_scale = hn::Set(DF(), limit * inverse);
+  for (int t = page * batch.tokens; t < (page + 1) * batch.tokens; t += 16) {
+    uint32_t* words = row.rounded + t / 4;
+    if (batch.nibbles || batch.crumbs) {
+      const Rounded16 rounded(row.scores + t, narrow_scale);
+      if (batch.nibbles)
+        store_bytes<uint8_t>(rounded.values, kCodeTables.nibble_order, words + batch.row.nibbles);
+      if (batch.crumbs)
+        store_bytes<uint8_t>(rounded.values, kCodeTables.crumb_order, words + batch.row.crumbs);
+    }
+    if (batch.bytes || batch.pairs) {
+      const Rounded16 rounded(row.scores + t, wide_scale);
+      if (batch.bytes) store_words(rounded.values, kCodeTables.byte_order, words + t / 4 + batch.row.bytes);
+      if (batch.pairs)
+        store_words(rounded.values, kCodeTables.nibble_pair_order, words + t / 4 + batch.row.pairs);
+    }
+  }
+}
+
+// Online softmax of some rows over a batch (Milakov & Gimelshein 2018), then rounded weights. Step by step
+// for all rows: each step's latency hides behind the other rows.
+void weigh_rows(const Batch& batch, const BatchRow* rows, int count, int dim) {
+  constexpr int kMaxPages = kCodeBatchTokens / 16;
+  float largest[kMaxFused][kMaxPages];
+  for (int r = 0; r < count; ++r) raise_maximum(batch, rows[r], dim);
+  for (int r = 0; r < count; ++r) weigh(batch, rows[r], largest[r]);
+  const float limit = wide_weight_limit(batch.tokens);
+  for (int r = 0; r < count; ++r) {
+    for (int page = 0; page < rows[r].pages; ++page)
+      round_weights(batch, rows[r], page, largest[r][page], limit);
+  }
 }
 
 template <bool kStaged>
 void score_page(const PageCodes& page, const uint32_t* staged, const CodeQueries& queries, int first,
                 int rows, float* scores, size_t stride) {
-  PageCodes again{page.side, page.slabs, nullptr, page.tokens};
+  const PageCodes again{page.side, page.slabs, page.slabs, page.tokens};
   for (int row = first; row < rows; row += kMaxFused) {
     const PageCodes& which = row == first ? page : again;
     float* out = scores + row * stride;
@@ -544,10 +623,20 @@ void score_page(const PageCodes& page, const uint32_t* staged, const CodeQueries
   }
 }
 
+template <int kRows, bool kStaged>
+HWY_INLINE void add_some(const PageCodes& page, const uint32_t* staged, const AddRows& add, float* acc,
+                         size_t stride) {
+  if constexpr (kStaged) {
+    add_staged_rows<kRows>(page, staged, add, acc, stride);
+  } else {
+    add_rows<kRows>(page, add, acc, stride);
+  }
+}
+
 template <bool kStaged>
 void add_page(const PageCodes& page, const uint32_t* staged, AddRows add, int first, int rows, float* acc,
               size_t stride) {
-  PageCodes again{page.side, page.slabs, nullptr, page.tokens};
+  const PageCodes again{page.side, page.slabs, page.slabs, page.tokens};
   const AddRows base = add;
   for (int row = first; row < rows; row += kMaxFused) {
     const PageCodes& which = row == first ? page : again;
@@ -556,16 +645,16 @@ void add_page(const PageCodes& page, const uint32_t* staged, AddRows add, int fi
     float* out = acc + row * stride;
     switch (std::min(kMaxFused, rows - row)) {
       case 1:
-        add_rows<1, kStaged>(which, staged, add, out, stride);
+        add_some<1, kStaged>(which, staged, add, out, stride);
         break;
       case 2:
-        add_rows<2, kStaged>(which, staged, add, out, stride);
+        add_some<2, kStaged>(which, staged, add, out, stride);
         break;
       case 3:
-        add_rows<3, kStaged>(which, staged, add, out, stride);
+        add_some<3, kStaged>(which, staged, add, out, stride);
         break;
       default:
-        add_rows<4, kStaged>(which, staged, add, out, stride);
+        add_some<4, kStaged>(which, staged, add, out, stride);
     }
   }
 }
@@ -585,7 +674,7 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
     const auto codes = [&](const CodeSide& side, int p) {
       std::byte* const* slabs = run.slabs + static_cast<size_t>(p) * kMaxSlabs;
       const bool more = p + batch_pages < run.num_pages + run.pages_after;
-      return PageCodes{side, slabs, more ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : nullptr,
+      return PageCodes{side, slabs, more ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : slabs,
                        tokens};
     };
     for (int p = page; p < end; ++p) {
@@ -600,16 +689,32 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
         score_page<false>(keys, staged, queries, first, rows, out, batch_tokens);
       }
     }
-    const Batch batch{plan.value, run.slabs + static_cast<size_t>(page) * kMaxSlabs,
-                      tokens,     page == 0 ? run.masked_tokens : 0,
-                      orders,     row_words};
-    for (int row = run.first_query[page]; row < rows; ++row) {
-      int visible = 1;
-      while (page + visible < end && run.first_query[page + visible] <= row) ++visible;
-      weigh_row(batch, visible, scores + static_cast<size_t>(row) * batch_tokens, state.maximum[row],
-                state.sum[row], state.acc + static_cast<size_t>(row) * state.stride, plan.value.dim,
-                weights + static_cast<size_t>(row) * row_words.size,
-                factors + static_cast<size_t>(row) * 2 * batch_pages);
+    const auto has = [&](CodeForm form) { return (orders >> static_cast<int>(form) & 1) != 0; };
+    const Batch batch{plan.value,
+                      run.slabs + static_cast<size_t>(page) * kMaxSlabs,
+                      tokens,
+                      page == 0 ? run.masked_tokens : 0,
+                      has(CodeForm::kNibbles),
+                      has(CodeForm::kCrumbs) || has(CodeForm::kCrumbPair),
+                      has(CodeForm::kBytes),
+                      orders >> static_cast<int>(CodeForm::kNibblePair) != 0,
+                      row_words};
+    for (int first = run.first_query[page]; first < rows; first += kMaxFused) {
+      BatchRow some[kMaxFused];
+      const int count = std::min(kMaxFused, rows - first);
+      for (int i = 0; i < count; ++i) {
+        const size_t row = static_cast<size_t>(first) + i;
+        int visible = 1;
+        while (page + visible < end && run.first_query[page + visible] <= first + i) ++visible;
+        some[i] = {scores + row * batch_tokens,
+                   state.maximum + row,
+                   state.sum + row,
+                   state.acc + row * state.stride,
+                   weights + row * row_words.size,
+                   factors + row * 2 * batch_pages,
+                   visible};
+      }
+      weigh_rows(batch, some, count, plan.value.dim);
     }
     for (int p = page; p < end; ++p) {
       const PageCodes values = codes(plan.value, p);
@@ -647,19 +752,25 @@ void round_query(const CodeSide& side, const float* features, uint32_t* words, i
   const float inverse = step > 1e-30f ? 1 / step : 0, wide_inverse = wide_step > 1e-30f ? 1 / wide_step : 0;
   narrow = step / kNarrowUnit;
   wide = wide_step / kWideUnit;
-  const CodeTables& tables = code_tables();
+  const CodeTables& tables = kCodeTables;
   VI sums = hn::Zero(DI());
   for (const CodeGroup& group : side.groups) {
-    HWY_ALIGN float x[16] = {};
-    std::copy_n(features + group.feature, group.features, x);
     uint32_t* out = words + group.query_word;
-    if (group.form == CodeForm::kNibbles) {
-      sums = hn::Add(sums, pack_bytes<int8_t>(x, inverse, tables.nibble_order, out));
-    } else if (!is_wide(group.form)) {
-      sums = hn::Add(sums, pack_bytes<int8_t>(x, inverse, tables.crumb_order, out));
-    } else {
-      pack_words(x, wide_inverse,
-                 group.form == CodeForm::kBytes ? tables.byte_order : tables.nibble_pair_order, out);
+    for (int f = 0; f < group.features; f += kGroupFeatures) {
+      HWY_ALIGN float x[kGroupFeatures] = {};
+      std::copy_n(features + group.feature + f, std::min(kGroupFeatures, group.features - f), x);
+      if (is_wide(group.form)) {
+        const bool bytes = group.form == CodeForm::kBytes;
+        const Rounded16 rounded(x, hn::Set(DF(), wide_inverse));
+        store_words(rounded.values, bytes ? tables.byte_order : tables.nibble_pair_order, out);
+        out += 8;
+      } else {
+        const bool nibbles = group.form == CodeForm::kNibbles;
+        const Rounded16 rounded(x, hn::Set(DF(), inverse));
+        for (const VI& values : rounded.values) sums = hn::Add(sums, values);
+        store_bytes<int8_t>(rounded.values, nibbles ? tables.nibble_order : tables.crumb_order, out);
+        out += 4;
+      }
     }
   }
   bias = -128 * hn::GetLane(hn::SumOfLanes(DI(), sums));
@@ -711,10 +822,7 @@ CodeTables make_code_tables() {
 
 }  // namespace
 
-const CodeTables& code_tables() {
-  static const CodeTables tables = make_code_tables();
-  return tables;
-}
+const CodeTables kCodeTables = make_code_tables();
 
 void round_queries(const CodePlan& plan, const FeatureQueries& queries, CodeQueries& rounded) {
   const size_t rows = queries.count;
@@ -738,7 +846,7 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
   grow(scratch.weights, queries.rows * static_cast<size_t>(WeightRow(static_cast<int>(tokens)).size));
   grow(scratch.factors, queries.rows * 2 * pages);
   // 16 features of 16 bits a token at most, whole groups.
-  const size_t groups = std::max(plan.key.groups.size(), plan.value.groups.size());
+  const size_t groups = (std::max(plan.key.dim, plan.value.dim) + kGroupFeatures - 1) / kGroupFeatures;
   grow(scratch.staged, groups * plan.page_tokens * kGroupFeatures / 2);
   HWY_DYNAMIC_DISPATCH(see_codes)(plan, run, queries, state, scratch);
 }

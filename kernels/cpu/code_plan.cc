@@ -54,6 +54,16 @@ std::optional<CodeGroup> make_group(std::span<const Plane> planes) {
   return group;
 }
 
+bool continues(const CodeGroup& group, const CodeGroup& next) {
+  if (next.form != group.form || next.feature != group.feature + group.features) return false;
+  const uint32_t count = group.features / kGroupFeatures;
+  for (int i = 0; i < group.num_planes; ++i) {
+    const CodeGroup::Source &first = group.planes[i], &here = next.planes[i];
+    if (here.slab != first.slab || here.offset != first.offset + count * first.bytes) return false;
+  }
+  return true;
+}
+
 bool make_side(const PageLayout& layout, const VectorLayout& vector, int levels, CodeSide& side) {
   if (vector.quantizer != Quantizer::kEmbedded || vector.num_scalars > 1) return false;
   side.groups.clear();
@@ -74,7 +84,11 @@ bool make_side(const PageLayout& layout, const VectorLayout& vector, int levels,
     const bool wide = is_wide(group->form);
     side.query_words += wide ? 8 : 4;
     (wide ? side.wide : side.narrow) = true;
-    side.groups.push_back(*group);
+    if (!side.groups.empty() && continues(side.groups.back(), *group)) {
+      side.groups.back().features = static_cast<uint16_t>(side.groups.back().features + group->features);
+    } else {
+      side.groups.push_back(*group);
+    }
   }
   return true;
 }

@@ -39,16 +39,18 @@ inline constexpr int kMaxWideValue = 18432;
 using ElementOrder = std::array<uint8_t, 16>;
 const ElementOrder& element_order(CodeForm form);
 
+// Adjacent groups of one form whose planes follow each other in their slabs; all but the last of a vector's
+// have kGroupFeatures features.
 struct CodeGroup {
   struct Source {
     uint32_t offset = 0;  // in the slab
-    uint32_t bytes = 0;
+    uint32_t bytes = 0;   // of one of the groups
     uint8_t slab = 0;
   };
   CodeForm form = CodeForm::kNibbles;
   uint8_t num_planes = 0;
   uint16_t feature = 0;
-  uint16_t features = 0;
+  uint16_t features = 0;    // of all
   uint16_t query_word = 0;  // of a key's group: its first word in a row of CodeQueries
   std::array<Source, kMaxLevels> planes;
 };

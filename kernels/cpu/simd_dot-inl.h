@@ -11,6 +11,8 @@
 
 #include <hwy/highway.h>
 
+#include <type_traits>
+
 HWY_BEFORE_NAMESPACE();
 namespace lowkey::kernels::simd::HWY_NAMESPACE {
 
@@ -275,6 +277,38 @@ HWY_INLINE VW select_bits(uint32_t mask, VW a, VW b) {
 #else
   const VW m = hn::Set(DW(), mask);
   return hn::Or(hn::And(m, a), hn::AndNot(m, b));
+#endif
+}
+
+// Packs 16 integers of magnitude below 2^7 (or, unsigned, 2^8) into bytes in `order`.
+template <class Byte>
+HWY_INLINE void store_bytes(const VI* values, const uint8_t* order, uint32_t* out) {
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
+  const __m128i bytes =
+      std::is_signed_v<Byte> ? _mm512_cvtsepi32_epi8(values[0].raw) : _mm512_cvtusepi32_epi8(values[0].raw);
+  const __m128i permute = _mm_loadu_si128(reinterpret_cast<const __m128i*>(order));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(bytes, permute));
+#else
+  const hn::Rebind<Byte, DI> d8;
+  HWY_ALIGN Byte natural[16];
+  for (size_t i = 0; i < 16; i += hn::Lanes(DI())) hn::StoreU(hn::DemoteTo(d8, *values++), d8, natural + i);
+  permute_bytes(natural, order, out);
+#endif
+}
+
+// The same of magnitude below 2^15 into 16-bit words; `order` is of the bytes of 8 of them.
+HWY_INLINE void store_words(const VI* values, const uint8_t* order, uint32_t* out) {
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
+  const __m256i words = _mm512_cvtsepi32_epi16(values[0].raw);
+  const __m256i permute =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(order)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_shuffle_epi8(words, permute));
+#else
+  const hn::Rebind<int16_t, DI> d16;
+  HWY_ALIGN int16_t natural[16];
+  for (size_t i = 0; i < 16; i += hn::Lanes(DI())) hn::StoreU(hn::DemoteTo(d16, *values++), d16, natural + i);
+  permute_bytes(natural, order, out);
+  permute_bytes(natural + 8, order, out + 4);
 #endif
 }
 
