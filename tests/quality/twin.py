@@ -44,6 +44,21 @@ def write_safetensors(path, tensors, meta):
         f.write(struct.pack("<Q", len(text)) + text + b"".join(blobs))
 
 
+def write_profile(path, model, fingerprint, vectors, join=1, budgets={}, scale=None, basis="pca", origin=""):
+    """A profile (kvstore/profile/profile.h) of vectors[bank][side][vector] = (mean, basis), with budgets of
+    {name: bits [banks, 2, vectors, groups, 1]}. Gives back its numbers as the file holds them."""
+    encode = np.array([[[b for _, b in side] for side in bank] for bank in vectors], np.float32)
+    mean = np.array([[[m for m, _ in side] for side in bank] for bank in vectors], np.float32)
+    scale = np.ones_like(mean) if scale is None else scale.astype(np.float32)
+    tensors = {"encode": encode, "mean": mean, "scale": scale}
+    meta = dict(lowkey_profile=1, basis=basis, model_fingerprint=fingerprint, num_banks=len(model.banks),
+                num_kv_heads=model.kv_heads, head_dim=model.d, join=join, num_levels=1, norm="true", norm_edge=4.5,
+                origin=origin)
+    widths = {"budget." + name: np.ascontiguousarray(bits, np.uint8) for name, bits in budgets.items()}
+    write_safetensors(path, tensors | widths, {k: str(v) for k, v in meta.items()})
+    return {name: t.astype(np.float64) for name, t in tensors.items()}
+
+
 # ---- the model -----------------------------------------------------------------------------------------------
 
 class Model:
@@ -175,6 +190,32 @@ def project(x, basis, mean, code):
 def svd_basis(keys, s):
     """KV-heads: right singular vectors of the keys of s heads side by side, uncentred. [heads / s][s d, s d]"""
     return [np.linalg.svd(rows, full_matrices=False)[2] for rows in join_heads(keys, s)]
+
+
+def calibrated(model, windows, join=1):
+    """PCA of the K and V of some windows, [bank][side][vector] (mean, basis), and for embedded codes the scales
+    [bank, side, vector, dim] that leave features / (scale * norm) at unit size (norms by these scales: iterated)."""
+    vectors, scales = [], []
+    runs = [model.keys_and_values(w) for w in windows]
+    for bank in range(len(model.banks)):
+        vectors.append([])
+        scales.append([])
+        for side in (0, 1):
+            heads = [join_heads(run[bank][side], join) for run in runs]
+            rows = [np.concatenate([h[i] for h in heads]) for i in range(len(heads[0]))]
+            found = [pca(r) for r in rows]
+            vectors[-1].append(found)
+            scales[-1].append([fit_scale((r - mean) @ basis.T) for r, (mean, basis) in zip(rows, found)])
+    return vectors, np.array(scales)
+
+
+def fit_scale(y, edge=4.5):
+    scale = np.sqrt((y * y).mean(0))
+    for _ in range(8):
+        u = y / scale
+        norm = np.maximum(np.sqrt((u * u).mean(1)), np.abs(u).max(1) / edge)
+        scale = np.sqrt(((y / norm[:, None]) ** 2).mean(0))
+    return scale
 
 
 # ---- quantizers ------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
 //   read twin_probe logits MODEL RECIPE PROFILE TOKENS PROMPT OUT
 //                                        f32 [tokens - prompt][vocabulary], fp32 engine; PROFILE may be "-"
 //   twin_probe bytes RECIPE LAYERS KV_HEADS HEAD_DIM PROMPT GENERATED
-//                                        prints all bytes of such a sequence in bf16
+//                                        prints all bytes of such a sequence in bf16, and those without
+//                                        the buffer of its incomplete page
 #include <spdlog/fmt/fmt.h>
 
 #include <fstream>
@@ -71,7 +72,8 @@ Status bytes(const Arguments& a) {
                                   .num_kv_heads = std::stoi(a[2]),
                                   .head_dim = std::stoi(a[3])};
   LOWKEY_ASSIGN(cache, kvstore::resolve(recipe, nullptr, shape, 0, 1));
-  fmt::print("{}\n", cache.bytes_for(std::stoull(a[4]), std::stoull(a[5])));
+  const uint64_t all = cache.bytes_for(std::stoull(a[4]), std::stoull(a[5]));
+  fmt::print("{} {}\n", all, all - cache.pages.tail_bytes);
   return {};
 }
 

@@ -52,19 +52,11 @@ class Work:
             shell(LOWKEY, "inspect", "--random", shape, "--out", folder, "--seed", 5)
         return folder
 
-    def write_profile(self, folder, model, vectors, join=1, budgets={}, scale=None, basis="trained"):
-        """vectors[bank][side][vector] = (mean, basis)."""
-        encode = np.array([[[b for _, b in side] for side in bank] for bank in vectors], np.float32)
-        mean = np.array([[[m for m, _ in side] for side in bank] for bank in vectors], np.float32)
-        scale = np.ones_like(mean) if scale is None else scale.astype(np.float32)
-        tensors = {"encode": encode, "mean": mean, "scale": scale}
-        tensors |= {"budget." + name: np.asarray(bits, np.uint8) for name, bits in budgets.items()}
+    def profile(self, folder, model, join=1, budgets={}):
+        """PCA bases of words in no order: any basis tests the formula."""
+        vectors, scale = twin.calibrated(model, [self.tokens(300, model.config["vocab_size"], 9)], join)
         fingerprint = re.search(r"fingerprint ([0-9a-f]{32})", shell(LOWKEY, "inspect", folder)).group(1)
-        meta = dict(lowkey_profile=1, basis=basis, model_fingerprint=fingerprint, num_banks=len(model.banks),
-                    num_kv_heads=model.kv_heads, head_dim=model.d, join=join, num_levels=1, norm="true",
-                    norm_edge=4.5, origin="twin_test.py")
-        twin.write_safetensors(self.path("profile"), tensors, {k: str(v) for k, v in meta.items()})
-        return self.path("profile"), {n: t.astype(np.float64) for n, t in tensors.items() if t.dtype == np.float32}
+        return self.path("profile"), twin.write_profile(self.path("profile"), model, fingerprint, vectors, join, budgets, scale)
 
     def logits(self, folder, recipe, tokens, prompt=0, profile="-"):
         with open(self.path("recipe.yaml"), "w") as f:
@@ -87,12 +79,6 @@ def compare(what, found, expected, exact, tolerance, share=1.0):
     assert distance <= max(1e-9, .02 * effect), what
 
 
-def calibrated(model, tokens, join=1):
-    """PCA of the K and V of a window: [bank][side][vector] (mean, basis)."""
-    return [[[twin.pca(rows) for rows in twin.join_heads(x, join)] for x in bank]
-            for bank in model.keys_and_values(tokens)]
-
-
 def projected(model, profile, join, kept, code=lambda bank, side, i, y: y, sink=0):
     """Attention of pages that keep the first `kept` features and what `code` leaves of them."""
     def cache(bank, k, v):
@@ -110,31 +96,29 @@ def projected(model, profile, join, kept, code=lambda bank, side, i, y: y, sink=
 def matryoshka(work):
     """A prefix of one orthonormal basis at every rank; exact at 100 %."""
     model, tokens = twin.Model(DEMO), work.tokens(200, 4096)
-    path, profile = work.write_profile(DEMO, model, calibrated(model, work.tokens(300, 4096, 9)))
+    path, profile = work.profile(DEMO, model)
     exact = model.exact(tokens)
     for keep in (.25, .5, .75):
-        found = work.logits(DEMO, f"features: {{basis: trained, keep: {keep:.2f}}}\n", tokens, 1, path)
+        found = work.logits(DEMO, f"features: {{basis: pca, keep: {keep:.2f}}}\n", tokens, 1, path)
         expected = model.forward(tokens, projected(model, profile, 1, int(64 * keep)))
         compare(f"keep {keep}", found, expected, exact, 1e-3)
-    found = work.logits(DEMO, "features: {basis: trained, keep: 1}\n", tokens, 1, path)
+    found = work.logits(DEMO, "features: {basis: pca, keep: 1}\n", tokens, 1, path)
     compare("keep 1", found, exact, exact, 1e-3)
 
 
 def embedded(work):
     """Nested codes behind a basis: bits per group of 16 features, static scales, one norm per token, sinks exact."""
     model, tokens = twin.Model(DEMO), work.tokens(200, 4096)
-    vectors, sample = calibrated(model, work.tokens(300, 4096, 9)), work.tokens(300, 4096, 9)
-    scale = np.array([[[np.sqrt((((x - m) @ b.T) ** 2).mean(0)) for x, (m, b) in zip(side, vectors[bank][i])]
-                       for i, side in enumerate(kv)] for bank, kv in enumerate(model.keys_and_values(sample))])
     bits = [8, 4, 2, 0]
     budget = np.broadcast_to(np.array(bits)[:, None], (len(model.banks), 2, model.kv_heads, 4, 1))
-    path, profile = work.write_profile(DEMO, model, vectors, budgets={"4x": budget}, scale=scale)
-    found = work.logits(DEMO, "budget: 4x\nfeatures: {basis: trained}\nbits: {quantizer: embedded, width: auto}\n"
+    path, profile = work.profile(DEMO, model, budgets={"4x": budget})
+    found = work.logits(DEMO, "budget: 4x\nfeatures: {basis: pca}\nbits: {quantizer: embedded, width: auto}\n"
                         "hot: {sink: 4}\n", tokens, 1, path)
     kept = 48  # the last group is not stored, so the norm does not know it either
     code = lambda bank, side, i, y: twin.embedded_rows(y, np.repeat(bits, 16)[:kept], profile["scale"][bank, side, i][:kept])
     expected = model.forward(tokens, projected(model, profile, 1, kept, code, sink=4))
-    compare("8 4 2 0", found, expected, model.exact(tokens), 1e-2, .98)
+    # Attended in integers: the query and the weights are rounded, too.
+    compare("8 4 2 0", found, expected, model.exact(tokens), 5e-2, .98)
 
 
 def kv_heads(work):
@@ -142,8 +126,8 @@ def kv_heads(work):
     for folder, s in ((DEMO, 2), (work.random_model("tiny,layers=3,hidden=64,heads=4,kv_heads=4,head_dim=16"), 4)):
         model = twin.Model(folder)
         tokens = work.tokens(150, model.config["vocab_size"])
-        path, profile = work.write_profile(folder, model, calibrated(model, work.tokens(300, model.config["vocab_size"], 9), s), s)
-        found = work.logits(folder, f"heads: {{join: {s}}}\nfeatures: {{basis: trained, keep: {1 / s:.2f}}}\n", tokens, 1, path)
+        path, profile = work.profile(folder, model, s)
+        found = work.logits(folder, f"heads: {{join: {s}}}\nfeatures: {{basis: pca, keep: {1 / s:.2f}}}\n", tokens, 1, path)
         expected = model.forward(tokens, projected(model, profile, s, model.d))
         compare(f"s = {s}", found, expected, model.exact(tokens), 1e-3)
 
@@ -156,10 +140,11 @@ def minikv(work):
     expected = paper.run(tokens)
     found = work.logits(DEMO, "tokens: {score: h2o, budget: {heavy: 0.25, recent: 0.25}}\n" + AFFINE + MINIKV, tokens, 200)
     compare("25 + 25 % of 200, 260 more", found, expected, exact, 1e-2, .98)
-    gigabytes = int(shell(PROBE, "bytes", f"{ROOT}/recipes/minikv.yaml", 32, 32, 128, 4096, 512)) / 1e9
+    total, codes = (int(n) / 1e9 for n in shell(PROBE, "bytes", f"{ROOT}/recipes/minikv.yaml", 32, 32, 128, 4096, 512).split())
     formula = twin.minikv_bytes(32, 32, 128, 4096, 512) / 1e9
-    print(f"  LLaMA-2-7B, 4096 + 512 tokens: {gigabytes:.4f} GB, by the paper's formula {formula:.4f}")
-    assert abs(formula - .335) < .001 and abs(gigabytes - .335) < .002
+    print(f"  LLaMA-2-7B, 4096 + 512 tokens: {codes:.4f} GB, with a buffer for the next page {total:.4f}; by the paper's "
+          f"formula {formula:.4f}")
+    assert abs(formula - .335) < .001 and abs(codes - formula) < 1e-6 * formula
 
 
 def cla(work):
@@ -182,8 +167,8 @@ def cla(work):
 def matryoshka_2bit(work):
     """MatryoshkaKV's features in MiniKV's codes, with and without its choice of tokens."""
     model, tokens = twin.Model(DEMO), work.tokens(460, 4096)
-    path, profile = work.write_profile(DEMO, model, calibrated(model, work.tokens(300, 4096, 9)))
-    exact, keep = model.exact(tokens), "features: {basis: trained, keep: 0.50}\n"
+    path, profile = work.profile(DEMO, model)
+    exact, keep = model.exact(tokens), "features: {basis: pca, keep: 0.50}\n"
 
     def code(bank, side, i, y):
         rows = np.pad(y, ((0, -len(y) % 16), (0, 0)))
