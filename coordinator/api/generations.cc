@@ -30,6 +30,11 @@ constexpr size_t kInlineBytes = 16 << 10;
 // OpenAI's default for completions; a chat answer may take the rest of the context.
 constexpr uint64_t kCompletionTokens = 16;
 
+uint64_t random_bits() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
 struct Generation {
   uint64_t id = 0;
   TimePoint received = Clock::now();
@@ -38,7 +43,8 @@ struct Generation {
   Endpoint endpoint;
   GenerationRequest request;
   uint64_t max_tokens = 0;
-  std::unique_ptr<Answer> answer;  // once submitted
+  const uint64_t seed = random_bits();  // of its draws, where the request brings none
+  std::unique_ptr<Answer> answer;       // once submitted
   int replica = -1;
   bool resubmitted = false;
   TimePoint submitted{};
@@ -50,11 +56,6 @@ struct Generation {
 
 std::string hex(uint64_t value) {
   return fmt::format("{:016x}", value);
-}
-
-uint64_t random_prefix() {
-  std::random_device device;
-  return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
 const char* param_of(Endpoint endpoint) {
@@ -70,7 +71,7 @@ wire::Submit make_submit(const Generation& generation) {
   sampling.set_temperature(request.temperature);
   sampling.set_top_p(request.top_p);
   sampling.set_top_k(request.top_k);
-  if (request.seed) sampling.set_seed(*request.seed);
+  sampling.set_seed(request.seed.value_or(generation.seed));
   sampling.set_max_tokens(static_cast<uint32_t>(generation.max_tokens));
   sampling.set_logprobs(request.logprobs);
   sampling.set_top_logprobs(request.top_logprobs);
@@ -316,7 +317,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
   WorkPool& pool;
   monitoring::Metrics& metrics;
   std::unordered_map<uint64_t, std::shared_ptr<Generation>> active;
-  const uint64_t id_prefix = random_prefix();
+  const uint64_t id_prefix = random_bits();
   uint64_t next_id = 1;
   int last_replica = -1;
   bool draining = false;

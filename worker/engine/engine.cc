@@ -1,7 +1,6 @@
 #include "worker/engine/engine.h"
 
 #include <algorithm>
-#include <random>
 
 #include "base/bytes.h"
 #include "base/log.h"
@@ -39,7 +38,6 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
       memory_(memory),
       ports_(std::move(ports)),
       metrics_(metrics),
-      seed_((uint64_t{std::random_device{}()} << 32) | std::random_device{}()),
       pool_(memory),
       executor_(options.executor, model, memory, comm, ports_, metrics),
       restores_(
@@ -67,7 +65,7 @@ Engine::~Engine() = default;
 // ---------------------------------------------------------------------------------------------
 
 Status Engine::submit(const wire::Submit& request) {
-  LOWKEY_ASSIGN(sequence, admit(request, seed_ ^ request.request_id()));
+  LOWKEY_ASSIGN(sequence, admit(request));
   {
     std::lock_guard lock(inbox_->mutex);
     const EngineState& state = inbox_->state;
@@ -88,9 +86,9 @@ Status Engine::submit(const wire::Submit& request) {
   return {};
 }
 
-Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request, uint64_t fallback_seed) const {
+Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) const {
   auto sequence = std::make_unique<Sequence>();
-  LOWKEY_ASSIGN(sampling, SamplingParams::from_wire(request.sampling(), fallback_seed));
+  LOWKEY_ASSIGN(sampling, SamplingParams::from_wire(request.sampling()));
   sequence->request_id = request.request_id();
   sequence->tokens.assign(request.prompt().begin(), request.prompt().end());
   sequence->prompt_tokens = request.prompt_size();

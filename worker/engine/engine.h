@@ -106,7 +106,7 @@ class Engine {
     bool empty() const { return schedule.sequences.empty() && schedule.released.empty() && spills.empty(); }
   };
 
-  Result<std::unique_ptr<Sequence>> admit(const wire::Submit& request, uint64_t fallback_seed) const;
+  Result<std::unique_ptr<Sequence>> admit(const wire::Submit& request) const;
   Step schedule();
   Status execute(const Step& step);
   bool commit(const Step& step, const Status& status);
@@ -133,7 +133,6 @@ class Engine {
   kvstore::PageMemory& memory_;
   const EnginePorts ports_;
   monitoring::Metrics& metrics_;
-  const uint64_t seed_;  // of requests that bring none
   std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
   kvstore::PagePool pool_;
   Executor executor_;

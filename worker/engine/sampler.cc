@@ -129,7 +129,7 @@ double uniform_at(uint64_t seed, uint64_t position) {
   return (mix(mix(seed) ^ position) >> 11) * 0x1p-53;
 }
 
-Result<SamplingParams> SamplingParams::from_wire(const wire::SamplingParams& wire, uint64_t fallback_seed) {
+Result<SamplingParams> SamplingParams::from_wire(const wire::SamplingParams& wire) {
   SamplingParams params;
   if (!(wire.temperature() >= 0) || !std::isfinite(wire.temperature())) {
     return invalid("temperature", fmt::format("expected a finite number >= 0, found {}", wire.temperature()));
@@ -151,7 +151,7 @@ Result<SamplingParams> SamplingParams::from_wire(const wire::SamplingParams& wir
   params.temperature = wire.temperature();
   params.top_p = wire.top_p();
   params.top_k = wire.top_k();
-  params.seed = wire.has_seed() ? wire.seed() : fallback_seed;
+  params.seed = wire.seed();
   params.max_tokens = static_cast<int>(wire.max_tokens());
   params.logprobs = wire.logprobs();
   params.top_logprobs = static_cast<int>(wire.top_logprobs());

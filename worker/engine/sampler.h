@@ -29,8 +29,8 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
 
-  // Errors: kInvalidArgument with the parameter's name. Without a seed, `fallback_seed` is taken.
-  static Result<SamplingParams> from_wire(const wire::SamplingParams& wire, uint64_t fallback_seed);
+  // Errors: kInvalidArgument with the parameter's name.
+  static Result<SamplingParams> from_wire(const wire::SamplingParams& wire);
 };
 
 struct TokenLogprob {

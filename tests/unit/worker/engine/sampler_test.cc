@@ -159,9 +159,9 @@ TEST(SamplingParams, EveryBadValueIsRefusedByName) {
     wire::SamplingParams wire;
     wire.set_top_p(1);
     wire.set_max_tokens(1);
-    EXPECT_TRUE(SamplingParams::from_wire(wire, 1).ok());
+    EXPECT_TRUE(SamplingParams::from_wire(wire).ok());
     set(wire);
-    const auto params = SamplingParams::from_wire(wire, 1);
+    const auto params = SamplingParams::from_wire(wire);
     return params.ok() ? std::string("accepted") : params.error().param;
   };
   EXPECT_EQ(refused([](auto& w) { w.set_temperature(-0.1); }), "temperature");

@@ -1,4 +1,3 @@
-// The scheduler alone, in a loop without a clock or a model: a sampled token is a number, a page is memory.
 #include "worker/engine/scheduler.h"
 
 #include <gtest/gtest.h>
@@ -6,7 +5,7 @@
 #include <random>
 #include <set>
 
-#include "kvstore/page/page_identity.h"
+#include "tests/unit/worker/engine/scheduler_loop.h"
 
 namespace lowkey::worker {
 namespace {
@@ -22,90 +21,8 @@ kernels::PageLayout layout() {
       .value();
 }
 
-class Loop {
- public:
-  Loop(SchedulerOptions options, uint64_t kv_bytes)
-      : options_(options),
-        memory_(std::move(kvstore::PageMemory::make(layout(), kv_bytes)).value()),
-        pool_(*memory_),
-        scheduler_(options, pool_, {}) {}
-
-  uint64_t add(int prompt, int max_tokens) {
-    auto sequence = std::make_unique<Sequence>();
-    const uint64_t id = sequence->id = next_id_++;
-    sequence->request_id = id;
-    sequence->prompt_tokens = prompt;
-    sequence->sampling.max_tokens = max_tokens;
-    sequence->root = {id, id};
-    for (int i = 0; i < prompt; ++i) sequence->tokens.push_back(i);
-    scheduler_.add(std::move(sequence));
-    return id;
-  }
-
-  // Schedules, "computes" and commits one step.
-  const Schedule& step() {
-    ++steps_;
-    schedule_ = scheduler_.schedule();
-    int tokens = 0;
-    std::set<uint64_t> seen;
-    for (const ScheduledSequence& scheduled : schedule_.sequences) {
-      EXPECT_TRUE(seen.insert(scheduled.sequence->id).second) << "planned twice";
-      EXPECT_GE(scheduled.num_tokens, 1);
-      EXPECT_LE(scheduled.num_tokens, scheduled.sequence->remaining());
-      EXPECT_TRUE(scheduled.sequence->tail);
-      tokens += scheduled.num_tokens;
-      last_step_[scheduled.sequence->id] = steps_;
-    }
-    EXPECT_LE(tokens, options_.step_tokens);
-    EXPECT_EQ(tokens, schedule_.prefill_tokens + schedule_.decode_tokens);
-    EXPECT_LE(scheduler_.running(), static_cast<size_t>(options_.max_batch));
-    const kvstore::Ledger ledger = pool_.ledger();
-    EXPECT_LE(ledger.used, ledger.capacity);
-    EXPECT_EQ(ledger.capacity, ledger.used + ledger.evictable + ledger.free + ledger.slack);
-    for (const ScheduledSequence& scheduled : schedule_.sequences) commit(scheduled);
-    return schedule_;
-  }
-
-  bool ended(uint64_t id) { return scheduler_.find(id) == nullptr; }
-  Sequence* find(uint64_t id) { return scheduler_.find(id); }
-  Scheduler& scheduler() { return scheduler_; }
-  kvstore::PagePool& pool() { return pool_; }
-  const std::vector<uint64_t>& order() const { return order_; }
-  int last_step(uint64_t id) { return last_step_[id]; }
-  int steps() const { return steps_; }
-
- private:
-  void commit(const ScheduledSequence& scheduled) {
-    Sequence& sequence = *scheduled.sequence;
-    const bool sampled = scheduled.wants_logits();
-    const int before = sequence.computed / kPageTokens;
-    sequence.computed += scheduled.num_tokens;
-    sequence.known_to_ranks = true;
-    Scheduler::extend_identities(sequence, sequence.computed / kPageTokens, kPageTokens);
-    for (int page = before; page < sequence.computed / kPageTokens; ++page) {
-      pool_.publish(sequence.pages[page], sequence.identities[page],
-                    std::span(sequence.tokens).subspan(page * kPageTokens, kPageTokens));
-    }
-    if (!sampled) return;
-    sequence.tokens.push_back(7);
-    if (sequence.generated() < sequence.sampling.max_tokens) return;
-    order_.push_back(sequence.id);
-    scheduler_.remove(sequence);
-  }
-
-  SchedulerOptions options_;
-  std::unique_ptr<kvstore::PageMemory> memory_;
-  kvstore::PagePool pool_;
-  Scheduler scheduler_;
-  Schedule schedule_;
-  uint64_t next_id_ = 1;
-  int steps_ = 0;
-  std::map<uint64_t, int> last_step_;
-  std::vector<uint64_t> order_;
-};
-
 TEST(Scheduler, DecodesGetTheirTokenWhileALongPromptIsPrefilled) {
-  Loop loop({.step_tokens = 32, .max_batch = 8}, 1 << 20);
+  Loop loop({.step_tokens = 32, .max_batch = 8}, layout(), {1 << 20});
   for (int i = 0; i < 4; ++i) loop.add(4, 1000);
   loop.step();
   loop.add(500, 10);
@@ -118,7 +35,7 @@ TEST(Scheduler, DecodesGetTheirTokenWhileALongPromptIsPrefilled) {
 
 TEST(Scheduler, NeitherStarvesAtAnyBudget) {
   for (const int budget : {1, 2, 3, 8, 16}) {
-    Loop loop({.step_tokens = budget, .max_batch = 8}, 1 << 20);
+    Loop loop({.step_tokens = budget, .max_batch = 8}, layout(), {1 << 20});
     std::vector<uint64_t> ids;
     for (int i = 0; i < 6; ++i) ids.push_back(loop.add(1, 400));
     for (int i = 0; i < 40; ++i) loop.step();
@@ -136,7 +53,7 @@ TEST(Scheduler, NeitherStarvesAtAnyBudget) {
 }
 
 TEST(Scheduler, WaitingSequencesStartInOrder) {
-  Loop loop({.step_tokens = 64, .max_batch = 2}, 1 << 20);
+  Loop loop({.step_tokens = 64, .max_batch = 2}, layout(), {1 << 20});
   std::vector<uint64_t> ids;
   for (int i = 0; i < 10; ++i) ids.push_back(loop.add(10 + 20 * (i % 3), 5));
   for (int i = 0; i < 200 && !loop.ended(ids.back()); ++i) loop.step();
@@ -145,7 +62,7 @@ TEST(Scheduler, WaitingSequencesStartInOrder) {
 
 TEST(Scheduler, AdmissionForecastsTheWholePrompt) {
   // Room for 20 pages and tails: the second prompt of 200 tokens (13 pages) must wait for the first.
-  Loop loop({.step_tokens = 16, .max_batch = 8}, 22 * (layout().slab_bytes[0] + 128));
+  Loop loop({.step_tokens = 16, .max_batch = 8}, layout(), {22 * (layout().slab_bytes[0] + 128)});
   const uint64_t first = loop.add(200, 20), second = loop.add(200, 20);
   loop.step();
   EXPECT_EQ(loop.scheduler().running(), 1u);
@@ -158,7 +75,7 @@ TEST(Scheduler, AdmissionForecastsTheWholePrompt) {
 }
 
 TEST(Scheduler, TheYoungestGivesWayAndTheOldestNeverDoes) {
-  Loop loop({.step_tokens = 64, .max_batch = 8}, 12 * (layout().slab_bytes[0] + 128));
+  Loop loop({.step_tokens = 64, .max_batch = 8}, layout(), {12 * (layout().slab_bytes[0] + 128)});
   std::vector<uint64_t> ids;
   for (int i = 0; i < 3; ++i) ids.push_back(loop.add(10, 120));
   int oldest = 0;
@@ -181,7 +98,7 @@ TEST(Scheduler, RandomLoadEndsWithEverythingReturned) {
     const SchedulerOptions options{.step_tokens = 1 + static_cast<int>(random() % 100),
                                    .max_batch = 1 + static_cast<int>(random() % 12)};
     const int pages = 10 + random() % 40;
-    Loop loop(options, pages * (layout().slab_bytes[0] + 128));
+    Loop loop(options, layout(), {pages * (layout().slab_bytes[0] + 128)});
     const int most = static_cast<int>(loop.pool().memory().max_sequence_tokens());
     std::set<uint64_t> open;
     size_t total = 0;
