@@ -77,7 +77,10 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   inspect->add_option("--kv-bytes", command->kv_bytes, "cache of all ranks together")
       ->capture_default_str()
       ->check(check_bytes);
-  inspect->add_option("--recipe", command->recipes, "recipe files to describe, beside exact and q8");
+  inspect
+      ->add_option("--recipe", command->recipes,
+                   "recipe file to describe, beside exact and q8; may be repeated")
+      ->allow_extra_args(false);  // what follows the file is MODEL_DIR
   inspect->add_option(
       "--profile", command->profile,
       "profile file of these recipes (default: <model>/profiles/<recipe>.profile.safetensors)");
