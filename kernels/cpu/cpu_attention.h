@@ -30,6 +30,11 @@ class CpuAttention {
   void compact(const Compaction& compaction) { writer_.compact(compaction); }
 
  private:
+  // Part of the meaning of a result's bits: changing it changes the order of sums. 16 pages of 32 tokens are
+  // long enough that merging is free and short enough that a few thousand tokens feed several threads.
+  static constexpr int kSplitPages = kMaxRunPages;
+  static constexpr int kStatesOfThread = 3;  // the block's, a segment's, a split's
+
   // Encoded pages of one sequence in one format.
   struct Segment {
     int map = 0;  // into maps_
