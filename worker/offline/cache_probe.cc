@@ -9,7 +9,6 @@
 #include "kernels/cpu/page_encode.h"
 #include "kernels/page/dtype.h"
 #include "kernels/page/page_codec.h"
-#include "kvstore/dials/tokens/token_budget.h"
 
 namespace lowkey::worker {
 
@@ -59,10 +58,8 @@ CacheProbe::CacheProbe(kernels::Backend& backend, const kvstore::ResolvedCache& 
   const PageLayout& layout = cache.pages;
   const int pages = tokens / layout.page_tokens;
   int own_pages = pages;
-  if (!cache.archive.empty()) {
-    const kvstore::TokenDial* dial = cache.recipe.tokens ? &*cache.recipe.tokens : nullptr;
-    const auto budget = kvstore::token_budget(dial, pages * layout.page_tokens,
-                                              static_cast<int>(cache.archive.size()), layout.page_tokens);
+  if (const auto spec = cache.archive_spec()) {
+    const kvstore::TokenBudget budget = spec->budget(pages * layout.page_tokens);
     own_pages = 0;
     for (size_t bank = 0; bank < cache.archive.size(); ++bank) {
       const int count = budget.archived(static_cast<int>(bank)) / layout.page_tokens;

@@ -8,21 +8,13 @@ namespace lowkey::worker {
 
 using kernels::kMaxSlabs;
 
-// Cleared, so that a clone copies nothing undefined.
+// Cleared: what no kernel has written is copied with the rest of a page.
 PlainMemory plain_memory(size_t bytes) {
   const size_t rounded = (bytes + 63) / 64 * 64;
   auto* data = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
   LOWKEY_CHECK(data != nullptr || rounded == 0, "out of memory: {} bytes for a page", rounded);
   if (rounded > 0) std::memset(data, 0, rounded);
   return PlainMemory(data);
-}
-
-PlainPages PlainPages::clone() const {
-  PlainPages copy(*layout_);
-  copy.grow(size());
-  for (size_t i = 0; i < views_.size(); ++i)
-    if (const size_t bytes = slab_bytes(i)) std::memcpy(copy.views_[i], views_[i], bytes);
-  return copy;
 }
 
 void PlainPages::grow(int pages) {

@@ -21,7 +21,6 @@ PlainMemory plain_memory(size_t bytes);
 class PlainPages {
  public:
   explicit PlainPages(const kernels::PageLayout& layout) : layout_(&layout) {}
-  PlainPages clone() const;  // of equal content
 
   const kernels::PageLayout& layout() const { return *layout_; }
   int size() const { return static_cast<int>(slabs_.size()) / kernels::kMaxSlabs; }

@@ -9,7 +9,6 @@
 namespace lowkey::worker {
 
 using kvstore::CachePlan;
-using kvstore::TokenBudget;
 using kvstore::TokenScorer;
 
 namespace {
@@ -34,39 +33,24 @@ void observe(const TokenScorer& scorer, int tokens, float* signal, kernels::Toke
 }  // namespace
 
 RecipeSequence::RecipeSequence(WindowRunner& runner, const kvstore::ResolvedCache& cache)
-    : runner_(&runner), cache_(&cache), own_(cache.pages) {
+    : runner_(runner), spec_(cache.archive_spec()), own_(cache.pages) {
   for (const kernels::PageLayout& layout : cache.archive) {
     archive_.emplace_back(layout);
     archived_.push_back({.layout = &layout});
   }
 }
 
-RecipeSequence RecipeSequence::clone() const {
-  RecipeSequence copy(*runner_, *cache_);
-  copy.own_ = own_.clone();
-  for (size_t bank = 0; bank < archive_.size(); ++bank) {
-    copy.archive_[bank] = archive_[bank].clone();
-    copy.archived_[bank].slabs = copy.archive_[bank].slabs();
-    copy.archived_[bank].num_pages = archived_[bank].num_pages;
-  }
-  return copy;
-}
-
 Status RecipeSequence::prompt(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink) {
-  if (!has_archive()) return feed(tokens, first_scored, sink, nullptr);
-  const kvstore::TokenDial* dial = cache_->recipe.tokens ? &*cache_->recipe.tokens : nullptr;
-  const int length = static_cast<int>(tokens.size());
+  if (!spec_) return feed(tokens, first_scored, sink, nullptr);
   std::vector<float> signal;
   kernels::TokenObserver observer;
-  if (dial != nullptr) {
+  if (spec_->needs_scores()) {
     signal.resize(archive_.size() * own_.layout().num_kv_heads * tokens.size());
-    observe(TokenScorer::of(dial->score), length, signal.data(), observer);
+    observe(TokenScorer::of(spec_->tokens->score), static_cast<int>(tokens.size()), signal.data(), observer);
   }
-  LOWKEY_TRY(feed(tokens, first_scored, sink, dial != nullptr ? &observer : nullptr));
+  LOWKEY_TRY(feed(tokens, first_scored, sink, signal.empty() ? nullptr : &observer));
   const TimePoint start = Clock::now();
-  move_prompt(
-      kvstore::token_budget(dial, length, static_cast<int>(archive_.size()), own_.layout().page_tokens),
-      signal);
+  move_prompt(signal);
   move_seconds_ = seconds(Clock::now() - start);
   return {};
 }
@@ -74,9 +58,9 @@ Status RecipeSequence::prompt(std::span<const int32_t> tokens, int first_scored,
 Status RecipeSequence::extend(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink) {
   while (!tokens.empty()) {
     size_t rows = tokens.size();
-    if (has_archive()) rows = std::min<size_t>(rows, block_tokens() - own_.slots());
+    if (spec_) rows = std::min<size_t>(rows, spec_->block_tokens - own_.slots());
     LOWKEY_TRY(feed(tokens.first(rows), first_scored, sink, nullptr));
-    if (has_archive() && own_.slots() == block_tokens()) move_block();
+    if (spec_ && own_.slots() == spec_->block_tokens) move_block();
     tokens = tokens.subspan(rows);
   }
   return {};
@@ -85,16 +69,17 @@ Status RecipeSequence::extend(std::span<const int32_t> tokens, int first_scored,
 Status RecipeSequence::feed(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink,
                             const kernels::TokenObserver* observer) {
   const auto details = [&](kernels::SequenceSlice& slice) {
-    slice.archives = has_archive() ? archived_.data() : nullptr;
+    slice.archives = spec_ ? archived_.data() : nullptr;
     slice.observer = observer;
   };
-  return runner_->feed(own_, tokens, first_scored, sink, nullptr, WindowRunner::kStepRows, details);
+  return runner_.feed(own_, tokens, first_scored, sink, nullptr, WindowRunner::kStepRows, details);
 }
 
-void RecipeSequence::move_prompt(const TokenBudget& budget, const std::vector<float>& signal) {
+void RecipeSequence::move_prompt(const std::vector<float>& signal) {
   const int heads = own_.layout().num_kv_heads, tokens = own_.slots();
   const TokenScorer& scorer =
-      TokenScorer::of(cache_->recipe.tokens ? cache_->recipe.tokens->score : kvstore::TokenScore::kColumnSum);
+      TokenScorer::of(spec_->tokens ? spec_->tokens->score : kvstore::TokenScore::kColumnSum);
+  const kvstore::TokenBudget budget = spec_->budget(tokens);
   for (size_t bank = 0; bank < archive_.size(); ++bank) {
     const kvstore::BankSignal seen{.values = signal.empty() ? nullptr : signal.data() + bank * heads * tokens,
                                    .num_heads = heads,
@@ -120,23 +105,18 @@ void RecipeSequence::move(int bank, const CachePlan& plan) {
   const int before = archived_[bank].num_pages;
   const int after = before + plan.kept / pages.layout().page_tokens;
   pages.grow(after);
-  runner_->backend().compact({.from = &own_.layout(),
-                              .bank = bank,
-                              .slabs = own_.slabs(),
-                              .tail = own_.tail(),
-                              .num_slots = own_.slots(),
-                              .keep = plan.slots.data(),
-                              .num_kept = plan.kept,
-                              .to = &pages.layout(),
-                              .to_bank = 0,
-                              .to_slabs = pages.slabs() + static_cast<size_t>(before) * kernels::kMaxSlabs});
+  runner_.backend().compact({.from = &own_.layout(),
+                             .bank = bank,
+                             .slabs = own_.slabs(),
+                             .tail = own_.tail(),
+                             .num_slots = own_.slots(),
+                             .keep = plan.slots.data(),
+                             .num_kept = plan.kept,
+                             .to = &pages.layout(),
+                             .to_bank = 0,
+                             .to_slabs = pages.slabs() + static_cast<size_t>(before) * kernels::kMaxSlabs});
   archived_[bank].slabs = pages.slabs();
   archived_[bank].num_pages = after;
-}
-
-// Without a block of its own a recipe encodes page by page.
-int RecipeSequence::block_tokens() const {
-  return std::max(cache_->recipe.recent_block, own_.layout().page_tokens);
 }
 
 }  // namespace lowkey::worker

@@ -2,21 +2,20 @@
 // is complete, then tokens are chosen and moved (kvstore/dials/tokens), and later ones in blocks.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "kvstore/dials/tokens/cache_plan.h"
-#include "kvstore/dials/tokens/token_budget.h"
 #include "kvstore/recipe/resolve.h"
 #include "worker/offline/window_runner.h"
 
 namespace lowkey::worker {
 
-// Move-only; runner and cache outlive it.
+// Runner and cache outlive it.
 class RecipeSequence {
  public:
   RecipeSequence(WindowRunner& runner, const kvstore::ResolvedCache& cache);
-  RecipeSequence clone() const;
 
   // The whole prompt; once, first. Sinks as WindowRunner::feed.
   Status prompt(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink);
@@ -28,17 +27,15 @@ class RecipeSequence {
   double move_seconds() const { return move_seconds_; }
 
  private:
-  bool has_archive() const { return !cache_->archive.empty(); }
   Status feed(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink,
               const kernels::TokenObserver* observer);
-  void move_prompt(const kvstore::TokenBudget& budget, const std::vector<float>& signal);
+  void move_prompt(const std::vector<float>& signal);
   void move_block();
   // Moves what `plan` keeps of one bank behind its archived pages.
   void move(int bank, const kvstore::CachePlan& plan);
-  int block_tokens() const;
 
-  WindowRunner* runner_;
-  const kvstore::ResolvedCache* cache_;
+  WindowRunner& runner_;
+  const std::optional<kvstore::ArchiveSpec> spec_;  // none: the recipe has no archive
   WindowCache own_;
   std::vector<PlainPages> archive_;               // [bank]
   std::vector<kernels::ArchivedPages> archived_;  // [bank], views of the same

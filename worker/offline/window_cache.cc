@@ -1,19 +1,8 @@
 #include "worker/offline/window_cache.h"
 
-#include <cstring>
-
 #include "base/check.h"
 
 namespace lowkey::worker {
-
-WindowCache WindowCache::clone() const {
-  WindowCache copy(layout());
-  copy.pages_ = pages_.clone();
-  std::memcpy(copy.tail_.get(), tail_.get(), layout().tail_bytes);
-  copy.length_ = length_;
-  copy.slots_ = slots_;
-  return copy;
-}
 
 kernels::SequenceSlice WindowCache::extend(int first_row, int count) {
   const int first = slots_;

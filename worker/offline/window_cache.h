@@ -12,9 +12,6 @@ class WindowCache {
   explicit WindowCache(const kernels::PageLayout& layout)
       : pages_(layout), tail_(plain_memory(layout.tail_bytes)) {}
 
-  // Another one of equal content, which grows apart from this one.
-  WindowCache clone() const;
-
   // The slice of the `count` rows that follow what was run before, the first of them row `first_row` of its
   // step. Its arrays live until the next call.
   kernels::SequenceSlice extend(int first_row, int count);

@@ -72,22 +72,6 @@ TEST_F(RecipeSequenceTest, HowTheRestIsFedChangesNothing) {
   EXPECT_LT(relative_error(run(minikv, 100, 300), run(minikv, 100, 1)), 1e-4);
 }
 
-TEST_F(RecipeSequenceTest, ACloneGoesItsOwnWay) {
-  const kvstore::ResolvedCache minikv = cache(kMiniKv);
-  RecipeSequence sequence(*runner_, minikv);
-  ASSERT_TRUE(sequence.prompt(std::span(tokens_).first(100), 100, nullptr).ok());
-  RecipeSequence copy = sequence.clone();
-  ASSERT_TRUE(copy.extend(std::span(tokens_).first(180), 1 << 20, nullptr).ok());
-  Rows rows;
-  ASSERT_TRUE(sequence
-                  .extend(std::span(tokens_).subspan(100), 0,
-                          [&](int, std::span<const float> row) { rows.emplace_back(row.begin(), row.end()); })
-                  .ok());
-  EXPECT_EQ(sequence.length(), 300);
-  EXPECT_EQ(copy.length(), 280);
-  EXPECT_LT(relative_error(rows, run(minikv, 100, 300)), 1e-4);
-}
-
 // What a probe times is the whole of what it says: four times the tokens take more than twice as long.
 TEST_F(RecipeSequenceTest, ProbesGrowWithTheCache) {
   const kvstore::ResolvedCache exact = cache(""), minikv = cache(kMiniKv);

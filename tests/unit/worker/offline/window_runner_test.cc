@@ -86,19 +86,6 @@ TEST_F(WindowRunnerTest, PrefillEqualsDecode) {
       ASSERT_NEAR(whole[row][i], decoded[row][i], 1e-3) << "row " << row << ", token " << i;
 }
 
-TEST_F(WindowRunnerTest, ACloneGoesItsOwnWay) {
-  WindowCache cache(layout_);
-  ASSERT_TRUE(runner_->feed(cache, std::span(tokens_).first(100), 0, nullptr).ok());
-  WindowCache copy = cache.clone();
-  const std::vector<int32_t> other = some_tokens(45, 300);
-  ASSERT_TRUE(runner_->feed(copy, other, 0, nullptr).ok());
-  Rows after_clone;
-  ASSERT_TRUE(runner_->feed(cache, std::span(tokens_).subspan(100), 0, collect(after_clone)).ok());
-  const Rows expected = fed({100}, 100);
-  ASSERT_EQ(after_clone.size(), 50u);
-  EXPECT_EQ(after_clone, expected);
-}
-
 TEST_F(WindowRunnerTest, TheTapSeesEveryLayerAndRow) {
   std::vector<int> rows(runner_->config().num_layers);
   const worker::AttentionTap tap = [&](int layer, const kernels::Tensor& q, const kernels::Tensor& k,
