@@ -175,6 +175,17 @@ TEST_P(ArchiveEngine, MiniKvPyramid) {
   expect_same_after_preemption(pyramid);
 }
 
+TEST_P(ArchiveEngine, OtherScores) {
+  for (const auto score : {kvstore::TokenScore::kWindowSum, kvstore::TokenScore::kKeyNorm}) {
+    const auto other = archive(two_bits(), TokenDial{.score = score}, kPageTokens);
+    const std::vector<Case> cases = answered(mixed(), options(1, other));
+    EngineReplicaOptions o = options(GetParam(), other);
+    o.engine.scheduler.step_tokens = 23;
+    EngineReplica replica(o);
+    expect_all(replica, cases);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Tp, ArchiveEngine, ::testing::Values(1, 2, 4), ::testing::PrintToStringParamName());
 
 }  // namespace
