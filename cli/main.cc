@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "cli/bench.h"
+#include "cli/calibrate.h"
 #include "cli/evaluate.h"
 #include "cli/inspect.h"
 #include "cli/serve.h"
@@ -38,6 +39,7 @@ int main(int argc, char** argv) {
   for (const RoleCommand& command : kRoleCommands) app.add_subcommand(command.name, command.help);
   int exit_code = 0;
   lowkey::cli::add_inspect_command(app, exit_code);
+  lowkey::cli::add_calibrate_command(app, exit_code);
   lowkey::cli::add_evaluate_command(app, exit_code);
   lowkey::cli::add_bench_command(app, exit_code);
   app.require_subcommand(1);

@@ -1,0 +1,70 @@
+#include "cli/calibrate.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <thread>
+
+#include "cli/calibration.h"
+
+namespace lowkey::cli {
+namespace {
+
+struct Command {
+  CalibrationOptions options;
+  std::string out;
+};
+
+int fail(const Error& error) {
+  fmt::print(stderr, "lowkey calibrate: {}\n", error.message);
+  return error.code == Code::kUsage ? 2 : error.code == Code::kBadInput ? 3 : 4;
+}
+
+int run(const Command& command) {
+  const auto result = calibrate(command.options);
+  if (!result.ok()) return fail(result.error());
+  const auto written = result->profile.write(command.out);
+  if (!written.ok()) return fail(written.error());
+  fmt::print("{}: {} bases of {} stored vectors, {}\n", command.out, result->profile.basis,
+             result->profile.vectors.size(), result->profile.origin);
+  fmt::print("{:<12} {:>8} {:>14} {:>14}\n", "budget", "ratio", "bits/element", "KL there");
+  for (const BudgetReport& budget : result->budgets)
+    fmt::print("{:<12} {:>7.2f}x {:>14.3f} {:>14.5f}\n", budget.name, budget.ratio, budget.bits_per_element,
+               budget.loss);
+  return 0;
+}
+
+}  // namespace
+
+void add_calibrate_command(CLI::App& app, int& exit_code) {
+  auto command = std::make_shared<Command>();
+  CalibrationOptions& options = command->options;
+  options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  auto* calibrate =
+      app.add_subcommand("calibrate", "make a profile: bases, scales and budgets for one model");
+  calibrate->add_option("--model", options.model_dir, "Hugging Face model folder")->required();
+  calibrate->add_option("--text", options.text, "UTF-8 text or .jsonl[.xz] with a `text` field; or a folder")
+      ->required();
+  calibrate->add_option("--out", command->out, "the profile's file")->required();
+  calibrate->add_option("--recipe", options.recipe,
+                        "recipe file that says which bases, which heads joined, and whether codes are used");
+  calibrate
+      ->add_option(
+          "--budget", options.budgets,
+          "all-bytes ratio at 2,048 tokens, or the share of features kept where the recipe has no codes "
+          "[4 6 8 10; 0.75 0.5 0.4 0.25]")
+      ->check(CLI::PositiveNumber);
+  calibrate->add_option("--tokens", options.tokens, "of text")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  auto* train = calibrate->add_flag("--train", options.train, "train the bases end to end (needs libtorch)");
+  calibrate->add_option("--steps", options.train_steps, "of training [as many as suit the model]")
+      ->needs(train)
+      ->check(CLI::PositiveNumber);
+  calibrate->add_option("--threads", options.threads, "of the compute pool")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1024));
+  calibrate->callback([command, &exit_code] { exit_code = run(*command); });
+}
+
+}  // namespace lowkey::cli
