@@ -9,7 +9,7 @@
 namespace lowkey::kernels {
 namespace {
 
-constexpr int kPrefetchPages = 2;  // ahead of the one that is read
+constexpr int kPrefetchPages = 1;  // ahead of the one that is read
 
 }  // namespace
 
@@ -47,7 +47,7 @@ void FloatPages::see(const PageRun& run, const AttentionState& state) {
 simd::FullPage FloatPages::full_page(const PageRun& run, int page, const VectorLayout& vector) const {
   std::byte* const* slabs = run.slabs + static_cast<size_t>(page) * kMaxSlabs;
   const bool more = page + kPrefetchPages < run.num_pages + run.pages_after;
-  return {head_.layout, &vector, slabs, more ? slabs + kPrefetchPages * kMaxSlabs : nullptr};
+  return {head_.layout, &vector, slabs, more ? slabs + kPrefetchPages * kMaxSlabs : slabs};
 }
 
 void FloatPages::score(const PageRun& run, int page, int first, int rows) {

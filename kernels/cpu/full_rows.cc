@@ -34,14 +34,19 @@ HWY_INLINE const uint32_t* words_of(const FullPage& page, const Plane& plane) {
   return reinterpret_cast<const uint32_t*>(page.slabs[plane.level] + plane.offset);
 }
 
-// Between groups, never in one burst, which would fill the line buffers and wait.
-HWY_INLINE void prefetch(const FullPage& page, const Plane& plane) {
-  if (page.next == nullptr) return;
-  const std::byte* begin = page.next[plane.level] + plane.offset;
-  for (uint32_t at = 0; at < plane.bytes; at += 64) __builtin_prefetch(begin + at, 0, 3);
+// From a plane to the same one of the page to prefetch, in words. With every word that is read the same one
+// there is prefetched: one burst would fill the line buffers and wait.
+HWY_INLINE ptrdiff_t ahead_of(const FullPage& page, const Plane& plane) {
+  return reinterpret_cast<const uint32_t*>(page.next[plane.level]) -
+         reinterpret_cast<const uint32_t*>(page.slabs[plane.level]);
 }
 
-template <int kRows, int kBlocks, bool kPrefetch>
+HWY_INLINE VW load_ahead(const uint32_t* words, ptrdiff_t ahead) {
+  __builtin_prefetch(words + ahead, 0, 3);
+  return hn::LoadU(DW(), words);
+}
+
+template <int kRows, int kBlocks>
 HWY_INLINE void score_tokens(const FullPage& page, const float* queries, size_t stride, int t, float* scores,
                              size_t score_stride) {
   const D d;
@@ -55,13 +60,13 @@ HWY_INLINE void score_tokens(const FullPage& page, const float* queries, size_t 
   }
   const Plane* planes = page.layout->planes.data() + page.vector->first_plane;
   for (int g = 0; g < page.vector->num_planes; ++g) {
-    if (kPrefetch) prefetch(page, planes[g]);
+    const ptrdiff_t ahead = ahead_of(page, planes[g]);
     const uint32_t* words = words_of(page, planes[g]) + t;
     const float* query = queries + static_cast<size_t>(g) * kGroupFeatures;
     for (int pair = 0; pair < kPairs; ++pair, words += tokens, query += 2) {
       VW x[kBlocks];
 #pragma GCC unroll 2
-      for (int b = 0; b < kBlocks; ++b) x[b] = hn::LoadU(DW(), words + b * lanes);
+      for (int b = 0; b < kBlocks; ++b) x[b] = load_ahead(words + b * lanes, ahead);
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const V first = hn::Set(d, query[r * stride]), second = hn::Set(d, query[r * stride + 1]);
@@ -85,15 +90,10 @@ void score_rows(const FullPage& page, const float* queries, size_t stride, float
                 size_t score_stride) {
   const int lanes = static_cast<int>(hn::Lanes(D())), tokens = page.layout->page_tokens;
   int t = 0;
-  for (; t + 2 * lanes <= tokens; t += 2 * lanes) {
-    if (t == 0) {
-      score_tokens<kRows, 2, true>(page, queries, stride, t, scores, score_stride);
-    } else {
-      score_tokens<kRows, 2, false>(page, queries, stride, t, scores, score_stride);
-    }
-  }
+  for (; t + 2 * lanes <= tokens; t += 2 * lanes)
+    score_tokens<kRows, 2>(page, queries, stride, t, scores, score_stride);
   for (; t < tokens; t += lanes)
-    score_tokens<kRows, 1, false>(page, queries, stride, t, scores, score_stride);
+    score_tokens<kRows, 1>(page, queries, stride, t, scores, score_stride);
 }
 
 // kBlocks groups, or as many parts of one, at once: their sums are independent chains.
@@ -103,10 +103,11 @@ HWY_INLINE void add_groups(const FullPage& page, const Plane* planes, int f, con
   const D d;
   V sums[kRows][kBlocks];
   const uint32_t* words[kBlocks];
+  ptrdiff_t ahead[kBlocks];
 #pragma GCC unroll 2
   for (int b = 0; b < kBlocks; ++b) {
     words[b] = words_of(page, planes[b]) + f;
-    if (f == 0) prefetch(page, planes[b]);
+    ahead[b] = ahead_of(page, planes[b]);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) sums[r][b] = hn::LoadU(d, acc + r * acc_stride + planes[b].feature + f);
   }
@@ -115,7 +116,7 @@ HWY_INLINE void add_groups(const FullPage& page, const Plane* planes, int f, con
     VW x[kBlocks];
 #pragma GCC unroll 2
     for (int b = 0; b < kBlocks; ++b)
-      x[b] = hn::LoadU(DW(), words[b] + static_cast<size_t>(pair) * kGroupFeatures);
+      x[b] = load_ahead(words[b] + static_cast<size_t>(pair) * kGroupFeatures, ahead[b]);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const V first = hn::Set(d, weights[r * stride]), second = hn::Set(d, weights[r * stride + 1]);
@@ -151,7 +152,7 @@ void add_rows(const FullPage& page, const float* weights, size_t stride, float* 
 void score_full_rows(const FullPage& page, const float* queries, int stride, int rows, float* scores,
                      int score_stride) {
   FullPage at = page;
-  for (int row = 0; row < rows; row += kMaxRows, at.next = nullptr) {
+  for (int row = 0; row < rows; row += kMaxRows, at.next = at.slabs) {
     const float* query = queries + static_cast<size_t>(row) * stride;
     float* out = scores + static_cast<size_t>(row) * score_stride;
     switch (std::min(kMaxRows, rows - row)) {
@@ -173,7 +174,7 @@ void score_full_rows(const FullPage& page, const float* queries, int stride, int
 void add_full_rows(const FullPage& page, const float* weights, int stride, int rows, float* acc,
                    int acc_stride) {
   FullPage at = page;
-  for (int row = 0; row < rows; row += kMaxRows, at.next = nullptr) {
+  for (int row = 0; row < rows; row += kMaxRows, at.next = at.slabs) {
     const float* weight = weights + static_cast<size_t>(row) * stride;
     float* out = acc + static_cast<size_t>(row) * acc_stride;
     switch (std::min(kMaxRows, rows - row)) {

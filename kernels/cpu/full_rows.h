@@ -11,7 +11,7 @@ namespace lowkey::kernels::simd {
 // More rows than this are served better by a tile.
 inline constexpr int kMaxFullRows = 8;
 
-// One stored vector of one page, and of the page to prefetch (or null).
+// One stored vector of one page, and of the page to prefetch; the same slabs: none.
 struct FullPage {
   const PageLayout* layout;
   const VectorLayout* vector;
