@@ -662,7 +662,7 @@ void add_page(const PageCodes& page, const uint32_t* staged, AddRows add, int fi
 void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& queries,
                const AttentionState& state, CodeScratch& scratch) {
   const int tokens = plan.page_tokens, rows = queries.rows;
-  const int batch_pages = std::max(1, kCodeBatchTokens / tokens), batch_tokens = batch_pages * tokens;
+  const int batch_pages = code_batch_pages(tokens), batch_tokens = batch_pages * tokens;
   const WeightRow row_words(batch_tokens);
   unsigned orders = 0;
   for (const CodeGroup& group : plan.value.groups) orders |= 1u << static_cast<int>(group.form);
@@ -841,7 +841,7 @@ void round_queries(const CodePlan& plan, const FeatureQueries& queries, CodeQuer
 
 void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& queries,
                const AttentionState& state, CodeScratch& scratch) {
-  const size_t pages = std::max(1, kCodeBatchTokens / plan.page_tokens), tokens = pages * plan.page_tokens;
+  const size_t pages = code_batch_pages(plan.page_tokens), tokens = pages * plan.page_tokens;
   grow(scratch.scores, queries.rows * tokens);
   grow(scratch.weights, queries.rows * static_cast<size_t>(WeightRow(static_cast<int>(tokens)).size));
   grow(scratch.factors, queries.rows * 2 * pages);

@@ -9,20 +9,30 @@
 #include "kernels/cpu/scratch.h"
 
 namespace lowkey::kernels {
+namespace {
+
+PageRun part_of(const PageRun& run, int page, int count) {
+  PageRun part = run;
+  part.slabs += static_cast<size_t>(page) * kMaxSlabs;
+  part.num_pages = std::min(count, run.num_pages - page);
+  part.pages_after += run.num_pages - page - part.num_pages;
+  if (page > 0) part.masked_tokens = 0;
+  std::copy_n(run.first_query + page, part.num_pages, part.first_query);
+  return part;
+}
+
+}  // namespace
 
 CpuAttention::CpuAttention(ComputePool& pool) : pool_(pool), writer_(pool), scratch_(pool.threads()) {}
 
 void CpuAttention::attend(const AttentionStep& step) {
   plan(step);
   writer_.write(step);
-  for (int i = 0; i < maps_.count(); ++i) {
-    for (int head = 0; head < heads_; ++head) maps_.fill(i, head);
-  }
   pool_.parallel_for(static_cast<int>(tasks_.size()),
                      [&](int task, int thread) { run_task(tasks_[task], scratch_[thread]); });
-  if (tasks_.size() > blocks_.size()) {
+  if (std::any_of(blocks_.begin(), blocks_.end(), [](const Block& block) { return block.in_splits; })) {
     pool_.parallel_for(static_cast<int>(blocks_.size()), [&](int block, int thread) {
-      if (blocks_[block].num_splits > 1) finish_block(blocks_[block], true, scratch_[thread]);
+      if (blocks_[block].in_splits) finish_block(blocks_[block], true, scratch_[thread]);
     });
   }
   observe();
@@ -30,9 +40,10 @@ void CpuAttention::attend(const AttentionStep& step) {
   step_ = nullptr;
 }
 
-AttentionState CpuAttention::state_at(std::vector<float>& memory, size_t index) const {
-  float* base = memory.data() + index * state_floats_;
-  return {base, base + max_queries_, base + 2 * static_cast<size_t>(max_queries_), state_stride_};
+AttentionState CpuAttention::state_at(std::vector<float>& memory, size_t first, size_t index,
+                                      int queries) const {
+  float* base = memory.data() + first + index * state_floats(queries);
+  return {base, base + queries, base + 2 * static_cast<size_t>(queries), state_stride_};
 }
 
 void CpuAttention::clear(const AttentionState& state, int queries) const {
@@ -50,42 +61,62 @@ void CpuAttention::merge(const AttentionState& into, const AttentionState& from,
 }
 
 void CpuAttention::run_task(const Task& task, Scratch& scratch) {
-  const Block& block = blocks_[task.block];
-  if (task.split == kWholeBlock) return finish_block(block, false, scratch);
-  const SequencePlan& plan = plans_[block.sequence];
-  int split = task.split, segment = 0;
-  while (split >= splits_of(block, plan.segments[segment]))
-    split -= splits_of(block, plan.segments[segment++]);
-  const AttentionState state = state_at(shared_states_, block.first_state + task.split);
-  clear(state, queries_of(block));
-  load_queries(block, scratch);
-  prepare_segment(block, plan.segments[segment], scratch);
-  run_split(block, plan.segments[segment], split, state, scratch);
+  if (task.split != kWholeBlock) return run_splits(task, scratch);
+  finish_block(blocks_[task.block], false, scratch);
+}
+
+// One split of some heads, a stretch of pages after the other.
+void CpuAttention::run_splits(const Task& task, Scratch& scratch) {
+  const Block& first = blocks_[task.block];
+  const SequencePlan& plan = plans_[first.sequence];
+  int split = task.split, index = 0;
+  while (split >= splits_of(first, plan.segments[index])) split -= splits_of(first, plan.segments[index++]);
+  const Segment& segment = plan.segments[index];
+  const int queries = queries_of(first);
+  int stretch = kMaxRunPages;
+  for (int i = 0; i < task.count; ++i) {
+    const Block& block = blocks_[task.block + i];
+    clear(state_at(shared_states_, block.first_state, task.split, queries), queries);
+    load_queries(block, scratch.heads[i]);
+    prepare_segment(block, segment, scratch.heads[i]);
+    if (task.count == 1) continue;
+    const int pages = scratch.heads[i].pages->stretch();
+    stretch = i == 0 ? pages : std::max(stretch, pages);
+  }
+  const PageRun run = run_of(first, segment, split);
+  for (int page = 0; page < run.num_pages; page += stretch) {
+    const PageRun part = part_of(run, page, stretch);
+    for (int i = 0; i < task.count; ++i) {
+      scratch.heads[i].pages->see(
+          part, state_at(shared_states_, blocks_[task.block + i].first_state, task.split, queries));
+    }
+  }
 }
 
 // Everything of a block that its split tasks have not done, in the order that makes its bits.
 void CpuAttention::finish_block(const Block& block, bool splits_are_done, Scratch& scratch) {
   const int queries = queries_of(block);
-  const AttentionState total = state_at(scratch.states, 0), whole = state_at(scratch.states, 1),
-                       part = state_at(scratch.states, 2);
+  const auto state_of_thread = [&](int i) { return state_at(scratch.states, 0, i, queries); };
+  const AttentionState total = state_of_thread(0), whole = state_of_thread(1), part = state_of_thread(2);
   clear(total, queries);
-  load_queries(block, scratch);
-  size_t next = block.first_state;
+  HeadScratch& head = scratch.heads[0];
+  load_queries(block, head);
+  size_t next = 0;
   const SequencePlan& plan = plans_[block.sequence];
   for (int i = 0; i < plan.num_segments; ++i) {
     const Segment& segment = plan.segments[i];
     const int splits = splits_of(block, segment);
     if (splits == 0) continue;
     clear(whole, queries);
-    if (!splits_are_done) prepare_segment(block, segment, scratch);
+    if (!splits_are_done) prepare_segment(block, segment, head);
     for (int split = 0; split < splits; ++split) {
       if (splits_are_done) {
-        merge(whole, state_at(shared_states_, next++), queries);
+        merge(whole, state_at(shared_states_, block.first_state, next++, queries), queries);
         continue;
       }
       const AttentionState& state = split == 0 ? whole : part;
       if (split > 0) clear(part, queries);
-      run_split(block, segment, split, state, scratch);
+      head.pages->see(run_of(block, segment, split), state);
       if (split > 0) merge(whole, part, queries);
     }
     map_back(block, segment, whole, scratch);
@@ -96,33 +127,33 @@ void CpuAttention::finish_block(const Block& block, bool splits_are_done, Scratc
 }
 
 // Query rows of the block as [(row, query head of the group)][dim], times the softmax scale.
-void CpuAttention::load_queries(const Block& block, Scratch& scratch) const {
+void CpuAttention::load_queries(const Block& block, HeadScratch& head) const {
   const SequenceSlice& slice = step_->sequences[block.sequence];
   const size_t n = static_cast<size_t>(group_) * dim_;
+  grow(head.queries, static_cast<size_t>(queries_of(block)) * dim_);
   for (int slot = block.begin; slot < block.end; ++slot) {
     const size_t row = static_cast<size_t>(slice.first_row) + slot - slice.first_slot;
     simd::scale_row(step_->q.as<float>() + row * step_->q.cols + block.head * n, step_->scale,
-                    scratch.queries.data() + (slot - block.begin) * n, static_cast<int>(n));
+                    head.queries.data() + (slot - block.begin) * n, static_cast<int>(n));
   }
 }
 
-void CpuAttention::prepare_segment(const Block& block, const Segment& segment, Scratch& scratch) const {
+void CpuAttention::prepare_segment(const Block& block, const Segment& segment, HeadScratch& head) const {
   const HeadMap& map = maps_.at(segment.map, block.head);
-  FeatureQueries queries{scratch.queries.data(), dim_, queries_of(block)};
+  FeatureQueries queries{head.queries.data(), dim_, queries_of(block)};
   if (map.key != nullptr) {
     const int stride = simd::tile_stride(map.head.key->dim);
-    grow(scratch.mapped_queries, static_cast<size_t>(queries.count) * stride);
-    simd::multiply_tile({queries.rows, dim_, map.key, stride, scratch.mapped_queries.data(), stride,
+    grow(head.mapped_queries, static_cast<size_t>(queries.count) * stride);
+    simd::multiply_tile({queries.rows, dim_, map.key, stride, head.mapped_queries.data(), stride,
                          queries.count, dim_, stride, /*accumulate=*/false});
-    queries = {scratch.mapped_queries.data(), stride, queries.count};
+    queries = {head.mapped_queries.data(), stride, queries.count};
   }
-  scratch.pages = &scratch.float_pages;
-  if (scratch.code_pages.can_read(map.head, segment.levels)) scratch.pages = &scratch.code_pages;
-  scratch.pages->prepare(map.head, segment.levels, queries);
+  head.pages = &head.float_pages;
+  if (head.code_pages.can_read(map.head, segment.levels)) head.pages = &head.code_pages;
+  head.pages->prepare(map.head, segment.levels, queries);
 }
 
-void CpuAttention::run_split(const Block& block, const Segment& segment, int split,
-                             const AttentionState& state, Scratch& scratch) const {
+PageRun CpuAttention::run_of(const Block& block, const Segment& segment, int split) const {
   const int first = split * kSplitPages;
   const int pages = segment.own ? (block.end - 1) / page_tokens_ : segment.num_pages;
   PageRun run{.slabs = segment.slabs + static_cast<size_t>(first) * kMaxSlabs,
@@ -131,7 +162,7 @@ void CpuAttention::run_split(const Block& block, const Segment& segment, int spl
               .masked_tokens = first == 0 ? segment.masked_tokens : 0};
   for (int page = 0; page < run.num_pages && segment.own; ++page)
     run.first_query[page] = std::max(0, (first + page + 1) * page_tokens_ - block.begin) * group_;
-  scratch.pages->see(run, state);
+  return run;
 }
 
 // From feature coordinates to the head's own, in place; the mean's part of the scores is the same for all
@@ -142,7 +173,7 @@ void CpuAttention::map_back(const Block& block, const Segment& segment, const At
   const int queries = queries_of(block), stride = simd::tile_stride(dim_);
   for (int i = 0; i < queries && map.key_mean != nullptr; ++i) {
     state.maximum[i] +=
-        simd::dot_row(scratch.queries.data() + static_cast<size_t>(i) * dim_, map.key_mean, dim_);
+        simd::dot_row(scratch.heads[0].queries.data() + static_cast<size_t>(i) * dim_, map.key_mean, dim_);
   }
   if (map.value != nullptr) {
     float* sums = scratch.mapped_sums.data();
@@ -196,7 +227,7 @@ void CpuAttention::see_rows(const std::byte* keys, const std::byte* values, int 
   simd::load_tile(Side::kValue, values, dtype, tokens, extent, dim_, scratch.value_tile.data());
   float* scores = scratch.scores.data();
   float* acc = state.acc + static_cast<size_t>(first_query) * state.stride;
-  simd::multiply_tile({scratch.queries.data() + static_cast<size_t>(first_query) * dim_, dim_,
+  simd::multiply_tile({scratch.heads[0].queries.data() + static_cast<size_t>(first_query) * dim_, dim_,
                        scratch.key_tile.data(), extent, scores, extent, rows, dim_, extent,
                        /*accumulate=*/false});
   for (int i = 0; i < rows; ++i) {

@@ -55,20 +55,27 @@ class CpuAttention {
     int begin = 0;  // slots
     int end = 0;
     int num_splits = 0;      // of all its segments
-    size_t first_state = 0;  // of its splits in shared_states_, when they run in parallel
+    bool in_splits = false;  // splits are tasks of their own
+    size_t first_state = 0;  // of its splits in shared_states_, then
   };
   struct Task {
-    int block = 0;
-    int split = 0;  // kWholeBlock: all of them, and what comes after
+    int block = 0;  // the first of
+    int count = 0;  // some heads of the same rows
+    int split = 0;  // kWholeBlock: all of one block's, and what comes after
   };
   static constexpr int kWholeBlock = -1;
-  // Of one thread.
-  struct Scratch {
-    std::vector<float> queries, mapped_queries, mapped_sums, states;
-    std::vector<float> key_tile, value_tile, scores;  // of exact rows
+  // One head's rows, ready for a segment.
+  struct HeadScratch {
+    std::vector<float> queries, mapped_queries;
     CodePages code_pages;
     FloatPages float_pages;
     EncodedPages* pages = nullptr;  // of the segment prepared
+  };
+  // Of one thread.
+  struct Scratch {
+    std::vector<HeadScratch> heads;
+    std::vector<float> mapped_sums, states;
+    std::vector<float> key_tile, value_tile, scores;  // of exact rows
     TokenObservation observation;
   };
 
@@ -78,12 +85,12 @@ class CpuAttention {
   void prepare(Scratch& scratch) const;
 
   void run_task(const Task& task, Scratch& scratch);
+  void run_splits(const Task& task, Scratch& scratch);
   void finish_block(const Block& block, bool splits_are_done, Scratch& scratch);
   int splits_of(const Block& block, const Segment& segment) const;
-  void load_queries(const Block& block, Scratch& scratch) const;
-  void prepare_segment(const Block& block, const Segment& segment, Scratch& scratch) const;
-  void run_split(const Block& block, const Segment& segment, int split, const AttentionState& state,
-                 Scratch& scratch) const;
+  void load_queries(const Block& block, HeadScratch& head) const;
+  void prepare_segment(const Block& block, const Segment& segment, HeadScratch& head) const;
+  PageRun run_of(const Block& block, const Segment& segment, int split) const;
   void map_back(const Block& block, const Segment& segment, const AttentionState& state,
                 Scratch& scratch) const;
   void see_exact(const Block& block, const AttentionState& state, Scratch& scratch) const;
@@ -93,7 +100,9 @@ class CpuAttention {
   void observe();
 
   int queries_of(const Block& block) const { return (block.end - block.begin) * group_; }
-  AttentionState state_at(std::vector<float>& memory, size_t index) const;
+  // Of the `index`-th of several states of as many queries, from `first` on.
+  AttentionState state_at(std::vector<float>& memory, size_t first, size_t index, int queries) const;
+  size_t state_floats(int queries) const { return static_cast<size_t>(queries) * (2 + state_stride_); }
   void clear(const AttentionState& state, int queries) const;
   void merge(const AttentionState& into, const AttentionState& from, int queries) const;
 
@@ -108,7 +117,6 @@ class CpuAttention {
   int max_queries_ = 0;   // of any block
   int exact_tokens_ = 0;  // of any tile of exact rows
   int state_stride_ = 0;  // floats of a row's accumulator: the longest of all segments
-  size_t state_floats_ = 0;
   std::vector<SequencePlan> plans_;
   std::vector<Block> blocks_;
   std::vector<Task> tasks_;

@@ -15,6 +15,10 @@ namespace {
 // cache.
 constexpr int kBlockQueries = 192;
 
+// Blocks of few query rows, as decoding has them, wait for memory: their tasks walk all heads of some pages
+// together, which lie side by side.
+constexpr int kFewQueries = 8;
+
 }  // namespace
 
 void CpuAttention::plan(const AttentionStep& step) {
@@ -92,30 +96,40 @@ int CpuAttention::splits_of(const Block& block, const Segment& segment) const {
   return ceil_div(segment.own ? (block.end - 1) / page_tokens_ : segment.num_pages, kSplitPages);
 }
 
-// One task per block where that feeds all threads, else one per split.
+// Many rows: one task per block where that feeds all threads, else one per split. Few: one per split, for all
+// heads where that feeds all threads.
 void CpuAttention::plan_tasks() {
-  state_floats_ = static_cast<size_t>(max_queries_) * (2 + state_stride_);
   tasks_.clear();
-  const bool split = pool_.threads() > 1 && static_cast<int>(blocks_.size()) < 4 * pool_.threads();
-  size_t num_states = 0;
-  // The last blocks of a sequence see the most pages: start with them.
-  for (int i = static_cast<int>(blocks_.size()) - 1; i >= 0; --i) {
-    Block& block = blocks_[i];
-    if (!split || block.num_splits <= 1) {
-      tasks_.push_back({i, kWholeBlock});
-      continue;
+  const int threads = pool_.threads();
+  const bool scarce = threads > 1 && static_cast<int>(blocks_.size()) < 4 * threads;
+  int few_splits = 0;
+  for (size_t i = 0; i < blocks_.size(); i += heads_)
+    few_splits += queries_of(blocks_[i]) <= kFewQueries ? blocks_[i].num_splits : 0;
+  const int together = few_splits >= 2 * threads || threads == 1 ? heads_ : 1;
+  size_t floats = 0;
+  // The last blocks of a sequence see the most pages: start with them. Heads of the same rows are adjacent.
+  for (int first = static_cast<int>(blocks_.size()) - heads_; first >= 0; first -= heads_) {
+    const bool few = queries_of(blocks_[first]) <= kFewQueries;
+    const int splits = blocks_[first].num_splits;
+    const bool in_splits = few ? splits > 0 : scarce && splits > 1;
+    for (int i = first; i < first + heads_; ++i) {
+      blocks_[i].in_splits = in_splits;
+      blocks_[i].first_state = floats;
+      if (in_splits) floats += splits * state_floats(queries_of(blocks_[i]));
+      if (!in_splits) tasks_.push_back({i, 1, kWholeBlock});
     }
-    block.first_state = num_states;
-    num_states += block.num_splits;
-    for (int s = 0; s < block.num_splits; ++s) tasks_.push_back({i, s});
+    const int count = few ? together : 1;
+    for (int split = 0; split < splits && in_splits; ++split) {
+      for (int i = first; i < first + heads_; i += count) tasks_.push_back({i, count, split});
+    }
   }
-  grow(shared_states_, num_states * state_floats_);
+  grow(shared_states_, floats);
 }
 
 void CpuAttention::prepare(Scratch& scratch) const {
   const size_t queries = max_queries_;
-  grow(scratch.queries, queries * dim_);
-  grow(scratch.states, kStatesOfThread * state_floats_);
+  if (static_cast<int>(scratch.heads.size()) < heads_) scratch.heads.resize(heads_);
+  grow(scratch.states, kStatesOfThread * state_floats(max_queries_));
   grow(scratch.mapped_sums, queries * simd::tile_stride(dim_));
   grow(scratch.key_tile, simd::tile_floats(Side::kKey, exact_tokens_, dim_));
   grow(scratch.value_tile, simd::tile_floats(Side::kValue, exact_tokens_, dim_));

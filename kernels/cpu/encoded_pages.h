@@ -59,6 +59,9 @@ class EncodedPages {
   // Rows see a run of pages: `state` has a row for each query. What becomes of a row depends on that row, its
   // state and the pages it sees alone, to the bit.
   virtual void see(const PageRun& run, const AttentionState& state) = 0;
+
+  // A run may be cut after multiples of so many pages, a power of two: the bits are the same.
+  virtual int stretch() const = 0;
 };
 
 }  // namespace lowkey::kernels

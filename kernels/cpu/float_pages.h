@@ -14,6 +14,7 @@ class FloatPages final : public EncodedPages {
  public:
   void prepare(const EncodedHead& head, int levels, const FeatureQueries& queries) override;
   void see(const PageRun& run, const AttentionState& state) override;
+  int stretch() const override { return 1; }
 
  private:
   simd::FullPage full_page(const PageRun& run, int page, const VectorLayout& vector) const;

@@ -8,6 +8,8 @@
 namespace lowkey::kernels {
 namespace {
 
+constexpr size_t kMaxKept = 1024;  // banks with maps: of a few layouts of the largest models
+
 bool needs_map(const VectorLayout& vector) {
   return vector.decode != kNoNumbers || vector.num_heads > 1 || simd::has_static_scale(vector);
 }
@@ -33,38 +35,59 @@ const float* mean_of(const PageLayout& layout, const VectorLayout& vector, int h
 
 }  // namespace
 
-int HeadMaps::add(const PageLayout& layout, int bank) {
-  for (int i = 0; i < count_; ++i) {
-    if (banks_[i].layout == &layout && banks_[i].bank == bank) return i;
-  }
-  if (count_ == static_cast<int>(banks_.size())) banks_.emplace_back();
-  Bank& added = banks_[count_];
-  added.layout = &layout;
-  added.bank = bank;
-  added.heads.resize(layout.num_kv_heads);
-  added.memory.resize(layout.num_kv_heads);
-  return count_++;
+void HeadMaps::clear() {
+  used_.clear();
+  layouts_.clear();
+  std::erase_if(banks_, [](const Bank& bank) { return bank.layout_id == 0; });
+  if (banks_.size() > kMaxKept) banks_.clear();  // of layouts that are no more, most of them
 }
 
-void HeadMaps::fill(int index, int head) {
-  Bank& bank = banks_[index];
-  const PageLayout& layout = *bank.layout;
+int HeadMaps::add(const PageLayout& layout, int bank) {
+  for (size_t i = 0; i < used_.size(); ++i) {
+    if (layouts_[i] == &layout && banks_[used_[i]].bank == bank) return static_cast<int>(i);
+  }
+  size_t found = 0;
+  while (found < banks_.size() &&
+         (layout.id == 0 || banks_[found].layout_id != layout.id || banks_[found].bank != bank))
+    ++found;
+  const bool added = found == banks_.size();
+  if (added) {
+    banks_.push_back({.layout_id = layout.id, .bank = bank});
+    banks_[found].heads.resize(layout.num_kv_heads);
+    banks_[found].memory.resize(layout.num_kv_heads);
+  }
+  for (int head = 0; head < layout.num_kv_heads; ++head) {
+    refer(banks_[found], layout, head);
+    if (added) fill(banks_[found], layout, head);
+  }
+  used_.push_back(static_cast<int>(found));
+  layouts_.push_back(&layout);
+  return static_cast<int>(used_.size()) - 1;
+}
+
+// What points into the layout: a copy of the one that was filled in may have come since.
+void HeadMaps::refer(Bank& bank, const PageLayout& layout, int head) {
   const VectorLayout& key = layout.vector(bank.bank, Side::kKey, head);
   const VectorLayout& value = layout.vector(bank.bank, Side::kValue, head);
   HeadMap& map = bank.heads[head];
-  map = {.head = {&layout, &key, &value},
-         .key_mean = mean_of(layout, key, head),
-         .value_mean = mean_of(layout, value, head)};
+  map.head = {&layout, &key, &value};
+  map.key_mean = mean_of(layout, key, head);
+  map.value_mean = mean_of(layout, value, head);
+}
+
+void HeadMaps::fill(Bank& bank, const PageLayout& layout, int head) {
+  HeadMap& map = bank.heads[head];
+  const VectorLayout &key = *map.head.key, &value = *map.head.value;
   const int key_stride = simd::tile_stride(key.dim), value_stride = simd::tile_stride(layout.head_dim);
   const size_t key_floats = needs_map(key) ? static_cast<size_t>(layout.head_dim) * key_stride : 0;
   const size_t value_floats = needs_map(value) ? static_cast<size_t>(value.dim) * value_stride : 0;
   std::vector<float>& memory = bank.memory[head];
-  memory.assign(key_floats + value_floats + layout.head_dim, 0.0f);
-  float* row = memory.data() + key_floats + value_floats;  // scratch
+  memory.assign(key_floats + value_floats, 0.0f);
   if (needs_map(key)) {
     map.key = memory.data();
+    std::vector<float> row(layout.head_dim);
     for (int j = 0; j < key.dim; ++j) {
-      decode_row(layout, key, head, j, row);
+      decode_row(layout, key, head, j, row.data());
       for (int i = 0; i < layout.head_dim; ++i) memory[static_cast<size_t>(i) * key_stride + j] = row[i];
     }
   }

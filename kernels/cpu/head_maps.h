@@ -1,4 +1,4 @@
-// The linear maps between one KV head's own coordinates and its stored features, prepared once per step.
+// The linear maps between one KV head's own coordinates and its stored features, kept from step to step.
 //
 // With y' the stored features, the head's slice of a row reads x' = mean + D^T y' (D: decode, the head's
 // columns). So a query's score is q . x' = (D q) . y' + q . mean, and a weighted sum of values is D^T (sum w
@@ -25,25 +25,25 @@ struct HeadMap {
 
 class HeadMaps {
  public:
-  void clear() { count_ = 0; }
+  // A step begins: numbers of earlier ones are void, maps of layouts with an id are kept.
+  void clear();
   // The maps of all heads of a bank of a layout, which must live until clear(); the number to ask at() with.
-  // Knows what was added before. fill() the head maps of new ones before use.
   int add(const PageLayout& layout, int bank);
-  int count() const { return count_; }
-  int heads(int index) const { return banks_[index].layout->num_kv_heads; }
-  // Maps of different (index, head) may be filled at once.
-  void fill(int index, int head);
-  const HeadMap& at(int index, int head) const { return banks_[index].heads[head]; }
+  const HeadMap& at(int index, int head) const { return banks_[used_[index]].heads[head]; }
 
  private:
   struct Bank {
-    const PageLayout* layout = nullptr;
+    uint64_t layout_id = 0;  // 0: of this step only
     int bank = 0;
     std::vector<HeadMap> heads;
     std::vector<std::vector<float>> memory;  // of each head: key map, value map
   };
-  std::vector<Bank> banks_;  // the first count_; the others keep their memory
-  int count_ = 0;
+  static void refer(Bank& bank, const PageLayout& layout, int head);
+  static void fill(Bank& bank, const PageLayout& layout, int head);
+
+  std::vector<Bank> banks_;
+  std::vector<int> used_;  // of the step, by number
+  std::vector<const PageLayout*> layouts_;
 };
 
 }  // namespace lowkey::kernels

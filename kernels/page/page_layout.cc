@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <atomic>
 #include <iterator>
 #include <limits>
 
@@ -172,6 +173,8 @@ PageSpec PageSpec::embedded(std::string recipe, int bits, int sink_tokens) {
 Result<PageLayout> PageLayout::make(const PageSpec& spec, const CacheShape& shape) {
   LOWKEY_TRY(check_page_spec(spec, shape));
   PageLayout layout;
+  static std::atomic<uint64_t> last_id{0};
+  layout.id = ++last_id;
   layout.page_class = spec.page_class;
   layout.page_tokens = spec.page_tokens;
   layout.sink_tokens = spec.sink_tokens;

@@ -74,6 +74,8 @@ struct CacheShape {
 };
 
 struct PageLayout {
+  // Of what make() built, in this process: copies have the same planes and numbers. 0: made by hand.
+  uint64_t id = 0;
   uint32_t version = kPageFormatVersion;
   int page_class = 0;
   int page_tokens = 0;
