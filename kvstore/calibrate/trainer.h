@@ -43,8 +43,9 @@ struct TrainOptions {
   int threads = 1;
   uint64_t seed = 1;
   double learning_rate = 0;  // 0: the trainer's default
-  // Loss = kl_weight KL(exact || coded) + (1 - kl_weight) next-token cross-entropy. MatryoshkaKV: 0.25.
-  double kl_weight = 0.25;
+  // Loss = kl_weight KL(exact || coded) + (1 - kl_weight) next-token cross-entropy. MatryoshkaKV: 0.25. On
+  // labels drawn from the exact model both terms have one expected gradient, and KL the one without noise.
+  double kl_weight = 1;
   int sink_tokens = 4;   // exact, as the recipe has them
   int page_tokens = 32;  // a query's own page is exact
   // false: bases and means alone, nested ranks, no quantizer (MatryoshkaKV, arXiv:2410.14731); true: also
