@@ -16,8 +16,8 @@ namespace lowkey::kvstore {
 
 class BasisTrainer : public Trainer {
  public:
-  static constexpr int64_t kDefaultSteps = 400;
-  static constexpr double kDefaultLearningRate = 1e-2;
+  static constexpr int64_t kDefaultSteps = 300;
+  static constexpr double kDefaultLearningRate = 2e-3;
 
   Result<Profile> train(const TrainModel& model, std::span<const std::vector<int32_t>> windows,
                         const Profile& initial, const TrainOptions& options,

@@ -139,7 +139,7 @@ double TrainTest::engine_kl(const PageLayout& layout) {
 TEST_F(TrainTest, NestedBasesLearnAndStayOrthonormal) {
   const Budget half = uniform(initial_, {255, 255, 0, 0}), all = uniform(initial_, {255, 255, 255, 255});
   const double before = loss(initial_, half, 0).kl;
-  const Profile trained = train({.steps = 12, .sink_tokens = 0, .quantize = false});
+  const Profile trained = train({.steps = 12, .learning_rate = 1e-2, .sink_tokens = 0, .quantize = false});
   const double after = loss(trained, half, 0).kl;
   EXPECT_LT(after, 0.8 * before);
   EXPECT_EQ(trained.basis, "trained");
@@ -170,7 +170,7 @@ TEST_F(TrainTest, CodesAreInTheLoop) {
   const double before = loss(initial_, widths).kl;
   // The engine's integer kernels round queries and weights too, and random bases leave large errors.
   EXPECT_NEAR(engine_kl(pages(initial_, widths, kernels::Quantizer::kEmbedded, 4)) / before, 1, 0.15);
-  const Profile trained = train({.steps = 12, .kl_weight = 1, .quantize = true});
+  const Profile trained = train({.steps = 12, .learning_rate = 1e-2, .quantize = true});
   EXPECT_LT(loss(trained, widths).kl, 0.8 * before);
   for (size_t v = 0; v < trained.vectors.size(); ++v)
     EXPECT_NE(trained.vectors[v].scale, initial_.vectors[v].scale) << v;
@@ -186,7 +186,7 @@ TEST_F(TrainTest, PairsStayInversesOfEachOther) {
       }
     }
   }
-  const Profile trained = train({.steps = 4, .kl_weight = 1, .quantize = true});
+  const Profile trained = train({.steps = 4, .quantize = true});
   EXPECT_LT(loss(trained, uniform(trained, {255, 255, 255, 255})).kl, 1e-6);
 }
 
