@@ -72,6 +72,7 @@ class StepDraw {
   StepDraw(const Profile& initial, bool quantize, uint64_t seed) : random_(seed) {
     if (!quantize) return;
     for (const Budget& budget : initial.budgets) budgets_.push_back(budget_bits(budget));
+    means_.resize(budgets_.size());
   }
 
   // Position of a window's first token. Keys turn with their position, some by less than one revolution over
@@ -80,17 +81,23 @@ class StepDraw {
     return static_cast<int64_t>(below(last / page_tokens + 1)) * page_tokens;
   }
 
-  // What every vector keeps.
+  // What every vector keeps: its own prefix, or the widths of one budget for all.
   Tensor kept(int64_t vectors, int64_t groups) {
+    if (!budgets_.empty()) return budgets_[budget_ = below(budgets_.size())];
     Tensor bits = torch::zeros({vectors, groups}, torch::kInt64);
-    for (int64_t v = 0; v < vectors; ++v) {
-      if (!budgets_.empty()) {
-        bits[v] = budgets_[below(budgets_.size())][v];
-      } else {
-        bits[v].slice(0, 0, static_cast<int64_t>(below(groups)) + 1).fill_(CodedCache::kExact);
-      }
-    }
+    for (int64_t v = 0; v < vectors; ++v)
+      bits[v].slice(0, 0, static_cast<int64_t>(below(groups)) + 1).fill_(CodedCache::kExact);
     return bits;
+  }
+
+  // The weight of a loss under what kept() gave last. Budgets' losses lie a factor of a hundred apart;
+  // unweighted, the smallest budget would spoil the bases for all others. In units of its own running mean
+  // each counts alike.
+  double weight(double kl) {
+    if (budgets_.empty()) return 1;
+    double& mean = means_[budget_];
+    mean = mean == 0 ? kl : 0.9 * mean + 0.1 * kl;
+    return mean > 0 ? 0.01 / mean : 1;
   }
 
  private:
@@ -98,6 +105,8 @@ class StepDraw {
 
   std::mt19937_64 random_;
   std::vector<Tensor> budgets_;
+  size_t budget_ = 0;
+  std::vector<double> means_;  // [budget] KL, running
 };
 
 double learning_rate(double peak, int64_t step, int64_t steps) {
@@ -164,10 +173,13 @@ Result<Profile> BasisTrainer::train(const TrainModel& model, std::span<const std
       const Tensor kl = divergence(exact, coded);
       const Tensor loss = options.kl_weight * kl +
                           (1 - options.kl_weight) * cross_entropy(coded, window.tokens[0].slice(0, 1));
-      (loss / options.batch).backward();
+      (loss * (draw.weight(kl.item<double>()) / options.batch)).backward();
       progress.loss += loss.item<double>() / options.batch;
       progress.kl += kl.item<double>() / options.batch;
     }
+    if (!std::isfinite(progress.loss))
+      return Error{Code::kInternal,
+                   "training: the loss of step " + std::to_string(step + 1) + " is no number"};
     torch::nn::utils::clip_grad_norm_(parameters, 1.0);
     optimizer.step();
     if (watcher && !watcher(progress)) break;

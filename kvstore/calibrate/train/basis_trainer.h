@@ -1,9 +1,9 @@
 // Trains the bases of a profile end to end against the frozen model (MatryoshkaKV, arXiv:2410.14731; with
 // codes in the loop for profiles that quantize).
 //
-// Every step draws what each stored vector keeps, anew and independently: a prefix of its groups, uniform
-// over 1 .. all (MatryoshkaKV's schedule), or the widths that one of the profile's budgets gives it. So one
-// set of bases serves every budget. AdamW without decay, warm-up, cosine, gradients clipped at norm 1.
+// Every step draws what is kept: every stored vector independently a prefix of its groups, uniform over 1 ..
+// all (MatryoshkaKV's schedule), or with codes the widths of one of the profile's budgets. So one set of
+// bases serves every budget. AdamW without decay, warm-up, cosine, gradients clipped at norm 1.
 //
 // Against the paper: one basis per KV head, used by all its query heads (the paper's code has one per query
 // head and stores K and V per query head); X starts at 0 as a rotation of the initial basis, not at the

@@ -34,8 +34,11 @@ CodedCache::CodedCache(const Profile& profile) : initial_(profile), groups_(prof
   orthonormal_ = decode0_.equal(encode0_);
   if (orthonormal_) decode0_ = encode0_;
   rotation_ = torch::zeros_like(encode0_).requires_grad_();
-  mean_ = stack(profile, &VectorProfile::mean, {dim}).requires_grad_();
-  log_scale_ = stack(profile, &VectorProfile::scale, {dim}).clamp_min(1e-12).log().requires_grad_();
+  mean0_ = stack(profile, &VectorProfile::mean, {dim});
+  const Tensor scale = stack(profile, &VectorProfile::scale, {dim});
+  mean_unit_ = (decode0_ * scale.unsqueeze(-1)).square().sum(1).sqrt();
+  mean_move_ = torch::zeros_like(mean0_).requires_grad_();
+  log_scale_ = scale.clamp_min(1e-12).log().requires_grad_();
   set_bits(torch::full({num_vectors(), groups_}, kExact, torch::kInt64));
 }
 
@@ -52,6 +55,7 @@ void CodedCache::update() {
   const Tensor turn = cayley(rotation_);
   encode_ = turn.matmul(encode0_);
   decode_ = orthonormal_ ? encode_ : turn.matmul(decode0_);
+  mean_ = mean0_ + mean_unit_ * mean_move_;
 }
 
 // The rows of one side of a bank, [vectors of the side, 1, dim] (a matrix keeps its shape).
@@ -97,7 +101,7 @@ Tensor CodedCache::code(int bank, kernels::Side side, const Tensor& x) const {
 }
 
 std::vector<Tensor> CodedCache::parameters(bool with_scales) {
-  std::vector<Tensor> all = {rotation_, mean_};
+  std::vector<Tensor> all = {rotation_, mean_move_};
   if (with_scales) all.push_back(log_scale_);
   return all;
 }
@@ -113,12 +117,11 @@ Profile CodedCache::profile() const {
   const Tensor turn = cayley(rotation_.detach().to(torch::kFloat64));
   const Tensor encode = turn.matmul(encode0_.to(torch::kFloat64)).to(torch::kFloat32);
   const Tensor decode = turn.matmul(decode0_.to(torch::kFloat64)).to(torch::kFloat32);
-  const Tensor scale = log_scale_.exp();
+  const Tensor mean = mean0_ + mean_unit_ * mean_move_, scale = log_scale_.exp();
   Profile result = initial_;
   result.basis = "trained";
   for (int64_t i = 0; i < num_vectors(); ++i) {
-    result.vectors[i] = {to_vector(encode[i]), to_vector(decode[i]), to_vector(mean_[i]),
-                         to_vector(scale[i])};
+    result.vectors[i] = {to_vector(encode[i]), to_vector(decode[i]), to_vector(mean[i]), to_vector(scale[i])};
   }
   return result;
 }

@@ -45,11 +45,12 @@ class CodedCache {
   int64_t groups_;
   torch::Tensor encode0_, decode0_;  // [vectors, dim, dim], the initial bases; equal when orthonormal
   bool orthonormal_;
-  torch::Tensor rotation_;              // [vectors, dim, dim]: X of the Cayley map
-  torch::Tensor mean_, log_scale_;      // [vectors, dim]
-  torch::Tensor encode_, decode_;       // cayley(rotation_) times the initial ones
-  torch::Tensor bits_, kept_, stored_;  // [vectors, dim]
-  bool coded_ = false;                  // some width is a code's
+  torch::Tensor rotation_;  // [vectors, dim, dim]: X of the Cayley map
+  // The mean moves in units of the rows' own standard deviation: one step size suits keys and values.
+  torch::Tensor mean0_, mean_unit_, mean_move_, log_scale_;  // [vectors, dim]
+  torch::Tensor mean_, encode_, decode_;                     // cayley(rotation_) times the initial ones
+  torch::Tensor bits_, kept_, stored_;                       // [vectors, dim]
+  bool coded_ = false;                                       // some width is a code's
 };
 
 }  // namespace lowkey::kvstore

@@ -68,7 +68,8 @@ torch::Tensor straight_through(const torch::Tensor& u, const torch::Tensor& bits
 torch::Tensor row_norm(const torch::Tensor& u, const torch::Tensor& stored, double edge) {
   const torch::Tensor kept = u * stored;
   const torch::Tensor count = stored.sum(-1, /*keepdim=*/true).clamp_min(1);
-  const torch::Tensor rms = (kept.square().sum(-1, true) / count).sqrt();
+  // The square root of 0, where nothing is stored, has no gradient.
+  const torch::Tensor rms = (kept.square().sum(-1, true) / count + 1e-24).sqrt();
   const torch::Tensor norm = torch::maximum(rms, kept.abs().amax(-1, true) / edge).clamp_min(1e-12);
   return norm * (bf16_up(norm.detach()) / norm.detach());
 }
