@@ -736,18 +736,25 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
 void round_query(const CodeSide& side, const float* features, uint32_t* words, int32_t& bias, float& narrow,
                  float& wide) {
   constexpr float kWideBudget = std::numeric_limits<int32_t>::max() / kMaxWideValue - 1024;
-  float largest = 0, largest_wide = 0, sum_wide = 0;
+  const DF d;
+  VF narrow_most = hn::Zero(d), wide_most = narrow_most;
+  HWY_ALIGN float wide_sums[kGroupFeatures] = {};  // the order of sums is the same for all vector lengths
   for (const CodeGroup& group : side.groups) {
-    for (int f = group.feature; f < group.feature + group.features; ++f) {
-      const float magnitude = std::fabs(features[f]);
+    for (int f = 0; f < group.features; f += static_cast<int>(hn::Lanes(d))) {
+      const VF magnitude = hn::Abs(load_first(d, features + group.feature + f, group.features - f));
       if (is_wide(group.form)) {
-        largest_wide = std::max(largest_wide, magnitude);
-        sum_wide += magnitude;
+        wide_most = hn::Max(wide_most, magnitude);
+        float* sum = wide_sums + f % kGroupFeatures;
+        hn::Store(hn::Add(hn::Load(d, sum), magnitude), d, sum);
       } else {
-        largest = std::max(largest, magnitude);
+        narrow_most = hn::Max(narrow_most, magnitude);
       }
     }
   }
+  const float largest = hn::GetLane(hn::MaxOfLanes(d, narrow_most));
+  const float largest_wide = hn::GetLane(hn::MaxOfLanes(d, wide_most));
+  float sum_wide = 0;
+  for (const float sum : wide_sums) sum_wide += sum;
   const float step = largest / 127, wide_step = std::max(largest_wide / 32767, sum_wide / kWideBudget);
   const float inverse = step > 1e-30f ? 1 / step : 0, wide_inverse = wide_step > 1e-30f ? 1 / wide_step : 0;
   narrow = step / kNarrowUnit;
@@ -757,8 +764,12 @@ void round_query(const CodeSide& side, const float* features, uint32_t* words, i
   for (const CodeGroup& group : side.groups) {
     uint32_t* out = words + group.query_word;
     for (int f = 0; f < group.features; f += kGroupFeatures) {
-      HWY_ALIGN float x[kGroupFeatures] = {};
-      std::copy_n(features + group.feature + f, std::min(kGroupFeatures, group.features - f), x);
+      HWY_ALIGN float rest[kGroupFeatures] = {};
+      const float* x = features + group.feature + f;
+      if (group.features - f < kGroupFeatures) {
+        std::copy_n(x, group.features - f, rest);
+        x = rest;
+      }
       if (is_wide(group.form)) {
         const bool bytes = group.form == CodeForm::kBytes;
         const Rounded16 rounded(x, hn::Set(DF(), wide_inverse));

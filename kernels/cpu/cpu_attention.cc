@@ -65,30 +65,33 @@ void CpuAttention::run_task(const Task& task, Scratch& scratch) {
   finish_block(blocks_[task.block], false, scratch);
 }
 
-// One split of some heads, a stretch of pages after the other.
+// Some splits of some heads, a stretch of pages after the other.
 void CpuAttention::run_splits(const Task& task, Scratch& scratch) {
   const Block& first = blocks_[task.block];
   const SequencePlan& plan = plans_[first.sequence];
-  int split = task.split, index = 0;
-  while (split >= splits_of(first, plan.segments[index])) split -= splits_of(first, plan.segments[index++]);
-  const Segment& segment = plan.segments[index];
   const int queries = queries_of(first);
-  int stretch = kMaxRunPages;
-  for (int i = 0; i < task.count; ++i) {
-    const Block& block = blocks_[task.block + i];
-    clear(state_at(shared_states_, block.first_state, task.split, queries), queries);
-    load_queries(block, scratch.heads[i]);
-    prepare_segment(block, segment, scratch.heads[i]);
-    if (task.count == 1) continue;
-    const int pages = scratch.heads[i].pages->stretch();
-    stretch = i == 0 ? pages : std::max(stretch, pages);
-  }
-  const PageRun run = run_of(first, segment, split);
-  for (int page = 0; page < run.num_pages; page += stretch) {
-    const PageRun part = part_of(run, page, stretch);
+  for (int i = 0; i < task.count; ++i) load_queries(blocks_[task.block + i], scratch.heads[i]);
+  int prepared = -1, before = 0;  // splits of earlier segments
+  for (int split = task.split, index = 0; split < task.end_split; ++split) {
+    while (split - before >= splits_of(first, plan.segments[index]))
+      before += splits_of(first, plan.segments[index++]);
+    const Segment& segment = plan.segments[index];
+    int stretch = 1;
     for (int i = 0; i < task.count; ++i) {
-      scratch.heads[i].pages->see(
-          part, state_at(shared_states_, blocks_[task.block + i].first_state, task.split, queries));
+      const Block& block = blocks_[task.block + i];
+      clear(state_at(shared_states_, block.first_state, split, queries), queries);
+      if (prepared != index) prepare_segment(block, segment, scratch.heads[i]);
+      stretch = std::max(stretch, scratch.heads[i].pages->stretch());
+    }
+    prepared = index;
+    if (task.count == 1) stretch = kMaxRunPages;
+    const PageRun run = run_of(first, segment, split - before);
+    for (int page = 0; page < run.num_pages; page += stretch) {
+      const PageRun part = part_of(run, page, stretch);
+      for (int i = 0; i < task.count; ++i) {
+        scratch.heads[i].pages->see(
+            part, state_at(shared_states_, blocks_[task.block + i].first_state, split, queries));
+      }
     }
   }
 }

@@ -62,6 +62,7 @@ class CpuAttention {
     int block = 0;  // the first of
     int count = 0;  // some heads of the same rows
     int split = 0;  // kWholeBlock: all of one block's, and what comes after
+    int end_split = 0;
   };
   static constexpr int kWholeBlock = -1;
   // One head's rows, ready for a segment.

@@ -106,6 +106,8 @@ void CpuAttention::plan_tasks() {
   for (size_t i = 0; i < blocks_.size(); i += heads_)
     few_splits += queries_of(blocks_[i]) <= kFewQueries ? blocks_[i].num_splits : 0;
   const int together = few_splits >= 2 * threads || threads == 1 ? heads_ : 1;
+  // Queries are prepared once for a task: as few tasks as still share the work evenly.
+  const int several = std::max(1, few_splits / (8 * threads));
   size_t floats = 0;
   // The last blocks of a sequence see the most pages: start with them. Heads of the same rows are adjacent.
   for (int first = static_cast<int>(blocks_.size()) - heads_; first >= 0; first -= heads_) {
@@ -116,11 +118,13 @@ void CpuAttention::plan_tasks() {
       blocks_[i].in_splits = in_splits;
       blocks_[i].first_state = floats;
       if (in_splits) floats += splits * state_floats(queries_of(blocks_[i]));
-      if (!in_splits) tasks_.push_back({i, 1, kWholeBlock});
+      if (!in_splits) tasks_.push_back({i, 1, kWholeBlock, 0});
     }
     const int count = few ? together : 1;
-    for (int split = 0; split < splits && in_splits; ++split) {
-      for (int i = first; i < first + heads_; i += count) tasks_.push_back({i, count, split});
+    const int step = few ? several : 1;
+    for (int split = 0; split < splits && in_splits; split += step) {
+      for (int i = first; i < first + heads_; i += count)
+        tasks_.push_back({i, count, split, std::min(splits, split + step)});
     }
   }
   grow(shared_states_, floats);
