@@ -1,0 +1,308 @@
+// Integer products of query rows with one page's keys, and of weights with its values. Included once per target
+// (Highway's foreach_target).
+#if defined(LOWKEY_CODE_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LOWKEY_CODE_PRODUCTS_INL_H_
+#undef LOWKEY_CODE_PRODUCTS_INL_H_
+#else
+#define LOWKEY_CODE_PRODUCTS_INL_H_
+#endif
+
+#include "kernels/cpu/code_expand-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lowkey::kernels::simd::HWY_NAMESPACE {
+
+// One page's K or V of one stored vector.
+struct PageCodes {
+  const CodeSide& side;
+  std::byte* const* slabs;
+  std::byte* const* next;  // slabs of the page to prefetch; the same as slabs: none
+  int tokens;              // of a page
+
+  HWY_INLINE const uint16_t* norms(std::byte* const* of) const {
+    return reinterpret_cast<const uint16_t*>(of[0] + side.norms_offset);
+  }
+  HWY_INLINE void prefetch_norms() const {
+    if (next == slabs || !side.has_norm) return;
+    for (int at = 0; at < tokens; at += 32) __builtin_prefetch(norms(next) + at, 0, 3);
+  }
+};
+
+// The planes of a group. With every word that is read the same one of the next page is prefetched: one burst
+// would fill the line buffers and wait.
+struct PlaneReader {
+  HWY_INLINE PlaneReader(const PageCodes& page, const CodeGroup& group) {
+#pragma GCC unroll 3
+    for (int i = 0; i < kMaxLevels; ++i) {
+      const CodeGroup::Source& plane = group.planes[i < group.num_planes ? i : 0];
+      words[i] = reinterpret_cast<const uint32_t*>(page.slabs[plane.slab] + plane.offset);
+      ahead[i] = reinterpret_cast<const uint32_t*>(page.next[plane.slab] + plane.offset) - words[i];
+    }
+  }
+  HWY_INLINE VW load(int plane, size_t at) const {
+    const uint32_t* word = words[plane] + at;
+    __builtin_prefetch(word + ahead[plane], 0, 3);
+    return hn::LoadU(DW(), word);
+  }
+  HWY_INLINE VW load_first(int plane, size_t at, size_t count) const {
+    const uint32_t* word = words[plane] + at;
+    __builtin_prefetch(word + ahead[plane], 0, 3);
+    return HWY_NAMESPACE::load_first(DW(), word, count);
+  }
+  const uint32_t* words[kMaxLevels];
+  ptrdiff_t ahead[kMaxLevels];
+};
+
+// bf16 norms of `tokens` [t, t + lanes).
+HWY_INLINE VF load_norms(const uint16_t* norms, int t) {
+  const hn::Rebind<uint16_t, DF> d16;
+  return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DW(), hn::LoadU(d16, norms + t))));
+}
+
+// Scores of kRows rows from `row` on with kBlocks registers of tokens from `t` on.
+template <int kRows, int kBlocks, bool kStaged>
+HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, const Tables& tables,
+                             const CodeQueries& queries, int row, int t, float* scores, size_t score_stride) {
+  const DF d;
+  const int lanes = static_cast<int>(hn::Lanes(DW()));
+  const bool wide_too = page.side.wide;
+  VI narrow[kBlocks][kRows], wide[kBlocks][kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) {
+      narrow[b][r] = hn::Set(DI(), queries.bias[row + r]);
+      wide[b][r] = hn::Zero(DI());
+    }
+  }
+  const uint32_t* query = queries.words.data() + static_cast<size_t>(row) * queries.stride;
+  const size_t stride = queries.stride;
+  for (const CodeGroup& group : page.side.groups) {
+    const uint32_t* q = query + group.query_word;
+    const auto add_narrow = [&](int quad, int b, VW bytes) LOWKEY_INLINE_LAMBDA {
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r)
+        narrow[b][r] = dot4(narrow[b][r], bytes, hn::Set(DW(), q[r * stride + quad]));
+    };
+    const auto add_wide = [&](int pair, int b, VW words) LOWKEY_INLINE_LAMBDA {
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r)
+        wide[b][r] = dot2(wide[b][r], words, hn::Set(DW(), q[r * stride + pair]));
+    };
+    if constexpr (kStaged) {
+      const uint32_t* bytes = staged + static_cast<size_t>(group.query_word) * page.tokens + t;
+      const int words = (group.features + 15) / 16 * (is_wide(group.form) ? 8 : 4);
+      for (int i = 0; i < words; ++i, bytes += page.tokens) {
+#pragma GCC unroll 2
+        for (int b = 0; b < kBlocks; ++b) {
+          const VW x = hn::LoadU(DW(), bytes + b * lanes);
+          if (!is_wide(group.form)) {
+            add_narrow(i, b, x);
+          } else {
+            add_wide(i, b, x);
+          }
+        }
+      }
+    } else {
+      const PlaneReader reader(page, group);
+      const auto load = [&](int plane, int word, int b) LOWKEY_INLINE_LAMBDA {
+        return reader.load(plane, static_cast<size_t>(word) * page.tokens + t + b * lanes);
+      };
+      expand<kBlocks>(group.form, group.features, tables, load, add_narrow, add_wide);
+    }
+  }
+  const uint16_t* norms = page.norms(page.slabs);
+#pragma GCC unroll 2
+  for (int b = 0; b < kBlocks; ++b) {
+    const int at = t + b * lanes;
+    const VF norm = page.side.has_norm ? load_norms(norms, at) : hn::Set(d, 1.0f);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      VF x = hn::Mul(hn::ConvertTo(d, narrow[b][r]), hn::Set(d, queries.narrow[row + r]));
+      if (wide_too) x = hn::MulAdd(hn::ConvertTo(d, wide[b][r]), hn::Set(d, queries.wide[row + r]), x);
+      hn::StoreU(hn::Mul(x, norm), d, scores + r * score_stride + at);
+    }
+  }
+}
+
+template <int kRows, bool kStaged>
+void score_rows(const PageCodes& page, const uint32_t* staged, const CodeQueries& queries, int row,
+                float* scores, size_t score_stride) {
+  const Tables tables(kCodeTables.key_nibbles, kCodeTables.key_crumbs);
+  const int lanes = static_cast<int>(hn::Lanes(DW()));
+  int t = 0;
+  for (; t + 2 * lanes <= page.tokens; t += 2 * lanes) {
+    score_tokens<kRows, 2, kStaged>(page, staged, tables, queries, row, t, scores, score_stride);
+  }
+  for (; t < page.tokens; t += lanes) {
+    score_tokens<kRows, 1, kStaged>(page, staged, tables, queries, row, t, scores, score_stride);
+  }
+}
+
+// The page's keys as [word of a query][token].
+void stage_keys(const PageCodes& page, uint32_t* staged) {
+  const Tables tables(kCodeTables.key_nibbles, kCodeTables.key_crumbs);
+  for (const CodeGroup& group : page.side.groups) {
+    const PlaneReader reader(page, group);
+    uint32_t* out = staged + static_cast<size_t>(group.query_word) * page.tokens;
+    for (int t = 0; t < page.tokens; t += static_cast<int>(hn::Lanes(DW()))) {
+      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
+        return reader.load(plane, static_cast<size_t>(word) * page.tokens + t);
+      };
+      const auto store = [&](int i, int, VW x) LOWKEY_INLINE_LAMBDA {
+        hn::StoreU(x, DW(), out + static_cast<size_t>(i) * page.tokens + t);
+      };
+      expand<1>(group.form, group.features, tables, load, store, store);
+    }
+  }
+}
+
+// Calls part(f, features of its group, words before its group, count) for every vector of features of a
+// value's group.
+template <class Part>
+HWY_INLINE void for_feature_parts(const CodeGroup& group, int first, const Part& part) {
+  for (int f = first; f < group.features; f += static_cast<int>(hn::Lanes(DW()))) {
+    const int begin = f / kGroupFeatures * kGroupFeatures;
+    part(f, std::min(kGroupFeatures, group.features - begin), f - begin,
+         static_cast<size_t>(begin / kGroupFeatures));
+  }
+}
+
+// The page's values as [part of a vector of features][quad or pair of tokens][lanes].
+void stage_values(const PageCodes& page, uint32_t* staged) {
+  const Tables tables(kCodeTables.value_nibbles, kCodeTables.value_crumbs);
+  const size_t lanes = hn::Lanes(DW());
+  for (const CodeGroup& group : page.side.groups) {
+    const PlaneReader reader(page, group);
+    const size_t words = page.tokens / (is_wide(group.form) ? 2 : 4);
+    for_feature_parts(group, 0, [&](int, int features, int within, size_t index) LOWKEY_INLINE_LAMBDA {
+      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
+        const size_t at =
+            index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * features + within;
+        return reader.load_first(plane, at, features - within);
+      };
+      const auto store = [&](int i, int, VW x)
+                             LOWKEY_INLINE_LAMBDA { hn::StoreU(x, DW(), staged + i * lanes); };
+      expand<1>(group.form, page.tokens, tables, load, store, store);
+      staged += words * lanes;
+    });
+  }
+}
+
+// What add_rows() adds up. weights: [row][order][words of the batch].
+struct AddRows {
+  const uint32_t* weights;
+  size_t weight_stride;
+  WeightRow orders;
+  int page;              // in the batch
+  const float* factors;  // [row][page][narrow, wide]
+  size_t factor_stride;
+};
+
+// Integer sums of kBlocks vectors of features times their factor, onto the accumulators.
+template <int kRows, int kBlocks>
+HWY_INLINE void add_sums(const VI (&sums)[kBlocks][kRows], const float* factors, size_t factor_stride,
+                         float* acc, size_t acc_stride, size_t count) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const VF factor = hn::Set(d, factors[r * factor_stride]);
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) {
+      float* out = acc + r * acc_stride + b * lanes;
+      const VF old = load_first(d, out, count);
+      store_first(hn::MulAdd(hn::ConvertTo(d, sums[b][r]), factor, old), d, out, count);
+    }
+  }
+}
+
+// acc += weights times values, for kRows rows and kBlocks vectors of features that load(plane, word, b)
+// reads.
+template <int kRows, int kBlocks, class Load>
+HWY_INLINE void add_part(CodeForm form, int tokens, const Tables& tables, const uint32_t* w, size_t w_stride,
+                         const Load& load, VI (&sums)[kBlocks][kRows]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) sums[b][r] = hn::Zero(DI());
+  }
+  const auto add_narrow = [&](int quad, int b, VW bytes) LOWKEY_INLINE_LAMBDA {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+      sums[b][r] = dot4(sums[b][r], hn::Set(DW(), w[r * w_stride + quad]), bytes);
+  };
+  const auto add_wide = [&](int pair, int b, VW x) LOWKEY_INLINE_LAMBDA {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) sums[b][r] = dot2(sums[b][r], hn::Set(DW(), w[r * w_stride + pair]), x);
+  };
+  expand<kBlocks>(form, tokens, tables, load, add_narrow, add_wide);
+}
+
+template <int kRows>
+void add_rows(const PageCodes& page, const AddRows& add, float* acc, size_t acc_stride) {
+  const Tables tables(kCodeTables.value_nibbles, kCodeTables.value_crumbs);
+  const int lanes = static_cast<int>(hn::Lanes(DW()));
+  for (const CodeGroup& group : page.side.groups) {
+    const PlaneReader reader(page, group);
+    const bool wide = is_wide(group.form);
+    const uint32_t* w = add.weights + add.orders.at(group.form) + add.page * (page.tokens / (wide ? 2 : 4));
+    const float* factors = add.factors + 2 * add.page + wide;
+    float* out = acc + group.feature;
+    int f = 0;
+    if (lanes == kGroupFeatures) {  // two groups at once: they share the weights
+      for (; f + 2 * kGroupFeatures <= group.features; f += 2 * kGroupFeatures) {
+        const auto load = [&](int plane, int word, int b) LOWKEY_INLINE_LAMBDA {
+          const size_t index = static_cast<size_t>(f) / kGroupFeatures + b;
+          return reader.load(
+              plane, index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * kGroupFeatures);
+        };
+        VI sums[2][kRows];
+        add_part<kRows, 2>(group.form, page.tokens, tables, w, add.weight_stride, load, sums);
+        add_sums<kRows, 2>(sums, factors, add.factor_stride, out + f, acc_stride, kGroupFeatures);
+      }
+    }
+    for_feature_parts(group, f, [&](int at, int features, int within, size_t index) LOWKEY_INLINE_LAMBDA {
+      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
+        const size_t word_at =
+            index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * features + within;
+        return reader.load_first(plane, word_at, features - within);
+      };
+      VI sums[1][kRows];
+      add_part<kRows, 1>(group.form, page.tokens, tables, w, add.weight_stride, load, sums);
+      add_sums<kRows, 1>(sums, factors, add.factor_stride, out + at, acc_stride, features - within);
+    });
+  }
+}
+
+// The same from staged values.
+template <int kRows>
+void add_staged_rows(const PageCodes& page, const uint32_t* staged, const AddRows& add, float* acc,
+                     size_t acc_stride) {
+  const size_t lanes = hn::Lanes(DW());
+  for (const CodeGroup& group : page.side.groups) {
+    const bool wide = is_wide(group.form);
+    const int words = page.tokens / (wide ? 2 : 4);
+    const uint32_t* w = add.weights + add.orders.at(group.form) + add.page * words;
+    for_feature_parts(group, 0, [&](int at, int features, int within, size_t) LOWKEY_INLINE_LAMBDA {
+      VI sums[1][kRows];
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) sums[0][r] = hn::Zero(DI());
+      for (int i = 0; i < words; ++i, staged += lanes) {
+        const VW x = hn::LoadU(DW(), staged);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          const VW weight = hn::Set(DW(), w[r * add.weight_stride + i]);
+          sums[0][r] = wide ? dot2(sums[0][r], weight, x) : dot4(sums[0][r], weight, x);
+        }
+      }
+      add_sums<kRows, 1>(sums, add.factors + 2 * add.page + wide, add.factor_stride, acc + group.feature + at,
+                         acc_stride, features - within);
+    });
+  }
+}
+
+}  // namespace lowkey::kernels::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // LOWKEY_CODE_PRODUCTS_INL_H_
