@@ -57,6 +57,8 @@ struct OnePlane {
   }
   static HWY_INLINE VU element(VU word, int j) {
     if constexpr (kBits == 32) return word;
+    if constexpr (kBits == 16)  // bf16: to where f32 has these bits
+      return j == 0 ? hn::ShiftLeft<16>(word) : hn::And(word, hn::Set(DU(), 0xffff0000u));
     return hn::And(hn::ShiftRightSame(word, j * kBits), hn::Set(DU(), (uint32_t{1} << (kBits & 31)) - 1));
   }
 };
@@ -131,11 +133,9 @@ void fill_codes(Side side, const GroupTask& task, const Value& value) {
 }
 
 void fill_full(Side side, const GroupTask& task) {
-  if (task.planes.bits == 32) {
-    return fill<OnePlane<32>>(side, task, [](int, int, VU code) { return hn::BitCast(DF(), code); });
-  }
-  fill<OnePlane<16>>(side, task,
-                     [](int, int, VU code) { return hn::BitCast(DF(), hn::ShiftLeft<16>(code)); });
+  const auto value = [](int, int, VU bits) { return hn::BitCast(DF(), bits); };
+  if (task.planes.bits == 32) return fill<OnePlane<32>>(side, task, value);
+  fill<OnePlane<16>>(side, task, value);
 }
 
 // table[index]; a table of 16 is one register on AVX-512.
@@ -194,6 +194,45 @@ void fill_affine(Side side, const GroupTask& task, const AffineScales& scales) {
   });
 }
 
+void clear_group(Side side, const GroupTask& task) {
+  const int rows = side == Side::kKey ? task.planes.features : task.tokens;
+  const int columns = side == Side::kKey ? task.tokens : task.planes.features;
+  for (int row = 0; row < rows; ++row)
+    std::fill_n(task.tile + static_cast<size_t>(row) * task.stride, columns, 0.0f);
+}
+
+void decode_groups(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels,
+                   const float* scalars, const AffineScales& scales, float* tile) {
+  const bool key = vector.side == Side::kKey;
+  const Plane* plane = layout.planes.data() + vector.first_plane;
+  const Plane* end = plane + vector.num_planes;
+  GroupTask task;
+  task.tokens = layout.page_tokens;
+  task.stride = tile_stride(key ? layout.page_tokens : vector.dim);
+  for (int feature = 0; feature < vector.dim; feature += kGroupFeatures) {
+    GroupPlanes& group = task.planes;
+    group.feature = feature;
+    group.features = std::min(kGroupFeatures, vector.dim - feature);
+    group.count = group.bits = 0;
+    for (; plane < end && plane->feature == feature; ++plane) {
+      if (plane->level >= levels) continue;
+      group.words[group.count] = reinterpret_cast<const uint32_t*>(page.slabs[plane->level] + plane->offset);
+      group.widths[group.count++] = plane->bits;
+      group.bits += plane->bits;
+    }
+    task.tile = tile + static_cast<size_t>(feature) * (key ? task.stride : 1);
+    if (group.count == 0) {
+      clear_group(vector.side, task);
+    } else if (vector.quantizer == Quantizer::kFull) {
+      fill_full(vector.side, task);
+    } else if (vector.quantizer == Quantizer::kAffine) {
+      fill_affine(vector.side, task, scales);
+    } else {
+      fill_embedded(vector.side, task, scalars);
+    }
+  }
+}
+
 // (minimum, step) pairs of f16 -> two arrays of f32.
 void convert_pairs(const uint32_t* pairs, size_t count, float* lows, float* steps) {
   const hn::Rebind<uint16_t, DF> du16;
@@ -214,9 +253,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lowkey::kernels::simd {
 
-HWY_EXPORT(fill_full);
-HWY_EXPORT(fill_embedded);
-HWY_EXPORT(fill_affine);
+HWY_EXPORT(decode_groups);
 HWY_EXPORT(convert_pairs);
 
 namespace {
@@ -250,13 +287,6 @@ AffineScales load_scales(const PageLayout& layout, const VectorLayout& vector, P
           vector.scale_span % kTileLanes == 0};
 }
 
-void clear_group(Side side, const GroupTask& task) {
-  const int rows = side == Side::kKey ? task.planes.features : task.tokens;
-  const int columns = side == Side::kKey ? task.tokens : task.planes.features;
-  for (int row = 0; row < rows; ++row)
-    std::fill_n(task.tile + static_cast<size_t>(row) * task.stride, columns, 0.0f);
-}
-
 const float* row_as_f32(const std::byte* rows, DType dtype, int token, int dim, float* scratch) {
   const size_t offset = static_cast<size_t>(token) * dim;
   if (dtype == DType::kF32) return reinterpret_cast<const float*>(rows) + offset;
@@ -268,36 +298,11 @@ const float* row_as_f32(const std::byte* rows, DType dtype, int token, int dim, 
 
 void decode_tile(const PageLayout& layout, const VectorLayout& vector, PageView page, int levels, float* tile,
                  TileScratch& scratch) {
-  const bool key = vector.side == Side::kKey;
   AffineScales scales{};
   if (vector.quantizer == Quantizer::kEmbedded) load_scalars(layout, vector, page, scratch);
   if (vector.quantizer == Quantizer::kAffine) scales = load_scales(layout, vector, page, scratch);
-  GroupTask task{.tokens = layout.page_tokens, .stride = tile_stride(key ? layout.page_tokens : vector.dim)};
-  int next = 0;
-  for (int feature = 0; feature < vector.dim; feature += kGroupFeatures) {
-    GroupPlanes& group = task.planes;
-    group.feature = feature;
-    group.features = std::min(kGroupFeatures, vector.dim - feature);
-    group.count = group.bits = 0;
-    for (; next < vector.num_planes; ++next) {
-      const Plane& plane = layout.planes[vector.first_plane + next];
-      if (plane.feature != feature) break;
-      if (plane.level >= levels) continue;
-      group.words[group.count] = reinterpret_cast<const uint32_t*>(page.slabs[plane.level] + plane.offset);
-      group.widths[group.count++] = plane.bits;
-      group.bits += plane.bits;
-    }
-    task.tile = tile + static_cast<size_t>(feature) * (key ? task.stride : 1);
-    if (group.count == 0) {
-      clear_group(vector.side, task);
-    } else if (vector.quantizer == Quantizer::kFull) {
-      HWY_DYNAMIC_DISPATCH(fill_full)(vector.side, task);
-    } else if (vector.quantizer == Quantizer::kAffine) {
-      HWY_DYNAMIC_DISPATCH(fill_affine)(vector.side, task, scales);
-    } else {
-      HWY_DYNAMIC_DISPATCH(fill_embedded)(vector.side, task, scratch.scalars.data());
-    }
-  }
+  HWY_DYNAMIC_DISPATCH(decode_groups)
+  (layout, vector, page, levels, scratch.scalars.data(), scales, tile);
 }
 
 void load_tile(Side side, const std::byte* rows, DType dtype, int num_tokens, int page_tokens, int dim,

@@ -71,19 +71,38 @@ BENCHMARK(linear)
     ->UseRealTime()
     ->Unit(benchmark::kMicrosecond);
 
+enum Format { kExact, kQ8, kFourBits, kMixed };
+
+// kFourBits and kMixed have a basis, a mean and static scales, and 8, 4, 2, 0 bits in the groups when mixed.
+PageSpec spec_of(int format, int dim) {
+  if (format == kExact) return {};
+  if (format == kQ8) return PageSpec::embedded("q8", 8, 4);
+  PageSpec spec{.recipe = "basis", .sink_tokens = 4};
+  const uint8_t mixed[] = {8, 4, 2, 0};
+  for (VectorSpec* vector : {&spec.key, &spec.value}) {
+    vector->quantizer = Quantizer::kEmbedded;
+    for (int group = 0; group < dim / kGroupFeatures; ++group)
+      vector->bits.push_back({format == kMixed ? mixed[group * 4 * kGroupFeatures / dim] : uint8_t{4}});
+    vector->encode = normal_values(static_cast<size_t>(dim) * dim);
+    vector->decode = vector->encode;
+    vector->mean = normal_values(dim);
+    vector->scale.assign(dim, 1.0f);
+  }
+  return spec;
+}
+
 // One layer of the 135M shape after `context` tokens, for `sequences` sequences that add `rows` tokens each.
 class AttentionBench {
  public:
-  AttentionBench(bool q8, int sequences, int context, int rows)
+  AttentionBench(int format, int sequences, int context, int rows)
       : backend_(make_cpu_backend({.dtype = DType::kBf16, .threads = num_threads()})),
         context_(context),
         rows_(rows) {
-    const PageSpec q8_spec = PageSpec::embedded("q8", 8, 4);
-    const PageLayout one_bank =
-        PageLayout::make(q8 ? q8_spec : PageSpec{}, {1, kHeads, kDim, DType::kBf16}).value();
+    const PageSpec spec = spec_of(format, kDim);
+    const PageLayout one_bank = PageLayout::make(spec, {1, kHeads, kDim, DType::kBf16}).value();
     const size_t bytes = one_bank.bytes_for_tokens(context) * sequences;
-    banks_ = static_cast<int>(std::min<size_t>(1 + kColdBytes / bytes, 30));
-    layout_ = PageLayout::make(q8 ? q8_spec : PageSpec{}, {banks_, kHeads, kDim, DType::kBf16}).value();
+    banks_ = static_cast<int>(std::min<size_t>(1 + kColdBytes / std::max<size_t>(bytes, 1), 30));
+    layout_ = PageLayout::make(spec, {banks_, kHeads, kDim, DType::kBf16}).value();
     for (int s = 0; s < sequences; ++s) allocate_sequence(s);
     const size_t total = static_cast<size_t>(std::max(rows, 512)) * sequences;
     q_ = normal_values(total * kQueryHeads * kDim);
@@ -151,15 +170,16 @@ class AttentionBench {
 };
 
 void attend(benchmark::State& state) {
-  AttentionBench bench(state.range(0) != 0, static_cast<int>(state.range(1)),
+  AttentionBench bench(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)),
                        static_cast<int>(state.range(2)), static_cast<int>(state.range(3)));
   bench.run(state);
 }
 BENCHMARK(attend)
-    ->ArgNames({"q8", "sequences", "context", "rows"})
-    ->ArgsProduct({{0, 1}, {1}, {512, 2048, 8192}, {1}})
-    ->ArgsProduct({{0, 1}, {16}, {512}, {1}})
-    ->ArgsProduct({{0, 1}, {1}, {0, 2048}, {512}})
+    ->ArgNames({"format", "sequences", "context", "rows"})
+    ->ArgsProduct({{kExact, kQ8}, {1}, {512, 2048, 8192}, {1}})
+    ->ArgsProduct({{kExact, kQ8}, {16}, {512}, {1}})
+    ->ArgsProduct({{kExact, kQ8, kFourBits, kMixed}, {1}, {2048}, {512}})
+    ->ArgsProduct({{kExact, kQ8, kFourBits, kMixed}, {1}, {0}, {1024}})
     ->UseRealTime()
     ->Unit(benchmark::kMicrosecond);
 
