@@ -21,6 +21,11 @@ int fail(const Error& error) {
 }
 
 int run(const Command& command) {
+  // Before minutes of work: is there a place for the result?
+  const auto folder = std::filesystem::absolute(command.out).parent_path();
+  if (!std::filesystem::is_directory(folder))
+    return fail(
+        {Code::kUsage, fmt::format("--out: expected a folder, found none: {}", folder.string()), "out"});
   const auto result = calibrate(command.options);
   if (!result.ok()) return fail(result.error());
   const auto written = result->profile.write(command.out);

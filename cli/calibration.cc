@@ -38,16 +38,50 @@ class Run {
 
   Result<Calibration> run() {
     LOWKEY_TRY(read());
+    LOWKEY_TRY(set_shapes());
+    LOWKEY_TRY(check_budgets());
     LOWKEY_TRY(make_bases());
     // Training with codes draws its widths from budgets, and changes what they should be.
     if (options_.train && quantize()) LOWKEY_TRY(make_budgets());
     if (options_.train) LOWKEY_TRY(train());
-    LOWKEY_TRY(make_budgets());
+    if (wants_budgets()) LOWKEY_TRY(make_budgets());
     return Calibration{std::move(profile_), std::move(reports_)};
   }
 
  private:
   bool quantize() const { return recipe_.key.quantizer == kernels::Quantizer::kEmbedded; }
+
+  // A recipe that keeps as many features, or bits, everywhere takes the bases alone.
+  bool wants_budgets() const {
+    const auto takes = [](const kvstore::SideDials& side) {
+      return side.per_head || side.width == kvstore::kWidthAuto;
+    };
+    return !options_.budgets.empty() || takes(recipe_.key) || takes(recipe_.value);
+  }
+
+  std::vector<double> budgets() const {
+    if (!options_.budgets.empty()) return options_.budgets;
+    return quantize() ? std::vector<double>{4, 6, 8, 10} : std::vector<double>{0.75, 0.50, 0.40, 0.25};
+  }
+
+  // Before minutes of work: can these be reached at all?
+  Status check_budgets() const {
+    for (double budget : budgets()) {
+      if (!quantize()) {
+        if (budget > 1)
+          return Error{
+              Code::kUsage,
+              fmt::format("--budget: recipe {} keeps a share of the features: expected at most 1, found {}",
+                          recipe_.name, budget),
+              "budget"};
+        continue;
+      }
+      const kvstore::LossTable free(size_t(profile_.num_banks) * 2 * profile_.vectors_per_side(),
+                                    std::vector<kvstore::GroupLoss>(profile_.groups()));
+      LOWKEY_ASSIGN(possible, kvstore::allocate_planes(free, budget, frame_, shape_));
+    }
+    return {};
+  }
 
   Status read() {
     recipe_ = default_recipe(options_.train);
@@ -88,7 +122,7 @@ class Run {
     return {};
   }
 
-  Status make_bases() {
+  Status set_shapes() {
     const worker::ModelConfig& config = runner_->config();
     LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(options_.model_dir));
     profile_.model_fingerprint = fingerprint;
@@ -100,10 +134,14 @@ class Run {
               .page_tokens = recipe_.page_tokens,
               .sink_tokens = recipe_.sink_tokens,
               .join = profile_.join};
-    frame_.key.quantizer = recipe_.key.quantizer;
+    frame_.key.quantizer = quantize() ? kernels::Quantizer::kEmbedded : kernels::Quantizer::kFull;
     frame_.key.norm = profile_.norm;
     frame_.key.norm_edge = profile_.norm_edge;
     shape_ = config.cache_shape(1, runner_->dtype());
+    return {};
+  }
+
+  Status make_bases() {
     LOWKEY_ASSIGN(statistics, run_calibration_pass(*runner_, options_.model_dir, layers_, windows_,
                                                    {.join = profile_.join,
                                                     .page_tokens = recipe_.page_tokens,
@@ -198,7 +236,7 @@ class Run {
     LOWKEY_ASSIGN(meter, KlMeter::make(*runner_, loss_windows_));
     const Sensitivity sensitivity(*meter, profile_, frame_, shape_);
     LOWKEY_ASSIGN(losses, sensitivity.planes(errors));
-    for (double ratio : options_.budgets.empty() ? std::vector<double>{4, 6, 8, 10} : options_.budgets) {
+    for (double ratio : budgets()) {
       LOWKEY_ASSIGN(budget, kvstore::allocate_planes(losses, ratio, frame_, shape_));
       LOWKEY_TRY(add(sensitivity, std::move(budget)));
     }
@@ -209,7 +247,7 @@ class Run {
     LOWKEY_TRY(choose_loss_windows());
     LOWKEY_ASSIGN(meter, KlMeter::make(*runner_, loss_windows_));
     const Sensitivity sensitivity(*meter, profile_, frame_, shape_);
-    auto keeps = options_.budgets.empty() ? std::vector<double>{0.75, 0.50, 0.40, 0.25} : options_.budgets;
+    auto keeps = budgets();
     std::ranges::sort(keeps, std::greater());  // each goes on from the one before
     kvstore::RankChoice ranks{std::vector<int>(profile_.vectors.size(), profile_.groups())};
     for (double keep : keeps) {

@@ -126,6 +126,11 @@ TEST(Calibration, RefusesInOneLine) {
   EXPECT_EQ(error({.model_dir = folder.path() / "absent", .text = text}).code, Code::kBadInput);
   const auto exact = write_recipe(folder.path(), "name: exact\n");
   EXPECT_EQ(error({.model_dir = model, .text = text, .recipe = exact}).code, Code::kUsage);
+  EXPECT_EQ(error({.model_dir = model, .text = text, .budgets = {100}}).code, Code::kUsage);
+  const auto ranks = write_recipe(
+      folder.path(),
+      "name: r\nprofile: p\nbudget: keep-0.50\nfeatures: {basis: pca, keep: 0.5, allocate: per_head}\n");
+  EXPECT_EQ(error({.model_dir = model, .text = text, .recipe = ranks, .budgets = {4}}).code, Code::kUsage);
   const auto trained = write_recipe(
       folder.path(), "name: t\nfeatures: {basis: trained}\nbits: {quantizer: embedded, width: 4}\n");
   EXPECT_NE(error({.model_dir = model, .text = text, .recipe = trained}).message.find("--train"),
