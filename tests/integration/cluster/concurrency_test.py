@@ -59,16 +59,16 @@ class Concurrency(unittest.TestCase):
             return None
         states = {state: total(page, "lowkey_kv_bytes", tier="device", state=state)
                   for state in ("capacity", "used", "free", "evictable", "slack")}
-        self.assertEqual(states["capacity"], sum(states.values()) - states["capacity"])
+        if 2 * states["capacity"] != sum(states.values()):
+            return None
         self.assertLessEqual(states["capacity"], KV_BYTES)
-        # What the ledger holds for each of them is what the recipe says of 8,192 tokens and some of an answer.
         ratio = total(page, "lowkey_kv_compression_ratio")
         claimed = PROMPT * EXACT_BYTES / ratio
-        if states["free"] >= 1.1 * claimed:
-            return None  # the next one has not been let in yet
+        # Admission lets in what fits, and what the ledger holds for each is what the recipe says of 8,192 tokens and some
+        # of an answer. The page is no snapshot of all ranks and moments: a state in between is no failure, staying in it is.
+        if states["free"] >= 1.1 * claimed or not claimed <= states["used"] / running <= claimed * (1 + ANSWER / PROMPT):
+            return None
         self.assertEqual(total(page, "lowkey_num_preemptions_total"), 0)
-        self.assertGreaterEqual(states["used"] / running, claimed)
-        self.assertLessEqual(states["used"] / running, claimed * (1 + ANSWER / PROMPT))
         return running * PROMPT, ratio
 
     def test_six_times_fewer_bytes_hold_five_and_a_half_times_the_tokens(self):

@@ -73,6 +73,7 @@ TEST(Inspect, TokensThatFitIsTheLargest) {
 TEST(Inspect, ARecipeIsDescribedHeadByHead) {
   const kvstore::ModelShape model{.num_layers = 2, .num_kv_heads = 2, .head_dim = 64};
   kvstore::Profile profile = random_profile(model);
+  profile.basis = "weighted";
   profile.budgets[0].name = "6x";
   profile.budgets[0].bits[1] = {{8}, {2}, {0}, {0}};  // layer 0, K of head 1
   std::vector<kvstore::ResolvedCache> ranks;
@@ -80,7 +81,7 @@ TEST(Inspect, ARecipeIsDescribedHeadByHead) {
     ranks.push_back(kvstore::resolve(recipe_file("lowkey-6x"), &profile, model, rank, 2).value());
   const std::string text = cli::describe_recipe(ranks, "p.safetensors: by hand");
   EXPECT_HAS(text, "Recipe lowkey-6x\n");
-  EXPECT_HAS(text, "  features  trained basis\n");
+  EXPECT_HAS(text, "  features  weighted basis\n");
   EXPECT_HAS(text, "  bits      bits by budget 6x, embedded codes, a norm per token\n");
   EXPECT_HAS(text, "  hot       4 sink tokens and the incomplete page\n");
   EXPECT_HAS(text, "  profile   p.safetensors: by hand\n");
