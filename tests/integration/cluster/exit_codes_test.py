@@ -35,8 +35,7 @@ class ExitCodes(unittest.TestCase):
 
     def broken_model(self):
         for file in MODEL.iterdir():
-            if file.name != "model.safetensors":
-                if file.is_file():  # profiles stay behind
+            if file.is_file() and file.name != "model.safetensors":
                 shutil.copy(file, self.folder)
         return self.folder
 
