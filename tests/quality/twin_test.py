@@ -132,6 +132,28 @@ def kv_heads(work):
         compare(f"s = {s}", found, expected, model.exact(tokens), 1e-3)
 
 
+def kv_heads_basis(work):
+    """`lowkey calibrate`: the joint basis is the SVD of the post-rotary keys (and values) side by side, centred."""
+    text = f"{ROOT}/docs/architecture.md"
+    shell(PROBE, "windows", DEMO, text, 1024, 1, work.path("window"))
+    tokens = np.fromfile(work.path("window"), "<i4")
+    shell(LOWKEY, "calibrate", "--model", DEMO, "--recipe", f"{ROOT}/recipes/kv-heads-2.yaml", "--text", text, "--tokens",
+          1024, "--budget", "0.5", "--out", work.path("profile"))
+    found, _ = twin.read_safetensors(work.path("profile"))
+    worst = 1.0
+    for bank, sides in enumerate(twin.Model(DEMO).keys_and_values(tokens)):
+        for side, x in enumerate(sides):
+            rows = twin.join_heads(x, 2)[0]
+            rows = rows - rows.mean(0)
+            svd = np.linalg.svd(rows, full_matrices=False)[2][:64]
+            basis = found["encode"][bank, side, 0].astype(np.float64)
+            assert np.abs(basis @ basis.T - np.eye(128)).max() < 1e-4, "not orthonormal"
+            kept = lambda b: ((rows @ b.T) ** 2).sum()
+            worst = min(worst, kept(basis[:64]) / kept(svd))
+    print(f"  variance kept by 64 of 128 features, of what the SVD keeps: {worst:.6f} at least")
+    assert worst > 1 - 1e-4
+
+
 def minikv(work):
     """Tokens chosen by column sums of exact attention, 2-bit codes, blocks of 128; and the paper's bytes."""
     model, tokens = twin.Model(DEMO), work.tokens(460, 4096)
@@ -187,7 +209,7 @@ def matryoshka_2bit(work):
     compare("+ minikv", found, paper.run(tokens), exact, 1e-2, .98)
 
 
-TESTS = dict(matryoshka=matryoshka, embedded=embedded, kv_heads=kv_heads, minikv=minikv, cla=cla,
+TESTS = dict(matryoshka=matryoshka, embedded=embedded, kv_heads=kv_heads, kv_heads_basis=kv_heads_basis, minikv=minikv, cla=cla,
              matryoshka_2bit=matryoshka_2bit)
 
 if __name__ == "__main__":
