@@ -1,16 +1,17 @@
 #include "cli/evaluate.h"
 
 #include <spdlog/fmt/fmt.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "cli/evaluate_report.h"
 #include "cli/evaluate_run.h"
+#include "cli/progress.h"
 
 namespace lowkey::cli {
 namespace {
@@ -24,14 +25,6 @@ struct Command {
 int fail(const Error& error) {
   fmt::print(stderr, "lowkey evaluate: {}\n", error.message);
   return error.code == Code::kUsage ? 2 : error.code == Code::kBadInput ? 3 : 4;
-}
-
-void show_progress(int done, int total) {
-  constexpr int kWidth = 40;
-  const int filled = kWidth * done / total;
-  fmt::print(stderr, "\r[{:#<{}}{:.<{}}] {}/{}{}", "", filled, "", kWidth - filled, done, total,
-             done == total ? "\n" : "");
-  std::fflush(stderr);
 }
 
 Status write_file(const std::filesystem::path& file, const std::string& text) {
@@ -53,8 +46,12 @@ Status write_reports(const std::filesystem::path& folder, const std::vector<Eval
 
 int run(Command& command) {
   command.options.dtype = command.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
-  const bool terminal = isatty(STDERR_FILENO);
-  const auto rows = evaluate(command.options, terminal ? show_progress : EvaluateProgress());
+  std::optional<Progress> progress;
+  const auto rows = evaluate(command.options, [&](int done, int total) {
+    if (!progress) progress.emplace("evaluating", total);
+    progress->advance(done);
+  });
+  progress.reset();
   if (!rows.ok()) return fail(rows.error());
   std::error_code ec;
   const std::string model = std::filesystem::canonical(command.options.model, ec).filename().string();

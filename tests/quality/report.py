@@ -182,12 +182,15 @@ def write(args, root, bench, rows, others, lines):
     text += "## Targets\n\n| target | measured | wanted | |\n|---|---:|---:|---|\n"
     text += "".join(f"| {t['name']} | {t['measured']} | {t['target']} | {t['result']} |\n" for t in lines)
     text += f"\n## The demo model\n\n![quality against bytes](quality-demo.svg)\n\n### Recipes of the tree\n\nBold: no other row of this page has fewer bytes and less KL.\n\n"
-    names = sweeps.shipped(root)
-    text += table([r for n, r in rows.items() if n in names], mark)
-    text += "".join(f"\n`{n}` is not measured: {reason}.\n" for n, reason in bench.skipped.items())
+    tree = sweeps.shipped(root)
+    text += table([r for n, r in rows.items() if n in tree], mark)
+    reasons = {}
+    for name, reason in bench.skipped.items():
+        reasons.setdefault(reason.replace(f"recipe {name}: ", ""), []).append(f"`{name}`")
+    text += "".join(f"\n{', '.join(names)}: not measured: {reason}.\n" for reason, names in reasons.items())
     text += "\n### Every baseline's sweep\n\nA baseline is compared at the best setting of its sweep: its line in the plot joins its own frontier.\n"
     for family in families(rows):
-        chosen = [r for n, r in rows.items() if r["family"] == family and n not in names]
+        chosen = [r for n, r in rows.items() if r["family"] == family and n not in tree]
         if chosen:
             text += f"\n{family}\n\n{table(chosen, mark)}"
     text += "\n## The papers' figures beside ours\n\nOther models, other tasks: signs and orders can be compared, numbers cannot.\n\n" + papers(rows, others)
