@@ -28,11 +28,10 @@ def shipped(root):
     return found
 
 
-def curve(basis, profile, budgets):
+def curve(budgets):
     """Our recipe at further budgets."""
-    return {f"{profile}-{b}": ("ours, calibrated only" if basis == "weighted" else "ours",
-                               f"profile: {profile}\nbudget: {b}\nfeatures: {{basis: {basis}}}\n"
-                               "bits: {quantizer: embedded, width: auto}\nhot: {sink: 4}\n") for b in budgets}
+    return {f"curve-{b}": ("ours", f"profile: curve\nbudget: {b}\nfeatures: {{basis: weighted}}\n"
+                           "bits: {quantizer: embedded, width: auto}\nhot: {sink: 4}\n") for b in budgets}
 
 
 def baselines():
