@@ -183,7 +183,8 @@ HttpResponse Routes::error_response(int status, const std::string& message) {
 }
 
 HttpResponse Routes::ready() const {
-  if (!draining_ && parts_.membership.ready()) return json_response({{"ready", true}});
+  if (!draining_ && parts_.membership.ready())
+    return json_response({{"ready", true}, {"replicas", parts_.membership.ready_replicas()}});
   const std::string reason = draining_ ? "draining" : parts_.membership.not_ready_reason();
   HttpResponse response = json_response({{"ready", false}, {"reason", reason}}, 503);
   response.headers.emplace_back("Retry-After", "1");

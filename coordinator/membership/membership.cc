@@ -90,9 +90,9 @@ Replica* Membership::find(int id) {
   return found == replicas_.end() ? nullptr : &found->second;
 }
 
-bool Membership::ready() const {
-  return std::any_of(replicas_.begin(), replicas_.end(),
-                     [](const auto& entry) { return entry.second.can_serve(); });
+size_t Membership::ready_replicas() const {
+  return std::count_if(replicas_.begin(), replicas_.end(),
+                       [](const auto& entry) { return entry.second.can_serve(); });
 }
 
 std::string Membership::not_ready_reason() const {

@@ -45,7 +45,8 @@ class Membership {
 
   const std::map<int, Replica>& replicas() const { return replicas_; }
   Replica* find(int id);
-  bool ready() const;
+  size_t ready_replicas() const;
+  bool ready() const { return ready_replicas() > 0; }
   std::string not_ready_reason() const;  // one line naming every replica that cannot serve
   // Longest prompt + answer that some replica that can serve takes; 0: none has told.
   uint64_t max_sequence_tokens() const;

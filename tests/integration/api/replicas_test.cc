@@ -33,9 +33,8 @@ TEST_F(Replicas, LostBeforeTheFirstTokenIsSentElsewhereOnce) {
   connection.send(post_text("/v1/completions", R"({"prompt":[5,6,7],"max_tokens":3})"));
   ASSERT_TRUE(leaders_[0]->wait_submits(1));
   add_leader();
-  ASSERT_TRUE(eventually([&] {
-    return metric("lowkey_rank_up", {R"(peer_rank="2")", R"(peer_role="worker")"}) == 1;
-  }));
+  ASSERT_TRUE(eventually([&] { return client().get("/ready").json().at("replicas") == 2; }));
+  EXPECT_EQ(metric("lowkey_rank_up", {R"(peer_rank="2")", R"(peer_role="worker")"}), 1);
   network_->drop(leaders_[0]->address());
   const auto answer = connection.read();
   EXPECT_EQ(answer.status, 200) << answer.body;
