@@ -11,10 +11,8 @@ TEST_F(Replicas, LoadIsSpread) {
   start();
   add_leader({.hold_after = 1});
   add_leader({.hold_after = 1});
-  ASSERT_TRUE(eventually([&] {
-    return metric("lowkey_rank_up", {R"(peer_rank="1")", R"(peer_role="worker")"}) == 1 &&
-           metric("lowkey_rank_up", {R"(peer_rank="2")", R"(peer_role="worker")"}) == 1;
-  }));
+  ASSERT_TRUE(wait_ready());
+  ASSERT_TRUE(eventually([&] { return client().get("/ready").json().at("replicas") == 2; }));
   std::vector<HttpClient> clients;
   for (size_t i = 1; i <= 6; ++i) {
     clients.push_back(client());
