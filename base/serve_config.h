@@ -29,6 +29,15 @@ struct ServeConfig {
   int step_deadline_seconds = 30;
   std::string cluster_secret;  // empty: made at start and shared by MPI
   std::string cluster_listen;
+  int cluster_port = 0;  // of the coordinator; fixed: others may join, and a restarted one is found again
+  std::string join;      // HOST:PORT of a running cluster's coordinator
+  int reconnect_seconds = 60;
+  std::string routing = "kv";
+  std::string pressure = "ladder";
+  int min_levels = 1;
+  std::string disk;
+  uint64_t disk_bytes = 0;
+  std::string require_transport = "any";
   int threads = 0;  // compute threads per worker; 0: cores / ranks on the host
   std::string log_level = "info";
 
@@ -55,6 +64,20 @@ struct ServeConfig {
              "a step or collective longer than this is a failure");
     v.secret("cluster-secret", c.cluster_secret,
              "joins processes to the cluster; empty: made at start, shared by MPI");
+    v.number("cluster-port", c.cluster_port, 0, 65535,
+             "port of the coordinator for the cluster's processes; 0: any, and nobody can join or re-join");
+    v.text("join", c.join, "HOST:PORT (cluster port) of a running coordinator: workers join it as a further replica");
+    v.number("reconnect-seconds", c.reconnect_seconds, 0, 3600,
+             "workers and stores wait so long for a restarted coordinator (needs --cluster-port)");
+    v.choice("routing", c.routing, {"kv", "least-loaded", "round-robin"},
+             "which replica gets a request: kv predicts the time to the first token");
+    v.choice("pressure", c.pressure, {"ladder", "preempt"},
+             "when KV memory is short: drop levels of cold pages before preempting, or preempt only");
+    v.number("min-levels", c.min_levels, 1, 3, "levels that are read of every page, unless a request asks for more");
+    v.text("disk", c.disk, "folder of the disk tier below the stores; empty: none");
+    v.bytes("disk-bytes", c.disk_bytes, 0, "disk tier per host, divided by its stores");
+    v.choice("require-transport", c.require_transport, {"any", "expected", "shm", "rdma"},
+             "refuse to start when a pair of processes uses another transport");
     v.text("cluster-listen", c.cluster_listen, "address the control ports bind to; empty: loopback on one host, else the first external address");
     v.number("threads", c.threads, 0, 1024, "compute threads per worker; 0: cores / workers of the host");
     v.choice("log-level", c.log_level, {"debug", "info", "warning", "error"},

@@ -51,6 +51,21 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
   X(kRankUp, "lowkey_rank_up", kGauge, kCoordinator, "peer_role peer_rank", kNone,                           \
     "1 while the rank answers heartbeats")                                                                   \
   X(kReady, "lowkey_ready", kGauge, kCoordinator, "", kNone, "1 when a replica can serve")                   \
+  X(kReplicas, "lowkey_replicas", kGauge, kCoordinator, "state=ready|not_ready|draining|gone", kNone,        \
+    "Replicas by state")                                                                                     \
+  X(kMembershipEvents, "lowkey_membership_events_total", kCounter, kCoordinator,                             \
+    "event=joined|left|lost|readopted|refused", kNone, "Workers and stores that came and went")              \
+  X(kRoutedRequests, "lowkey_routed_requests_total", kCounter, kCoordinator, "reason=prefix|load|turn|only", \
+    kNone, "Requests by why their replica was chosen")                                                       \
+  X(kRouterIndexPages, "lowkey_router_index_pages", kGauge, kCoordinator, "holder=device|store", kNone,      \
+    "Pages in the routing index")                                                                            \
+  X(kRouterResyncs, "lowkey_router_resyncs_total", kCounter, kCoordinator, "", kNone,                        \
+    "Times that a sender's pages were asked for again")                                                      \
+  X(kPredictedTtft, "lowkey_predicted_time_to_first_token_seconds", kHistogram, kCoordinator, "", kTtft,     \
+    "Time to first token that routing predicted")                                                            \
+  X(kContinuedRequests, "lowkey_continued_requests_total", kCounter, kCoordinator,                           \
+    "outcome=continued|ended", kNone,                                                                        \
+    "Started answers whose replica was lost: continued elsewhere, or ended with an error")                   \
   /* engine, as the leader sees it */                                                                        \
   X(kRequestsRunning, "lowkey_num_requests_running", kGauge, kLeader, "", kNone,                             \
     "Sequences in the running batch")                                                                        \
@@ -58,26 +73,54 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
     "Sequences waiting for admission")                                                                       \
   X(kPreemptions, "lowkey_num_preemptions_total", kCounter, kLeader, "", kNone,                              \
     "Sequences preempted for memory")                                                                        \
-  X(kPromptTokens, "lowkey_prompt_tokens_total", kCounter, kLeader, "source=computed|device|store", kNone,   \
-    "Prompt tokens by source: computed, device (prefix hit), store (restored)")                              \
+  X(kPromptTokens, "lowkey_prompt_tokens_total", kCounter, kLeader, "source=computed|device|host|disk",      \
+    kNone, "Prompt tokens by source: computed, device (prefix hit), host and disk (restored)")               \
   X(kGenerationTokens, "lowkey_generation_tokens_total", kCounter, kLeader, "", kNone, "Tokens sampled")     \
   X(kRecomputedTokens, "lowkey_recomputed_tokens_total", kCounter, kLeader,                                  \
     "cause=preemption|retry|restore_miss", kNone, "Tokens computed again")                                   \
   X(kPrefixQueries, "lowkey_prefix_cache_queries_total", kCounter, kLeader, "", kNone,                       \
     "Prompt tokens looked up")                                                                               \
-  X(kPrefixHits, "lowkey_prefix_cache_hits_total", kCounter, kLeader, "tier=device|store", kNone,            \
+  X(kPrefixHits, "lowkey_prefix_cache_hits_total", kCounter, kLeader, "tier=device|host|disk", kNone,        \
     "Prompt tokens found, by tier")                                                                          \
   X(kStepSeconds, "lowkey_step_seconds", kHistogram, kLeader, "", kItl, "Duration of engine steps")          \
   X(kStepTokens, "lowkey_step_tokens", kHistogram, kLeader, "", kTokens, "Tokens computed in a step")        \
   X(kStepSequences, "lowkey_step_sequences", kHistogram, kLeader, "", kTokens, "Sequences in a step")        \
   X(kEngineQueueLimit, "lowkey_engine_queue_limit_requests", kGauge, kLeader, "", kNone,                     \
     "Bound of the engine's queue")                                                                           \
+  /* engine: prefixes that travel, pressure, cost model */                                                   \
+  X(kRestoreDecisions, "lowkey_prefix_decisions_total", kCounter, kLeader,                                   \
+    "decision=restore|progressive|recompute|wait", kNone,                                                    \
+    "What was decided about prefixes that are not on the device")                                            \
+  X(kCoarseTokens, "lowkey_coarse_tokens_total", kCounter, kLeader, "", kNone,                               \
+    "Tokens computed while a page was read below all levels")                                                \
+  X(kPagesRead, "lowkey_pages_read_total", kCounter, kLeader, "levels=1|2|3", kNone,                         \
+    "Pages that steps read, by the number of levels read")                                                   \
+  X(kFirstLevelSeconds, "lowkey_restore_first_level_seconds", kHistogram, kLeader, "", kTtft,                \
+    "Admission to the first level of a restored prefix in place on every rank")                              \
+  X(kLevelDrops, "lowkey_kv_level_drops_total", kCounter, kLeader, "pages=idle|in_use", kNone,               \
+    "Top levels given up under pressure")                                                                    \
+  X(kEvictedPages, "lowkey_kv_evicted_pages_total", kCounter, kLeader, "", kNone,                            \
+    "Idle pages whose memory was needed")                                                                    \
+  X(kRestoresInFlight, "lowkey_restores_in_flight", kGauge, kLeader, "", kNone,                              \
+    "Restores that some rank still answers for")                                                             \
+  X(kSpillQueuePages, "lowkey_spill_queue_pages", kGauge, kLeader, "", kNone,                                \
+    "Published pages waiting to be spilled")                                                                 \
+  X(kPrefillRate, "lowkey_cost_prefill_tokens_per_second", kGauge, kLeader, "", kNone,                       \
+    "Prefill rate that the cost model uses")                                                                 \
+  X(kRestoreRate, "lowkey_cost_restore_bytes_per_second", kGauge, kLeader, "", kNone,                        \
+    "Restore rate that the cost model uses, of the slowest rank")                                            \
+  X(kEncodeRate, "lowkey_cost_spill_bytes_per_second", kGauge, kLeader, "", kNone,                           \
+    "Rate at which pages are copied, encoded and checksummed for a store")                                   \
+  X(kCostRegret, "lowkey_cost_regret_seconds_total", kCounter, kLeader, "decision=restore|recompute", kNone, \
+    "Time by which decisions took longer than the alternative was predicted to")                             \
+  X(kPrefixEventsSent, "lowkey_prefix_events_total", kCounter, kCache, "kind=added|removed|reset", kNone,    \
+    "Pages announced to the coordinator's index")                                                            \
   /* cache, per rank */                                                                                      \
   X(kKvBytes, "lowkey_kv_bytes", kGauge, kCache,                                                             \
-    "tier=device|host state=capacity|used|evictable|free|slack|in_flight", kNone,                            \
-    "KV cache bytes by tier (device, host) and state; the states but capacity add up to it")                 \
+    "tier=device|host|disk state=capacity|used|evictable|free|slack|in_flight", kNone,                       \
+    "KV cache bytes by tier (device, host, disk) and state; the states but capacity add up to it")           \
   X(kKvPages, "lowkey_kv_pages", kGauge, kCache,                                                             \
-    "tier=device|host state=capacity|used|evictable|free|in_flight", kNone,                                  \
+    "tier=device|host|disk state=capacity|used|evictable|free|in_flight", kNone,                             \
     "KV cache pages by tier and state")                                                                      \
   X(kKvBytesPerToken, "lowkey_kv_bytes_per_token", kGauge, kRank, "", kNone,                                 \
     "Marginal bytes per token on this rank")                                                                 \
@@ -94,11 +137,28 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
     "Pages asked of a store: restored, miss, corrupt, failed")                                               \
   X(kRestoreSeconds, "lowkey_kv_restore_seconds", kHistogram, kRank, "", kTtft,                              \
     "Lookup to last page landed")                                                                            \
+  X(kSpillBytesInFlight, "lowkey_spill_bytes_in_flight", kGauge, kRank, "", kNone,                           \
+    "Bytes on their way to stores")                                                                          \
+  X(kRestoreBytesInFlight, "lowkey_restore_bytes_in_flight", kGauge, kRank, "", kNone,                       \
+    "Bytes on their way from stores")                                                                        \
   X(kStoreEvictions, "lowkey_store_evicted_pages_total", kCounter, kStore, "", kNone,                        \
     "Pages dropped by the store (LRU)")                                                                      \
   X(kStoreLeases, "lowkey_store_leases", kGauge, kStore, "", kNone, "Pages leased to readers now")           \
   X(kStoreExpired, "lowkey_store_expired_total", kCounter, kStore, "what=lease|reservation", kNone,          \
     "Leases and reservations that ran out")                                                                  \
+  X(kStoreLevelDrops, "lowkey_store_level_drops_total", kCounter, kStore, "", kNone,                         \
+    "Top levels that the store gave up before whole pages")                                                  \
+  X(kEvictToReuse, "lowkey_store_evict_to_reuse_seconds", kHistogram, kStore, "", kLatency,                  \
+    "How long after its eviction a page was wanted again")                                                   \
+  X(kStorePoolBytes, "lowkey_store_pool_bytes", kGauge, kStore, "kind=requested|resident", kNone,            \
+    "Memory of the store's pool: asked for, and really there")                                               \
+  X(kDiskPages, "lowkey_disk_pages_total", kCounter, kStore,                                                 \
+    "outcome=written|read|dropped_full|dropped_queue|torn|corrupt|failed", kNone,                            \
+    "Pages written to and read from disk")                                                                   \
+  X(kDiskBytes, "lowkey_disk_bytes_total", kCounter, kStore, "direction=read|write", kNone,                  \
+    "Disk tier traffic")                                                                                     \
+  X(kDiskSeconds, "lowkey_disk_seconds_total", kCounter, kStore, "direction=read|write", kNone,              \
+    "Time in disk transfers")                                                                                \
   /* transport, per rank */                                                                                  \
   X(kTransferBytes, "lowkey_transfer_bytes_total", kCounter, kRank, "direction=put|get transport", kNone,    \
     "One-sided transfers")                                                                                   \
@@ -106,6 +166,13 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
     kNone, "Time in transfers")                                                                              \
   X(kTransferFailures, "lowkey_transfer_failures_total", kCounter, kRank, "direction=put|get", kNone,        \
     "Transfers failed or timed out")                                                                         \
+  X(kTransportInfo, "lowkey_transport_info", kGauge, kProcess,                                               \
+    "peer_role peer_rank transport device expected", kNone,                                                  \
+    "1; what a pair of processes uses for one-sided transfers")                                              \
+  X(kTransportMismatch, "lowkey_transport_mismatch", kGauge, kProcess, "peer_role peer_rank", kNone,         \
+    "1 where a pair uses another transport than its hosts could")                                            \
+  X(kTransportBandwidth, "lowkey_transport_bandwidth_bytes_per_second", kGauge, kProcess,                    \
+    "peer_role peer_rank direction=put|get memory=host|device", kNone, "Measured at start")                  \
   X(kControlMessages, "lowkey_control_messages_total", kCounter, kProcess, "direction=sent|received", kNone, \
     "Control messages")                                                                                      \
   X(kControlBytes, "lowkey_control_bytes_total", kCounter, kProcess, "direction=sent|received", kNone,       \

@@ -30,9 +30,9 @@ namespace lowkey::transport {
 enum class MessageType : uint16_t {
   kHello = 1, kHelloReply = 2, kHelloProof = 3, kWelcome = 4, kHeartbeat = 5, kGoodbye = 6,
   // coordinator -> leader
-  kSubmit = 16, kCancel = 17, kDrain = 18, kMetricsRequest = 19,
+  kSubmit = 16, kCancel = 17, kDrain = 18, kMetricsRequest = 19, kPrefixResync = 20,
   // leader -> coordinator
-  kTokenEvents = 32, kMetricsReply = 33, kReplicaState = 34,
+  kTokenEvents = 32, kMetricsReply = 33, kReplicaState = 34, kPrefixEvents = 35,
   // leader -> follower, follower -> leader
   kStepPlan = 48, kRestoreCommand = 49, kRestoreResult = 50, kStepDone = 51,
   // worker -> store and back

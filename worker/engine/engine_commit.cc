@@ -55,9 +55,9 @@ void Engine::commit_sequence(const ScheduledSequence& scheduled, const float* lo
     const int cached = sequence.cached_device + sequence.cached_store;
     metrics_.add(Metric::kPromptTokens, sequence.prompt_tokens - cached, {{"source", "computed"}});
     metrics_.add(Metric::kPromptTokens, sequence.cached_device, {{"source", "device"}});
-    metrics_.add(Metric::kPromptTokens, sequence.cached_store, {{"source", "store"}});
+    metrics_.add(Metric::kPromptTokens, sequence.cached_store, {{"source", "host"}});
     metrics_.add(Metric::kPrefixHits, sequence.cached_device, {{"tier", "device"}});
-    metrics_.add(Metric::kPrefixHits, sequence.cached_store, {{"tier", "store"}});
+    metrics_.add(Metric::kPrefixHits, sequence.cached_store, {{"tier", "host"}});
   }
   sample_token(sequence, {logits_row, static_cast<size_t>(model_.config().vocab_size)}, &event);
   if (event.finish() != wire::FINISH_NONE) finish(sequence);

@@ -48,7 +48,7 @@ class PrefixRestore(unittest.TestCase):
                 return total(after, name, **labels) - total(before, name, **labels)
 
             self.assertEqual(grown("lowkey_prompt_tokens_total", source="computed"), PROMPT_TOKENS - cached)
-            self.assertEqual(grown("lowkey_prompt_tokens_total", source="store"), cached)
+            self.assertEqual(grown("lowkey_prompt_tokens_total", source="host"), cached)
             self.assertEqual(grown("lowkey_kv_restore_pages_total", outcome="restored"),
                              WORKERS * cached // PAGE_TOKENS)
             self.assertGreater(grown("lowkey_transfer_bytes_total", direction="get"), 0)
