@@ -28,6 +28,21 @@ int bits_at(const PageLayout& layout, const VectorLayout& vector, int feature) {
   return bits;
 }
 
+// Every vector of a page of every kind of rows, encoded and decoded again.
+template <class Check>  // (rows, kind, slabs, vector, decoded [page_tokens][dim])
+void for_each_decoded(const PageLayout& layout, Check&& check) {
+  for (Rows kind : test::kAllRows) {
+    const HeadRows rows(layout, kind);
+    Slabs slabs(layout);
+    encode_page(layout, rows, slabs.view());
+    for (const VectorLayout& v : layout.vectors) {
+      std::vector<float> decoded(static_cast<size_t>(layout.page_tokens) * v.dim);
+      decode_vector(layout, v, slabs.view(), 1, decoded.data());
+      check(rows, kind, slabs, v, decoded);
+    }
+  }
+}
+
 class EveryDtype : public testing::TestWithParam<DType> {};
 INSTANTIATE_TEST_SUITE_P(DTypes, EveryDtype, testing::Values(DType::kF32, DType::kBf16, DType::kF16),
                          [](const auto& info) { return std::string(to_string(info.param)); });
@@ -48,26 +63,20 @@ TEST_P(EveryDtype, EmbeddedErrorIsWithinTheCell) {
   for (const NamedSpec& named : test::all_specs(GetParam())) {
     if (named.name.rfind("embedded", 0) != 0) continue;
     const PageLayout layout = make(named);
-    for (Rows kind : test::kAllRows) {
-      const HeadRows rows(layout, kind);
-      Slabs slabs(layout);
-      encode_page(layout, rows, slabs.view());
-      for (const VectorLayout& v : layout.vectors) {
-        std::vector<float> decoded(static_cast<size_t>(layout.page_tokens) * v.dim);
-        decode_vector(layout, v, slabs.view(), 1, decoded.data());
-        for (int t = 0; t < layout.page_tokens; ++t) {
-          const float norm = slabs.norm(v, t);
-          for (int f = 0; f < v.dim; ++f) {
-            const float x = rows.value(layout, v, t, f), error = decoded[t * v.dim + f] - x;
-            const float u = norm > 0 ? x / norm : 0;
-            ASSERT_LE(std::fabs(u), kEmbeddedEdge) << "nothing is clipped";
-            const float bound = norm > 0 ? norm * embedded_bound(u, bits_at(layout, v, f)) : 0;
-            ASSERT_LE(std::fabs(error), bound + 1e-44f)
-                << named.name << " rows " << static_cast<int>(kind) << " of " << x;
-          }
+    for_each_decoded(layout, [&](const HeadRows& rows, Rows kind, Slabs& slabs, const VectorLayout& v,
+                                 const std::vector<float>& decoded) {
+      for (int t = 0; t < layout.page_tokens; ++t) {
+        const float norm = slabs.norm(v, t);
+        for (int f = 0; f < v.dim; ++f) {
+          const float x = rows.value(layout, v, t, f), error = decoded[t * v.dim + f] - x;
+          const float u = norm > 0 ? x / norm : 0;
+          ASSERT_LE(std::fabs(u), kEmbeddedEdge) << "nothing is clipped";
+          const float bound = norm > 0 ? norm * embedded_bound(u, bits_at(layout, v, f)) : 0;
+          ASSERT_LE(std::fabs(error), bound + 1e-44f)
+              << named.name << " rows " << static_cast<int>(kind) << " of " << x;
         }
       }
-    }
+    });
   }
 }
 
@@ -77,33 +86,27 @@ TEST_P(EveryDtype, AffineErrorIsWithinHalfAStep) {
   for (const NamedSpec& named : test::all_specs(GetParam())) {
     if (named.name.rfind("affine", 0) != 0 || named.spec.num_levels > 1) continue;
     const PageLayout layout = make(named);
-    for (Rows kind : test::kAllRows) {
-      const HeadRows rows(layout, kind);
-      Slabs slabs(layout);
-      encode_page(layout, rows, slabs.view());
-      for (const VectorLayout& v : layout.vectors) {
-        std::vector<float> decoded(static_cast<size_t>(layout.page_tokens) * v.dim);
-        decode_vector(layout, v, slabs.view(), 1, decoded.data());
-        const bool channel = v.axis == ScaleAxis::kChannel;
-        for (int t = 0; t < layout.page_tokens; ++t) {
-          for (int f = 0; f < v.dim; ++f) {
-            float low = INFINITY, high = -INFINITY;
-            for (int i = 0; i < (channel ? layout.page_tokens : v.dim); ++i) {
-              if (i / v.scale_span != (channel ? t : f) / v.scale_span) continue;
-              const float x = rows.value(layout, v, channel ? i : t, channel ? f : i);
-              low = std::min(low, x), high = std::max(high, x);
-            }
-            const float most = static_cast<float>((1 << bits_at(layout, v, f)) - 1),
-                        x = rows.value(layout, v, t, f);
-            const float bound =
-                (high - low) / most / 2 + (std::fabs(low) + high - low) * 0x1.1p-11f + most * 0x1p-24f;
-            ASSERT_LE(std::fabs(decoded[t * v.dim + f] - x), bound)
-                << named.name << " rows " << static_cast<int>(kind) << " of " << x << " in " << low << " "
-                << high;
+    for_each_decoded(layout, [&](const HeadRows& rows, Rows kind, Slabs&, const VectorLayout& v,
+                                 const std::vector<float>& decoded) {
+      const bool channel = v.axis == ScaleAxis::kChannel;
+      for (int t = 0; t < layout.page_tokens; ++t) {
+        for (int f = 0; f < v.dim; ++f) {
+          float low = INFINITY, high = -INFINITY;
+          for (int i = 0; i < (channel ? layout.page_tokens : v.dim); ++i) {
+            if (i / v.scale_span != (channel ? t : f) / v.scale_span) continue;
+            const float x = rows.value(layout, v, channel ? i : t, channel ? f : i);
+            low = std::min(low, x), high = std::max(high, x);
           }
+          const float most = static_cast<float>((1 << bits_at(layout, v, f)) - 1),
+                      x = rows.value(layout, v, t, f);
+          const float bound =
+              (high - low) / most / 2 + (std::fabs(low) + high - low) * 0x1.1p-11f + most * 0x1p-24f;
+          ASSERT_LE(std::fabs(decoded[t * v.dim + f] - x), bound)
+              << named.name << " rows " << static_cast<int>(kind) << " of " << x << " in " << low << " "
+              << high;
         }
       }
-    }
+    });
   }
 }
 
@@ -111,16 +114,10 @@ TEST_P(EveryDtype, FullPlanesAreBitExact) {
   for (const NamedSpec& named : test::all_specs(GetParam())) {
     if (named.name != "full" && named.name != "full_ragged") continue;
     const PageLayout layout = make(named);
-    for (Rows kind : test::kAllRows) {
-      const HeadRows rows(layout, kind);
-      Slabs slabs(layout);
-      encode_page(layout, rows, slabs.view());
-      for (const VectorLayout& v : layout.vectors) {
-        std::vector<float> decoded(static_cast<size_t>(layout.page_tokens) * v.dim);
-        decode_vector(layout, v, slabs.view(), 1, decoded.data());
-        for (size_t i = 0; i < decoded.size(); ++i) ASSERT_EQ(decoded[i], rows.values[v.head][i]);
-      }
-    }
+    for_each_decoded(layout, [&](const HeadRows& rows, Rows, Slabs&, const VectorLayout& v,
+                                 const std::vector<float>& decoded) {
+      for (size_t i = 0; i < decoded.size(); ++i) ASSERT_EQ(decoded[i], rows.values[v.head][i]);
+    });
   }
 }
 

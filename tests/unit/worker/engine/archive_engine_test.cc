@@ -6,7 +6,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/unit/worker/engine/engine_replica.h"
-#include "tests/unit/worker/model/golden.h"
+#include "tests/unit/worker/engine/stories260k.h"
 
 namespace lowkey::worker {
 namespace {
@@ -54,16 +54,8 @@ struct Case {
 class ArchiveEngine : public ::testing::TestWithParam<int> {
  protected:
   void SetUp() override {
-    dir_ = testing::shared_data() / "models" / "stories260K-hf";
-    const auto reference = testing::shared_data() / "models" / "stories260K" / "greedy_reference.json";
-    if (!std::filesystem::exists(dir_) || !std::filesystem::exists(reference))
-      GTEST_SKIP() << "stories260K: " << dir_.string() << " or its greedy_reference.json is absent";
-    const auto golden = testing::read_json(reference);
-    for (const auto& item : golden.at("cases").as_array()) {
-      Tokens text = testing::ids(item.at("tokens_after_bos"));
-      text.insert(text.begin(), 1);
-      texts_.push_back(std::move(text));
-    }
+    if (!stories_.read())
+      GTEST_SKIP() << "stories260K: " << stories_.model.string() << " or its reference is absent";
   }
 
   EngineReplicaOptions options(int ranks,
@@ -73,9 +65,9 @@ class ArchiveEngine : public ::testing::TestWithParam<int> {
     options.kv_bytes = (16 << 20) / ranks;
     options.spec = exact();
     options.archive = archive;
-    const ModelConfig config = std::move(ModelConfig::read(dir_)).value();
+    const ModelConfig config = std::move(ModelConfig::read(stories_.model)).value();
     auto backends = std::make_shared<std::vector<std::unique_ptr<kernels::Backend>>>();
-    options.model = [dir = dir_, config, backends](int rank, int ranks) {
+    options.model = [dir = stories_.model, config, backends](int rank, int ranks) {
       backends->push_back(kernels::make_cpu_backend({.dtype = kernels::DType::kF32, .threads = 1}));
       return std::move(Model::load(dir, config, rank, ranks, *backends->back())).value();
     };
@@ -85,7 +77,7 @@ class ArchiveEngine : public ::testing::TestWithParam<int> {
 
   // The first `prompt` tokens of a reference text, and its next ones.
   Case cut(size_t text, int prompt, int max_tokens) const {
-    const Tokens& all = texts_[text % texts_.size()];
+    const Tokens& all = stories_.texts[text % stories_.texts.size()];
     const int end = std::min<int>(prompt + max_tokens, static_cast<int>(all.size()));
     return {Tokens(all.begin(), all.begin() + prompt), end - prompt,
             Tokens(all.begin() + prompt, all.begin() + end)};
@@ -147,8 +139,7 @@ class ArchiveEngine : public ::testing::TestWithParam<int> {
     EXPECT_GT(recomputed, 64 * preemptions) << "some of the answers, too";
   }
 
-  std::filesystem::path dir_;
-  std::vector<Tokens> texts_;  // BOS first
+  testing::Stories260K stories_;
 };
 
 TEST_P(ArchiveEngine, KeepingEverythingInFullWidthIsTheReference) {

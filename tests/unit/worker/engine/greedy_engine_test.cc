@@ -6,7 +6,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/unit/worker/engine/engine_replica.h"
-#include "tests/unit/worker/model/golden.h"
+#include "tests/unit/worker/engine/stories260k.h"
 
 namespace lowkey::worker {
 namespace {
@@ -20,17 +20,8 @@ struct Case {
 class GreedyEngine : public ::testing::TestWithParam<int> {
  protected:
   void SetUp() override {
-    dir_ = testing::shared_data() / "models" / "stories260K-hf";
-    const auto reference = testing::shared_data() / "models" / "stories260K" / "greedy_reference.json";
-    if (!std::filesystem::exists(dir_) || !std::filesystem::exists(reference))
-      GTEST_SKIP() << "stories260K: " << dir_.string() << " or its greedy_reference.json is absent";
-    const auto golden = testing::read_json(reference);
-    for (const auto& item : golden.at("cases").as_array()) {
-      Tokens text = testing::ids(item.at("tokens_after_bos"));
-      text.insert(text.begin(), 1);
-      texts_.push_back(std::move(text));
-      prompt_sizes_.push_back(item.at("prompt_ids").as_array().size());
-    }
+    if (!stories_.read())
+      GTEST_SKIP() << "stories260K: " << stories_.model.string() << " or its reference is absent";
   }
 
   EngineReplicaOptions options() const {
@@ -38,9 +29,9 @@ class GreedyEngine : public ::testing::TestWithParam<int> {
     options.ranks = GetParam();
     options.kv_bytes = (16 << 20) / GetParam();
     options.engine.max_waiting = 1000;
-    const ModelConfig config = std::move(ModelConfig::read(dir_)).value();
+    const ModelConfig config = std::move(ModelConfig::read(stories_.model)).value();
     auto backends = std::make_shared<std::vector<std::unique_ptr<kernels::Backend>>>();
-    options.model = [dir = dir_, config, backends](int rank, int ranks) {
+    options.model = [dir = stories_.model, config, backends](int rank, int ranks) {
       backends->push_back(kernels::make_cpu_backend({.dtype = kernels::DType::kF32, .threads = 1}));
       return std::move(Model::load(dir, config, rank, ranks, *backends->back())).value();
     };
@@ -49,7 +40,7 @@ class GreedyEngine : public ::testing::TestWithParam<int> {
 
   // The rest of a reference text, from a prompt that is its first `prompt` tokens.
   Case cut(size_t text, size_t prompt, size_t limit = 1000) const {
-    const Tokens& all = texts_[text];
+    const Tokens& all = stories_.texts[text];
     const size_t end = std::min(all.size(), prompt + limit);
     return {Tokens(all.begin(), all.begin() + prompt), Tokens(all.begin() + prompt, all.begin() + end)};
   }
@@ -71,21 +62,19 @@ class GreedyEngine : public ::testing::TestWithParam<int> {
     std::mt19937 random(seed);
     std::vector<Case> cases;
     for (int i = 0; i < count; ++i) {
-      const size_t text = random() % texts_.size();
-      cases.push_back(cut(text, 1 + random() % (texts_[text].size() - 30), 4 + random() % 24));
+      const size_t text = random() % stories_.texts.size();
+      cases.push_back(cut(text, 1 + random() % (stories_.texts[text].size() - 30), 4 + random() % 24));
     }
     return cases;
   }
 
-  std::filesystem::path dir_;
-  std::vector<Tokens> texts_;  // BOS first
-  std::vector<size_t> prompt_sizes_;
+  testing::Stories260K stories_;
 };
 
 TEST_P(GreedyEngine, WholeTextsAloneAndTogether) {
   EngineReplica replica(options());
   std::vector<Case> cases;
-  for (size_t i = 0; i < texts_.size(); ++i) cases.push_back(cut(i, prompt_sizes_[i]));
+  for (size_t i = 0; i < stories_.texts.size(); ++i) cases.push_back(cut(i, stories_.prompt_sizes[i]));
   expect_all(replica, {cases[2]});
   expect_all(replica, cases);
 }
@@ -105,7 +94,7 @@ TEST_P(GreedyEngine, UnderForcedPreemption) {
   o.kv_bytes = (480 << 10) / GetParam();  // room for one whole text
   EngineReplica replica(o);
   std::vector<Case> cases;
-  for (size_t i = 0; i < 6; ++i) cases.push_back(cut(i % texts_.size(), 20 + 10 * i, 120));
+  for (size_t i = 0; i < 6; ++i) cases.push_back(cut(i % stories_.texts.size(), 20 + 10 * i, 120));
   expect_all(replica, cases);
   EXPECT_GT(replica.metric(0, "lowkey_num_preemptions_total"), 0);
 }
