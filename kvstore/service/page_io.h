@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/hash128.h"
 #include "base/result.h"
@@ -23,10 +24,30 @@ struct PageWrite {
 };
 
 // Memory of a page to be filled from a store. Written only between restore() and its `done`, with verified
-// bytes.
+// bytes. A slab that is not wanted is empty: some levels of a page can be fetched, and others later.
 struct PageRead {
   Hash128 identity;  // rank slice mixed in
   std::array<std::span<std::byte>, kernels::kMaxSlabs> slabs;
+};
+
+struct RestoreOptions {
+  bool gaps = false;  // goes on behind a page that cannot be had; otherwise it ends there
+};
+
+enum class PageSource : uint8_t {  // as in wire::RestoreResult
+  kNone = 0,                       // not in place
+  kHost = 1,
+  kDisk = 2,
+};
+
+// What became of one restore.
+struct RestoreReport {
+  std::vector<PageSource> sources;  // one per page asked for
+  size_t restored = 0;              // the leading run that is in place
+  uint64_t bytes = 0;               // of the pages in place, as they travelled
+  double seconds = 0;               // from the lookup to the last byte in place
+  bool lossy = false;               // came back through a spill format that rounds: coarse at all levels
+  std::string reason;               // why the first page that is not in place is not; empty: all are
 };
 
 // The pages of one spill(), by what became of them.

@@ -42,7 +42,7 @@ struct StoreSet::Restore {
   TimePoint begin = Clock::now();
   std::map<StoreClient*, Part> parts;
   size_t parts_left = 0;
-  std::function<void(size_t, std::string)> done;
+  std::function<void(const RestoreReport&)> done;
 };
 
 StoreSet::StoreSet(boost::asio::io_context& io, transport::DataPlane& data, monitoring::Metrics& metrics,
@@ -131,8 +131,8 @@ void StoreSet::count(monitoring::Metrics& metrics, const SpillOutcome& outcome) 
   add("failed", outcome.failed);
 }
 
-void StoreSet::restore(std::vector<PageRead> pages, Deadline deadline,
-                       std::function<void(size_t, std::string)> done) {
+void StoreSet::restore(std::vector<PageRead> pages, const RestoreOptions&, Deadline deadline,
+                       std::function<void(const RestoreReport&)> done) {
   auto restore = std::make_shared<Restore>();
   restore->num_pages = pages.size();
   restore->done = std::move(done);
@@ -173,7 +173,12 @@ void StoreSet::finish(monitoring::Metrics& metrics, const Restore& restore) {
   add("corrupt", corrupt);
   add(end.end == RestoreEnd::kFailed ? "failed" : "miss", rest - corrupt);
   if (restored > 0) metrics.observe(Metric::kRestoreSeconds, seconds(Clock::now() - restore.begin));
-  restore.done(restored, end.reason);
+  RestoreReport report{.restored = restored,
+                       .seconds = seconds(Clock::now() - restore.begin),
+                       .reason = end.reason};
+  report.sources.resize(restore.num_pages, PageSource::kNone);
+  std::fill_n(report.sources.begin(), restored, PageSource::kHost);
+  restore.done(report);
 }
 
 }  // namespace lowkey::kvstore

@@ -37,10 +37,11 @@ class StoreSet {
 
   // Each page to its store. `done` may be empty; exactly once otherwise, possibly before spill() returns.
   void spill(std::vector<PageWrite> pages, Deadline deadline, std::function<void(const SpillOutcome&)> done);
-  // Fills the pages in order up to the first that cannot be had. `done(n, reason)`: the first n are in place;
-  // `reason` says why not more. Targets behind them may have been written too.
-  void restore(std::vector<PageRead> pages, Deadline deadline,
-               std::function<void(size_t restored, std::string reason)> done);
+  // Fills the wanted slabs of the pages, in order. A page of which a wanted slab cannot be had is a miss, which
+  // ends the restore unless it may have gaps; targets of pages that are reported missing may have been written.
+  // `done` exactly once, possibly before restore() returns.
+  void restore(std::vector<PageRead> pages, const RestoreOptions& options, Deadline deadline,
+               std::function<void(const RestoreReport&)> done);
 
  private:
   struct Restore;

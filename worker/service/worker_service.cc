@@ -83,7 +83,9 @@ void WorkerService::restore(std::vector<RestoreTarget> targets,
   std::vector<kvstore::PageRead> reads;
   reads.reserve(targets.size());
   for (const RestoreTarget& target : targets) reads.push_back({target.identity, target.slabs});
-  stores_->restore(std::move(reads), Deadline::in(options_.transfer_deadline), std::move(done));
+  stores_->restore(
+      std::move(reads), {}, Deadline::in(options_.transfer_deadline),
+      [done = std::move(done)](const kvstore::RestoreReport& report) { done(report.restored, report.reason); });
 }
 
 }  // namespace lowkey::worker

@@ -194,8 +194,8 @@ class WorkerProcess : public Process {
   std::future<Restored> start_restore(std::vector<PageRead> pages, Duration patience = kPatience) {
     auto promise = std::make_shared<std::promise<Restored>>();
     boost::asio::post(io, [this, promise, pages = std::move(pages), patience]() mutable {
-      set->restore(std::move(pages), Deadline::in(patience), [promise](size_t n, std::string reason) {
-        promise->set_value({n, std::move(reason)});
+      set->restore(std::move(pages), {}, Deadline::in(patience), [promise](const RestoreReport& report) {
+        promise->set_value({report.restored, report.reason});
       });
     });
     return promise->get_future();
