@@ -31,6 +31,8 @@ enum class MessageType : uint16_t {
   kHello = 1, kHelloReply = 2, kHelloProof = 3, kWelcome = 4, kHeartbeat = 5, kGoodbye = 6,
   // coordinator -> leader
   kSubmit = 16, kCancel = 17, kDrain = 18, kMetricsRequest = 19, kPrefixResync = 20,
+  // membership: wire/lowkey.proto says who sends which
+  kJoin = 24, kJoined = 25, kIntroduce = 26, kStores = 27, kLeave = 28,
   // leader -> coordinator
   kTokenEvents = 32, kMetricsReply = 33, kReplicaState = 34, kPrefixEvents = 35,
   // leader -> follower, follower -> leader
@@ -66,6 +68,7 @@ struct ControlOptions {
   PeerInfo self;
   std::string cluster_secret;               // >= 16 bytes
   std::string listen_host = "127.0.0.1";    // address the control port is bound to
+  uint16_t listen_port = 0;                 // 0: any free one
   Duration heartbeat_interval = std::chrono::seconds(1);
   int missed_heartbeats = 3;
   Duration handshake_deadline = std::chrono::seconds(5);

@@ -22,6 +22,8 @@ void warn_without_recovery(int size) {
 
 Result<std::unique_ptr<MpiRuntime>> MpiRuntime::start() {
   int given = MPI_THREAD_SINGLE;
+  // Without mpirun, Open MPI would start a daemon of its own beside this process, which needs none.
+  setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
   // Serialized, not funneled: the step thread makes the calls, the main thread starts and ends.
   LOWKEY_TRY(mpi_status(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given), "MPI_Init"));
   std::unique_ptr<MpiRuntime> runtime(new MpiRuntime());

@@ -168,9 +168,10 @@ void UcxLink::hang_up() {
 // ---- provider ----
 
 Result<std::unique_ptr<UcxLinkProvider>> UcxLinkProvider::create(std::shared_ptr<UcxHub> hub,
-                                                                 const std::string& listen_host) {
+                                                                 const std::string& listen_host,
+                                                                 uint16_t listen_port) {
   std::unique_ptr<UcxLinkProvider> provider(new UcxLinkProvider(hub));
-  LOWKEY_ASSIGN(address, resolve(listen_host, 0));
+  LOWKEY_ASSIGN(address, resolve(listen_host, listen_port));
   LOWKEY_ASSIGN(listener, Listener::create(
                               hub->worker(), address,
                               [self = provider.get()](ucp_conn_request_h request, const std::string& client) {

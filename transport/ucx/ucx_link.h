@@ -74,7 +74,8 @@ class UcxLink final : public Link, public std::enable_shared_from_this<UcxLink> 
 class UcxLinkProvider final : public LinkProvider {
  public:
   static Result<std::unique_ptr<UcxLinkProvider>> create(std::shared_ptr<UcxHub> hub,
-                                                         const std::string& listen_host);
+                                                         const std::string& listen_host,
+                                                         uint16_t listen_port);
   ~UcxLinkProvider() override;  // after the links were closed: sees to it that the peers learn of it
 
   std::string address() const override { return address_; }

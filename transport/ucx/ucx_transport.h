@@ -13,7 +13,7 @@ struct UcxTransport {
   std::unique_ptr<DataPlane> data;
 };
 
-// Listens at options.listen_host on a port of the system's choice. Uses the network devices of that address
+// Listens at options.listen_host and listen_port (0: of the system's choice). Uses the network devices of that address
 // only, unless UCX_NET_DEVICES or UCX_TLS say otherwise. The planes go before the io_context, on its thread
 // or after it has stopped.
 //
