@@ -48,10 +48,8 @@ class EventLog {
     if (const auto* problem = object.if_contains("error"))
       return fail("stream_error", json::serialize(*problem));
     if (has_text(object)) token();
-    if (const auto* usage = object.if_contains("usage"); usage && usage->is_object()) {
-      prompt_tokens_ = number(usage->get_object(), "prompt_tokens");
-      output_tokens_ = number(usage->get_object(), "completion_tokens");
-    }
+    if (const auto* usage = object.if_contains("usage"); usage && usage->is_object())
+      read(usage->get_object());
   }
   void fail(std::string kind, std::string detail) {
     if (outcome_.error.empty())
@@ -62,7 +60,6 @@ class EventLog {
     outcome_.to_last = Clock::now() - sent_;
     if (!done_) fail("disconnect", "the stream ended without [DONE]");
     if (outcome_.to_first == Duration{}) outcome_.to_first = outcome_.to_last;  // an answer without text
-    outcome_.prompt_tokens = prompt_tokens_;
     outcome_.output_tokens = output_tokens_ ? output_tokens_ : events_;  // no usage: about one token an event
     return std::move(outcome_);
   }
@@ -72,6 +69,18 @@ class EventLog {
     const auto* value = object.if_contains(name);
     return value && value->is_int64() && value->get_int64() > 0 ? static_cast<uint64_t>(value->get_int64())
                                                                 : 0;
+  }
+  void read(const json::object& usage) {
+    outcome_.prompt_tokens = number(usage, "prompt_tokens");
+    output_tokens_ = number(usage, "completion_tokens");
+    const auto* details = usage.if_contains("prompt_tokens_details");
+    if (!details || !details->is_object()) return;
+    outcome_.cached.all = number(details->get_object(), "cached_tokens");
+    const auto* tiers = details->get_object().if_contains("cached_tokens_by_tier");
+    if (!tiers || !tiers->is_object()) return;
+    outcome_.cached.device = number(tiers->get_object(), "device");
+    outcome_.cached.host = number(tiers->get_object(), "host");
+    outcome_.cached.disk = number(tiers->get_object(), "disk");
   }
   static bool has_text(const json::object& object) {
     const auto* choices = object.if_contains("choices");
@@ -95,7 +104,7 @@ class EventLog {
   RequestOutcome outcome_;
   TimePoint sent_, last_;
   bool done_ = false;
-  uint64_t events_ = 0, prompt_tokens_ = 0, output_tokens_ = 0;
+  uint64_t events_ = 0, output_tokens_ = 0;
 };
 
 }  // namespace
@@ -139,14 +148,17 @@ struct BenchClient::Impl {
     if (!options.api_key.empty()) request.set(http::field::authorization, "Bearer " + options.api_key);
   }
 
-  http::request<http::string_body> make_request(const std::string& prompt, int output_tokens) {
+  http::request<http::string_body> make_request(const BenchPrompt& prompt, int output_tokens) {
     json::object body{{"model", options.model}, {"max_tokens", output_tokens},
                       {"temperature", 0},       {"ignore_eos", true},
                       {"stream", true},         {"stream_options", {{"include_usage", true}}}};
-    if (options.chat)
-      body["messages"] = json::array{json::object{{"role", "user"}, {"content", prompt}}};
+    if (const auto* tokens = std::get_if<std::vector<int32_t>>(&prompt))
+      body["prompt"] = json::value_from(*tokens);
+    else if (options.chat)
+      body["messages"] =
+          json::array{json::object{{"role", "user"}, {"content", std::get<std::string>(prompt)}}};
     else
-      body["prompt"] = prompt;
+      body["prompt"] = std::get<std::string>(prompt);
     auto path = options.server.prefix + (options.chat ? "/v1/chat/completions" : "/v1/completions");
     http::request<http::string_body> request(http::verb::post, path, 11, json::serialize(body));
     set_headers(request);
@@ -198,7 +210,7 @@ asio::awaitable<Result<std::string>> BenchClient::get(std::string path) {
   co_return std::move(response.body());
 }
 
-asio::awaitable<RequestOutcome> BenchClient::stream(std::string prompt, int output_tokens) {
+asio::awaitable<RequestOutcome> BenchClient::stream(BenchPrompt prompt, int output_tokens) {
   auto& c = *impl_;
   auto failed = [&](std::string kind, std::string detail) {
     c.close();

@@ -5,12 +5,16 @@
 #include <boost/asio/io_context.hpp>
 #include <memory>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "base/deadline.h"
 #include "cli/bench_options.h"
 #include "cli/bench_stats.h"
 
 namespace lowkey::cli {
+
+using BenchPrompt = std::variant<std::string, std::vector<int32_t>>;  // text or token ids (completions only)
 
 class BenchClient {
  public:
@@ -21,7 +25,7 @@ class BenchClient {
   boost::asio::awaitable<Result<std::string>> get(std::string path);
 
   // Sends one streamed request and reads its events to the end. Failures are in the outcome.
-  boost::asio::awaitable<RequestOutcome> stream(std::string prompt, int output_tokens);
+  boost::asio::awaitable<RequestOutcome> stream(BenchPrompt prompt, int output_tokens);
 
  private:
   struct Impl;

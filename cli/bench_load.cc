@@ -29,15 +29,21 @@ Duration to_duration(double seconds) {
 
 class Load {
  public:
-  Load(const BenchOptions& options, double words_per_token, bool progress)
-      : options_(options), words_per_token_(words_per_token), progress_(progress), random_(options.seed) {}
+  Load(const BenchOptions& options, const Trace& trace, double words_per_token, bool progress)
+      : options_(options),
+        trace_(trace),
+        words_per_token_(words_per_token),
+        progress_(progress),
+        random_(options.seed) {}
 
   BenchStats run() {
     begin_ = Clock::now();
     interrupts_.async_wait([this](auto error, int) {
       if (!error) interrupted_ = true, alarm_.cancel();
     });
-    if (options_.rate > 0) {
+    if (!trace_.requests.empty()) {
+      spawn(replay());
+    } else if (options_.rate > 0) {
       spawn(open_loop());
     } else {
       for (int i = 0; i < options_.concurrency; ++i) spawn(closed_loop());
@@ -68,12 +74,19 @@ class Load {
     return issued_++;
   }
 
-  asio::awaitable<bool> send(BenchClient& client, uint64_t request) {
+  struct Question {
+    BenchPrompt prompt;
+    int output_tokens = 1;
+  };
+  Question synthetic(uint64_t request) {
     int words =
         std::max(1, static_cast<int>(std::lround(options_.prompt_tokens.draw(random_) * words_per_token_)));
-    int output_tokens = options_.output_tokens.draw(random_);
+    return {synthetic_prompt(options_.seed, request, words), options_.output_tokens.draw(random_)};
+  }
+
+  asio::awaitable<bool> send(BenchClient& client, Question question) {
     ++in_flight_;
-    auto outcome = co_await client.stream(synthetic_prompt(options_.seed, request, words), output_tokens);
+    auto outcome = co_await client.stream(std::move(question.prompt), question.output_tokens);
     --in_flight_;
     stats_.add(outcome);
     last_answer_ = Clock::now();
@@ -84,7 +97,7 @@ class Load {
     BenchClient client(io_, options_);
     asio::steady_timer pause(io_);
     while (auto request = next_request()) {
-      if (co_await send(client, *request)) continue;
+      if (co_await send(client, synthetic(*request))) continue;
       pause.expires_after(milliseconds(100));  // a server that refuses at once shall not be hammered
       co_await pause.async_wait(asio::as_tuple(asio::use_awaitable));
     }
@@ -95,21 +108,34 @@ class Load {
     auto arrival = begin_;
     while (auto request = next_request()) {
       arrival += to_duration(gap(random_));
-      alarm_.expires_at(arrival);
-      co_await alarm_.async_wait(asio::as_tuple(asio::use_awaitable));
+      co_await wait_until(arrival);
       if (interrupted_) break;
-      if (in_flight_ >= kMaxInFlight) {
-        RequestOutcome refused;
-        refused.error = "client_limit";
-        refused.detail = fmt::format("{} requests are in flight", kMaxInFlight);
-        stats_.add(refused);
-      } else {
-        spawn(pooled(*request));
-      }
+      arrive(synthetic(*request));
     }
   }
 
-  asio::awaitable<void> pooled(uint64_t request) {
+  asio::awaitable<void> replay() {
+    for (const auto& request : trace_.requests) {
+      co_await wait_until(begin_ + request.at);
+      if (interrupted_) break;
+      arrive({trace_prompt(trace_, request), request.output_tokens});
+    }
+  }
+
+  asio::awaitable<void> wait_until(TimePoint time) {
+    alarm_.expires_at(time);
+    co_await alarm_.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
+
+  void arrive(Question question) {
+    if (in_flight_ < kMaxInFlight) return spawn(pooled(std::move(question)));
+    RequestOutcome refused;
+    refused.error = "client_limit";
+    refused.detail = fmt::format("{} requests are in flight", kMaxInFlight);
+    stats_.add(refused);
+  }
+
+  asio::awaitable<void> pooled(Question question) {
     std::unique_ptr<BenchClient> client;
     if (idle_.empty()) {
       client = std::make_unique<BenchClient>(io_, options_);
@@ -117,7 +143,7 @@ class Load {
       client = std::move(idle_.back());
       idle_.pop_back();
     }
-    co_await send(*client, request);
+    co_await send(*client, std::move(question));
     idle_.push_back(std::move(client));
   }
 
@@ -127,7 +153,8 @@ class Load {
       co_await tick_.async_wait(asio::as_tuple(asio::use_awaitable));
       double passed = seconds(Clock::now() - begin_);
       auto finished = stats_.answered + stats_.failed;
-      double share = options_.requests > 0 ? static_cast<double>(finished) / options_.requests : 0;
+      auto all = trace_.requests.empty() ? static_cast<uint64_t>(options_.requests) : trace_.requests.size();
+      double share = all > 0 ? static_cast<double>(finished) / static_cast<double>(all) : 0;
       if (options_.duration_seconds > 0) share = std::max(share, passed / options_.duration_seconds);
       int filled = static_cast<int>(std::lround(30 * std::min(share, 1.0)));
       auto line =
@@ -140,6 +167,7 @@ class Load {
   }
 
   const BenchOptions& options_;
+  const Trace& trace_;  // without requests: a synthetic load
   const double words_per_token_;
   const bool progress_;
   asio::io_context io_{1};
@@ -197,12 +225,17 @@ Result<double> probe(const BenchOptions& options) {
 }  // namespace
 
 Result<BenchStats> run_bench(BenchOptions& options, bool progress) {
+  Trace trace;
+  if (!options.trace.file.empty()) {
+    LOWKEY_ASSIGN(read, Trace::read(options.trace));
+    trace = std::move(read);
+  }
   if (options.model.empty()) {
     LOWKEY_ASSIGN(model, first_model(options));
     options.model = model;
   }
   LOWKEY_ASSIGN(words_per_token, probe(options));
-  return Load(options, words_per_token, progress).run();
+  return Load(options, trace, words_per_token, progress).run();
 }
 
 }  // namespace lowkey::cli

@@ -7,9 +7,9 @@
 
 namespace lowkey::cli {
 
-// Asks the server for its model when none is named (kept in `options`), sends one request to learn how many
-// tokens a word has (it also reaches whatever is wrong before the load does), then runs. SIGINT ends early,
-// with what there is.
+// Reads the trace, if there is one, asks the server for its model when none is named (kept in `options`),
+// sends one request to learn how many tokens a word has (it also reaches whatever is wrong before the load
+// does), then runs. SIGINT ends early, with what there is.
 Result<BenchStats> run_bench(BenchOptions& options, bool progress);
 
 }  // namespace lowkey::cli

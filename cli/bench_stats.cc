@@ -54,6 +54,7 @@ double DurationHistogram::percentile(double percent) const {
 void BenchStats::add(const RequestOutcome& outcome) {
   prompt_tokens += outcome.prompt_tokens;
   output_tokens += outcome.output_tokens;
+  cached += outcome.cached;
   if (!outcome.error.empty()) {
     ++failed;
     ++errors[outcome.error];
@@ -66,6 +67,10 @@ void BenchStats::add(const RequestOutcome& outcome) {
   for (auto gap : outcome.gaps) between_tokens.add(lowkey::seconds(gap));
 }
 
+double BenchStats::hit_rate() const {
+  return prompt_tokens > 0 ? static_cast<double>(cached.all) / static_cast<double>(prompt_tokens) : 0;
+}
+
 std::string BenchStats::text() const {
   auto rate = [&](uint64_t n) { return seconds > 0 ? static_cast<double>(n) / seconds : 0; };
   std::string out =
@@ -73,6 +78,11 @@ std::string BenchStats::text() const {
                   failed, seconds, rate(answered));
   out += fmt::format("tokens                {} in ({:.1f}/s), {} out ({:.1f}/s)\n", prompt_tokens,
                      rate(prompt_tokens), output_tokens, rate(output_tokens));
+  if (cached.all > 0) {
+    out +=
+        fmt::format("cached prompt tokens  {} ({:.1f} %): {} on the device, {} in host memory, {} on disk\n",
+                    cached.all, 100 * hit_rate(), cached.device, cached.host, cached.disk);
+  }
   out += fmt::format("{:<22}{:>10}{:>10}{:>10}{:>10}{:>10}\n", "milliseconds", "mean", "p50", "p90", "p99",
                      "max");
   out += row("to first token", to_first_token) + row("between tokens", between_tokens) +
@@ -88,28 +98,39 @@ std::string BenchStats::json(const BenchOptions& options) const {
   auto lengths = [](const LengthDistribution& d) { return boost::json::array{d.least, d.most}; };
   boost::json::object kinds;
   for (const auto& [kind, count] : errors) kinds[kind] = count;
-  boost::json::object load{{"endpoint", options.chat ? "chat" : "completions"},
-                           {"model", options.model},
-                           {"prompt_tokens", lengths(options.prompt_tokens)},
-                           {"output_tokens", lengths(options.output_tokens)},
-                           {"seed", options.seed}};
-  if (options.rate > 0)
-    load["rate"] = options.rate;
-  else
-    load["concurrency"] = options.concurrency;
-  boost::json::object report{{"load", std::move(load)},
-                             {"duration_seconds", seconds},
-                             {"requests_answered", answered},
-                             {"requests_failed", failed},
-                             {"requests_per_second", rate(answered)},
-                             {"prompt_tokens", prompt_tokens},
-                             {"output_tokens", output_tokens},
-                             {"prompt_tokens_per_second", rate(prompt_tokens)},
-                             {"output_tokens_per_second", rate(output_tokens)},
-                             {"to_first_token_seconds", to_json(to_first_token)},
-                             {"between_tokens_seconds", to_json(between_tokens)},
-                             {"whole_request_seconds", to_json(whole_request)},
-                             {"errors", std::move(kinds)}};
+  boost::json::object load{{"endpoint", options.chat ? "chat" : "completions"}, {"model", options.model}};
+  if (const auto& trace = options.trace; !trace.file.empty()) {
+    load["trace"] = {{"file", trace.file},
+                     {"speed", trace.speed},
+                     {"tokens", trace.tokens},
+                     {"skip", trace.skip},
+                     {"requests", trace.requests}};
+  } else {
+    load["prompt_tokens"] = lengths(options.prompt_tokens);
+    load["output_tokens"] = lengths(options.output_tokens);
+    load["seed"] = options.seed;
+    if (options.rate > 0)
+      load["rate"] = options.rate;
+    else
+      load["concurrency"] = options.concurrency;
+  }
+  boost::json::object report{
+      {"load", std::move(load)},
+      {"duration_seconds", seconds},
+      {"requests_answered", answered},
+      {"requests_failed", failed},
+      {"requests_per_second", rate(answered)},
+      {"prompt_tokens", prompt_tokens},
+      {"output_tokens", output_tokens},
+      {"prompt_tokens_per_second", rate(prompt_tokens)},
+      {"output_tokens_per_second", rate(output_tokens)},
+      {"cached_tokens", cached.all},
+      {"cached_tokens_by_tier", {{"device", cached.device}, {"host", cached.host}, {"disk", cached.disk}}},
+      {"hit_rate", hit_rate()},
+      {"to_first_token_seconds", to_json(to_first_token)},
+      {"between_tokens_seconds", to_json(between_tokens)},
+      {"whole_request_seconds", to_json(whole_request)},
+      {"errors", std::move(kinds)}};
   return boost::json::serialize(report);
 }
 

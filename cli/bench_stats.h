@@ -29,6 +29,17 @@ class DurationHistogram {
   double sum_ = 0, least_ = 0, most_ = 0;
 };
 
+// Prompt tokens that the server did not compute again, as its usage says. Not every server says where they
+// lay.
+struct CachedTokens {
+  uint64_t all = 0, device = 0, host = 0, disk = 0;
+
+  CachedTokens& operator+=(const CachedTokens& more) {
+    all += more.all, device += more.device, host += more.host, disk += more.disk;
+    return *this;
+  }
+};
+
 // One request, from just before it was sent.
 struct RequestOutcome {
   std::string error;           // kind ("connect", "http_429", "timeout", ...); empty: answered in full
@@ -37,16 +48,19 @@ struct RequestOutcome {
   Duration to_last{};          // to the end of the stream
   std::vector<Duration> gaps;  // between events that carry text
   uint64_t prompt_tokens = 0, output_tokens = 0;
+  CachedTokens cached;
 };
 
 struct BenchStats {
   DurationHistogram to_first_token, between_tokens, whole_request;
   uint64_t answered = 0, failed = 0, prompt_tokens = 0, output_tokens = 0;
+  CachedTokens cached;
   std::map<std::string, uint64_t> errors;          // kind -> count
   std::map<std::string, std::string> error_lines;  // kind -> the first detail
   double seconds = 0;                              // first request sent to last answer
 
   void add(const RequestOutcome& outcome);
+  double hit_rate() const;  // cached share of the prompt tokens
   std::string text() const;
   std::string json(const BenchOptions& options) const;
 };

@@ -6,7 +6,9 @@ import subprocess
 import tempfile
 import unittest
 
-from support.cluster import Cluster, binary
+from support.cluster import ROOT, Cluster, binary
+
+TRACES = ROOT / "tests" / "golden" / "trace"
 
 
 class Bench(unittest.TestCase):
@@ -42,6 +44,32 @@ class Bench(unittest.TestCase):
         self.assertEqual(report["requests_failed"], 0, done.stdout + done.stderr)
         self.assertGreaterEqual(report["duration_seconds"], 1.5)
         self.assertGreater(report["requests_answered"], 2)
+
+    def test_replays_a_trace_with_its_prefixes(self):
+        flags = ["--trace", TRACES / "mooncake.jsonl", "--trace-speed", "2", "--trace-tokens", "0.25"]
+        done, first = self.bench(*flags)
+        self.assertEqual((first["requests_answered"], first["requests_failed"]), (5, 0), done.stdout + done.stderr)
+        self.assertEqual(first["prompt_tokens"], 2 * 325 + 256 + 425 + 129)
+        self.assertEqual(first["output_tokens"], 2 * 16 + 8 + 1 + 125)
+        self.assertGreaterEqual(first["duration_seconds"], 0.5)
+        self.assertGreater(first["cached_tokens"], 0, "the last request repeats the first")
+        done, second = self.bench(*flags)
+        self.assertGreater(second["hit_rate"], 0.8, done.stdout)
+        self.assertGreater(second["hit_rate"], first["hit_rate"])
+
+    def test_replays_a_table_of_lengths(self):
+        done, report = self.bench("--trace", TRACES / "azure.csv", "--trace-skip", "1", "--trace-speed", "4")
+        self.assertEqual((report["requests_answered"], report["prompt_tokens"], report["output_tokens"]), (2, 96 + 374, 9),
+                         done.stdout + done.stderr)
+        self.assertEqual(report["load"]["trace"]["skip"], 1)
+
+    def test_a_bad_trace_is_told_by_file_and_line(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as trace:
+            trace.write('{"timestamp": 0, "input_length": 9, "output_length": 1, "hash_ids": [0]}\n{"timestamp": "soon"}\n')
+            trace.flush()
+            done, _ = self.bench("--trace", trace.name)
+            self.assertEqual(done.returncode, 3)
+            self.assertIn(f"{trace.name}:2: expected 'timestamp'", done.stderr)
 
     def test_the_wrong_key_ends_it(self):
         done, _ = self.bench(key="wrong")

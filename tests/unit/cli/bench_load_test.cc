@@ -7,7 +7,9 @@
 #include <boost/asio.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
+#include <boost/json.hpp>
 #include <functional>
+#include <set>
 #include <thread>
 
 #include "cli/bench_sse.h"
@@ -59,6 +61,7 @@ class ScriptedServer {
     return options;
   }
   int posts() const { return posts_; }
+  const std::vector<std::string>& bodies() const { return bodies_; }  // once the load has ended
 
  private:
   asio::awaitable<void> accept() {
@@ -81,6 +84,7 @@ class ScriptedServer {
         answer = head("200 OK", fmt::format("Content-Length: {}\r\n", body.size())) + body;
       } else {
         EXPECT_NE(request.body().find(R"("model":"m")"), std::string::npos) << request.body();
+        bodies_.push_back(request.body());
         answer = script_(posts_++);
       }
       if (answer.empty()) co_return;
@@ -95,6 +99,7 @@ class ScriptedServer {
   asio::io_context io_{1};
   tcp::acceptor acceptor_{io_, tcp::endpoint(asio::ip::make_address("127.0.0.1"), 0)};
   std::atomic<int> posts_ = 0;
+  std::vector<std::string> bodies_;
   std::thread thread_;
 };
 
@@ -125,6 +130,45 @@ TEST(RunBench, PoissonArrivalsTakeTheTimeTheyShould) {
   ASSERT_TRUE(stats.ok()) << stats.error().message;
   EXPECT_EQ(stats->answered, 100u);
   EXPECT_GT(stats->seconds, 0.25 * 0.6);  // 100 arrivals: 0.25 s in the mean, 10 % standard deviation
+}
+
+TEST(RunBench, ReplaysATraceAsTokenIdsInItsTime) {
+  ScriptedServer server([](int i) -> std::string {
+    if (i == 0) return kTwoTokens;
+    return kStreamHead + chunk("data: {\"choices\":[{\"text\":\"a\"}]}\n\n") +
+           chunk(
+               "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":1,"
+               "\"prompt_tokens_details\":{\"cached_tokens\":16,\"cached_tokens_by_tier\":"
+               "{\"device\":10,\"host\":4,\"disk\":2}}}}\n\ndata: [DONE]\n\n") +
+           "0\r\n\r\n";
+  });
+  auto options = server.options();
+  options.trace = {
+      .file = LOWKEY_SOURCE_DIR "/tests/golden/trace/mooncake.jsonl", .speed = 10, .tokens = 1. / 64};
+  auto stats = run_bench(options, false);
+  ASSERT_TRUE(stats.ok()) << stats.error().message;
+  EXPECT_EQ(stats->answered, 5u);
+  EXPECT_GE(stats->seconds, 0.1) << "a second of arrivals, ten times as fast";
+  EXPECT_EQ(stats->cached.all, 80u);
+  EXPECT_EQ(stats->cached.host, 20u);
+  EXPECT_EQ(stats->hit_rate(), 0.8);
+  ASSERT_EQ(server.bodies().size(), 6u);
+  std::multiset<std::pair<size_t, int64_t>> asked;  // requests of one moment may come in any order
+  for (size_t i = 1; i < 6; ++i) {
+    auto body = boost::json::parse(server.bodies()[i]).as_object();
+    asked.emplace(body.at("prompt").as_array().size(), body.at("max_tokens").as_int64());
+  }
+  EXPECT_EQ(asked, (std::multiset<std::pair<size_t, int64_t>>{{20, 1}, {20, 1}, {16, 1}, {27, 1}, {9, 8}}));
+}
+
+TEST(RunBench, ABadTraceEndsItBeforeTheServerIsAsked) {
+  BenchOptions options;
+  options.server.host = "127.0.0.1";
+  options.server.port = "1";
+  options.trace.file = LOWKEY_SOURCE_DIR "/README.md";
+  auto stats = run_bench(options, false);
+  ASSERT_FALSE(stats.ok());
+  EXPECT_EQ(stats.error().code, Code::kBadInput);
 }
 
 TEST(RunBench, SortsFailuresByKind) {

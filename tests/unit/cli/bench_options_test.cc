@@ -53,6 +53,11 @@ TEST(BenchCommand, RefusesBadOptions) {
                                              {"--prompt-tokens", "uniform:9,3"},
                                              {"--output-tokens", "many"},
                                              {"--endpoint", "embeddings"},
+                                             {"--trace", "t", "--rate", "3"},
+                                             {"--trace", "t", "--requests", "3"},
+                                             {"--trace", "t", "--trace-speed", "0"},
+                                             {"--trace", "t", "--trace-requests", "0"},
+                                             {"--trace-tokens", "0.5"},
                                              {"--surprise"}}) {
     CLI::App app;
     int exit_code = -1;

@@ -50,6 +50,7 @@ RequestOutcome answered(int first_ms, int last_ms, std::vector<int> gaps_ms) {
   for (int gap : gaps_ms) outcome.gaps.push_back(milliseconds(gap));
   outcome.prompt_tokens = 10;
   outcome.output_tokens = 3;
+  outcome.cached = {.all = 4, .device = 3, .host = 1};
   return outcome;
 }
 
@@ -82,6 +83,7 @@ TEST(BenchStats, ReportsAsTextAndJson) {
   auto text = stats.text();
   EXPECT_NE(text.find("2 answered, 2 failed in 2.00 s (1.00 requests/s)"), std::string::npos) << text;
   EXPECT_NE(text.find("20 in (10.0/s), 6 out (3.0/s)"), std::string::npos) << text;
+  EXPECT_NE(text.find("8 (40.0 %): 6 on the device, 2 in host memory, 0 on disk"), std::string::npos) << text;
   EXPECT_NE(text.find("error http_429        2 times; the first: busy"), std::string::npos) << text;
   auto json = boost::json::parse(stats.json(BenchOptions{})).as_object();
   EXPECT_EQ(json.at("output_tokens_per_second").to_number<double>(), 3);
@@ -89,6 +91,18 @@ TEST(BenchStats, ReportsAsTextAndJson) {
   EXPECT_NEAR(json.at("to_first_token_seconds").at("p50").to_number<double>(), 0.1, 0.001);
   EXPECT_EQ(json.at("load").at("concurrency").to_number<int>(), 8);
   EXPECT_FALSE(json.at("load").as_object().contains("rate"));
+  EXPECT_EQ(json.at("cached_tokens").to_number<int>(), 8);
+  EXPECT_EQ(json.at("cached_tokens_by_tier").at("host").to_number<int>(), 2);
+  EXPECT_NEAR(json.at("hit_rate").to_number<double>(), 0.4, 1e-12);
+}
+
+TEST(BenchStats, AReplayIsDescribedByItsTrace) {
+  BenchOptions options;
+  options.trace = {.file = "t.jsonl", .speed = 2, .tokens = 0.5, .skip = 3, .requests = 4};
+  auto load = boost::json::parse(some_stats().json(options)).at("load").as_object();
+  EXPECT_EQ(load.at("trace").at("file"), "t.jsonl");
+  EXPECT_EQ(load.at("trace").at("tokens").to_number<double>(), 0.5);
+  EXPECT_FALSE(load.contains("prompt_tokens"));
 }
 
 }  // namespace
