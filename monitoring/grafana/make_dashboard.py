@@ -42,6 +42,11 @@ def panel(title, description, unit, *queries, kind="timeseries", stack=False, wi
     }
 
 
+def shares(metric, label):
+    """Each value's share of the whole, over the label's values."""
+    return (f"sum by ({label}) ({rate(metric)}) / ignoring ({label}) group_left sum({rate(metric)})", "{{" + label + "}}")
+
+
 def stat(title, description, unit, expr, **options):
     return panel(title, description, unit, (expr, title), kind="stat", width=4, **options)
 
@@ -105,6 +110,10 @@ ROWS = {
               (f'sum by (state) (lowkey_kv_bytes{{{RANK}, tier="device", state!="capacity"}})', "{{state}}"), stack=True),
         panel("Host tier", "Bytes of the stores' pools by state", "bytes",
               (f'sum by (state) (lowkey_kv_bytes{{{RANK}, tier="host", state!="capacity"}})', "{{state}}"), stack=True),
+        panel("Disk tier", "Bytes below the stores by state", "bytes",
+              (f'sum by (state) (lowkey_kv_bytes{{{RANK}, tier="disk", state!="capacity"}})', "{{state}}"), stack=True),
+        panel("Stores' memory", "What the stores' pools asked for, and what is really there", "bytes",
+              (f"sum by (kind) (lowkey_store_pool_bytes{{{RANK}}})", "{{kind}}")),
         panel("Capacity", "What each rank's pool may hold", "bytes",
               (f'lowkey_kv_bytes{{{RANK}, state="capacity"}}', "{{role}} {{rank}} ({{tier}})")),
         panel("Pages", "Pages by tier and state", "none",
@@ -125,10 +134,82 @@ ROWS = {
         panel("Restored pages", "Pages asked of a store, by outcome", "ops",
               (f"sum by (outcome) ({rate('lowkey_kv_restore_pages_total', RANK)})", "{{outcome}}")),
         panel("Restore duration", "Lookup to last page landed", "s", *quantiles("lowkey_kv_restore_seconds", RANK)),
-        panel("Store", "Pages evicted (least recently used) and leases or reservations that ran out", "ops",
+        panel("Store", "Top levels and whole pages given up (least recently used first), and leases or reservations that ran "
+              "out", "ops",
+              (f"sum({rate('lowkey_store_level_drops_total')})", "top levels"),
               (f"sum({rate('lowkey_store_evicted_pages_total')})", "evicted"),
               (f"sum by (what) ({rate('lowkey_store_expired_total')})", "expired: {{what}}")),
         panel("Leases", "Pages leased to readers now", "none", (f"sum by (rank) (lowkey_store_leases{{{HERE}}})", "store {{rank}}")),
+    ],
+    "Restores": [
+        panel("Decisions", "What became of prefixes that are not on the device: restored at all levels, begun at the first, "
+              "computed again because that was predicted to be faster, or waited for", "ops",
+              (f"sum by (decision) ({rate('lowkey_prefix_decisions_total')})", "{{decision}}")),
+        panel("To the first level", "Admission to the first level of a restored prefix in place on every rank", "s",
+              *quantiles("lowkey_restore_first_level_seconds")),
+        panel("Regret", "Seconds per second by which decisions took longer than the alternative was predicted to", "percentunit",
+              (f"sum by (decision) ({rate('lowkey_cost_regret_seconds_total')})", "{{decision}}")),
+        panel("Rates of the cost model", "Bytes per second, as measured: restores by the slowest rank, spills with copy, encoding "
+              "and checksums", "binBps",
+              (f"lowkey_cost_restore_bytes_per_second{{{RANK}}}", "restore, leader {{rank}}"),
+              (f"lowkey_cost_spill_bytes_per_second{{{RANK}}}", "spill, leader {{rank}}")),
+        panel("Prefill rate of the cost model", "Prompt tokens per second, as measured", "tokens/s",
+              (f"lowkey_cost_prefill_tokens_per_second{{{RANK}}}", "leader {{rank}}")),
+        panel("Bytes in flight", "On their way to and from stores; bounded", "bytes",
+              (f"sum(lowkey_spill_bytes_in_flight{{{RANK}}})", "spill"),
+              (f"sum(lowkey_restore_bytes_in_flight{{{RANK}}})", "restore")),
+        panel("Waiting", "Published pages not yet spilled, and restores that some rank still answers for", "none",
+              (f"sum(lowkey_spill_queue_pages{{{RANK}}})", "pages to spill"),
+              (f"sum(lowkey_restores_in_flight{{{RANK}}})", "restores")),
+        panel("Evicted too early", "How long after its eviction from a store a page was wanted again", "s",
+              *quantiles("lowkey_store_evict_to_reuse_seconds", RANK)),
+    ],
+    "Disk": [
+        panel("Pages", "Pages written and read, and those that were not, by outcome", "ops",
+              (f"sum by (outcome) ({rate('lowkey_disk_pages_total', RANK)})", "{{outcome}}")),
+        panel("Traffic", "Bytes per second to and from disk", "binBps",
+              (f"sum by (direction) ({rate('lowkey_disk_bytes_total', RANK)})", "{{direction}}")),
+        panel("Speed", "Bytes over the time spent in disk transfers", "binBps",
+              (f"sum by (direction) ({rate('lowkey_disk_bytes_total', RANK)}) / "
+               f"sum by (direction) ({rate('lowkey_disk_seconds_total', RANK)})", "{{direction}}")),
+    ],
+    "Pressure": [
+        panel("What gave way", "Cheapest first: top levels of idle pages, idle pages, top levels of pages in use, sequences", "ops",
+              (f"sum by (pages) ({rate('lowkey_kv_level_drops_total')})", "top levels: {{pages}}"),
+              (f"sum({rate('lowkey_kv_evicted_pages_total')})", "idle pages"),
+              (f"sum({rate('lowkey_num_preemptions_total')})", "preempted sequences")),
+        panel("Levels read", "Pages that steps read, by the number of levels read", "percentunit",
+              shares("lowkey_pages_read_total", "levels"), stack=True, max=1),
+        panel("Coarse share", "Share of computed tokens that saw a page below all its levels", "percentunit",
+              (f"sum({rate('lowkey_coarse_tokens_total')}) / (sum({rate('lowkey_generation_tokens_total')}) + "
+               f"""sum({rate('lowkey_prompt_tokens_total', HERE + ', source="computed"')}))""", "coarse"), max=1),
+    ],
+    "Routing and replicas": [
+        panel("Routed requests", "Requests per second by why their replica was chosen: its prefix pages, its load, its turn, or "
+              "because there was no other", "reqps",
+              (f"sum by (reason) ({rate('lowkey_routed_requests_total')})", "{{reason}}")),
+        panel("Predicted against measured", "Median time to first token: as routing predicted it, and as it was", "s",
+              (f"histogram_quantile(0.5, sum by (le) ({rate('lowkey_predicted_time_to_first_token_seconds_bucket')}))", "predicted"),
+              (f"histogram_quantile(0.5, sum by (le) ({rate('lowkey_time_to_first_token_seconds_bucket')}))", "measured")),
+        panel("Index", "Pages that routing knows of, by where they are", "none",
+              (f"sum by (holder) (lowkey_router_index_pages{{{HERE}}})", "{{holder}}")),
+        panel("Index traffic", "Pages announced by workers and stores, and times that a sender had to send everything again", "ops",
+              (f"sum by (kind) ({rate('lowkey_prefix_events_total')})", "{{kind}}"),
+              (f"sum({rate('lowkey_router_resyncs_total')})", "resync")),
+        panel("Replicas", "Replicas by state", "none", (f"sum by (state) (lowkey_replicas{{{HERE}}})", "{{state}}"), stack=True),
+        panel("Come and gone", "Workers and stores that joined, left, were lost, came back after the coordinator's restart, or were "
+              "refused; answers that went on elsewhere, or could not", "ops",
+              (f"sum by (event) ({rate('lowkey_membership_events_total')})", "{{event}}"),
+              (f"sum by (outcome) ({rate('lowkey_continued_requests_total')})", "answers: {{outcome}}")),
+    ],
+    "Transports": [
+        panel("Pairs", "What each pair of processes uses for one-sided transfers, and what its hosts could", "none",
+              (f"lowkey_transport_info{{{RANK}}}", ""), kind="table", width=24),
+        panel("Not as expected", "1 where a pair uses another transport than its hosts could", "none",
+              (f"lowkey_transport_mismatch{{{RANK}}}", "{{role}} {{rank}} - {{peer_role}} {{peer_rank}}"), max=1),
+        panel("Bandwidth at start", "Measured between each pair, by direction and memory", "binBps",
+              (f"lowkey_transport_bandwidth_bytes_per_second{{{RANK}}}",
+               "{{role}} {{rank}} - {{peer_role}} {{peer_rank}} {{direction}} {{memory}}"), width=16),
     ],
     "Transfers": [
         panel("Bytes", "One-sided transfers between workers and stores", "binBps",

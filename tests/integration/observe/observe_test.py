@@ -106,7 +106,10 @@ class Observe(unittest.TestCase):
     def setUpClass(cls):
         if not shutil.which("prometheus") or not shutil.which("promtool"):
             skip("prometheus and promtool (package prometheus) are absent")
-        cls.cluster = Cluster(flags=["--kv-bytes", "6MiB", "--host-bytes", "64MiB"]).start()
+        disk = tempfile.TemporaryDirectory(prefix="lowkey-disk-")
+        cls.addClassCleanup(disk.cleanup)
+        cls.cluster = Cluster(flags=["--kv-bytes", "6MiB", "--host-bytes", "64MiB", "--disk", disk.name, "--disk-bytes",
+                                     "64MiB"]).start()
         cls.addClassCleanup(cls.cluster.kill)
         cls.prometheus = Prometheus(cls.cluster)
         cls.addClassCleanup(cls.prometheus.close)
