@@ -68,14 +68,13 @@ void CpuAttention::run_task(const Task& task, Scratch& scratch) {
 // Some splits of some heads, a stretch of pages after the other.
 void CpuAttention::run_splits(const Task& task, Scratch& scratch) {
   const Block& first = blocks_[task.block];
-  const SequencePlan& plan = plans_[first.sequence];
+  const std::span<const Segment> segments = segments_of(first);
   const int queries = queries_of(first);
   for (int i = 0; i < task.count; ++i) load_queries(blocks_[task.block + i], scratch.heads[i]);
   int prepared = -1, before = 0;  // splits of earlier segments
   for (int split = task.split, index = 0; split < task.end_split; ++split) {
-    while (split - before >= splits_of(first, plan.segments[index]))
-      before += splits_of(first, plan.segments[index++]);
-    const Segment& segment = plan.segments[index];
+    while (split - before >= splits_of(first, segments[index])) before += splits_of(first, segments[index++]);
+    const Segment& segment = segments[index];
     int stretch = 1;
     for (int i = 0; i < task.count; ++i) {
       const Block& block = blocks_[task.block + i];
@@ -105,26 +104,34 @@ void CpuAttention::finish_block(const Block& block, bool splits_are_done, Scratc
   HeadScratch& head = scratch.heads[0];
   load_queries(block, head);
   size_t next = 0;
-  const SequencePlan& plan = plans_[block.sequence];
-  for (int i = 0; i < plan.num_segments; ++i) {
-    const Segment& segment = plan.segments[i];
+  const Segment* open = nullptr;  // `whole` holds what it and others of its map gave
+  const auto close = [&] {
+    if (open == nullptr) return;
+    map_back(block, *open, whole, scratch);
+    merge(total, whole, queries);
+  };
+  for (const Segment& segment : segments_of(block)) {
     const int splits = splits_of(block, segment);
     if (splits == 0) continue;
-    clear(whole, queries);
+    bool first = open == nullptr || open->map != segment.map;
+    if (first) {
+      close();
+      clear(whole, queries);
+    }
+    open = &segment;
     if (!splits_are_done) prepare_segment(block, segment, head);
-    for (int split = 0; split < splits; ++split) {
+    for (int split = 0; split < splits; ++split, first = false) {
       if (splits_are_done) {
         merge(whole, state_at(shared_states_, block.first_state, next++, queries), queries);
         continue;
       }
-      const AttentionState& state = split == 0 ? whole : part;
-      if (split > 0) clear(part, queries);
+      const AttentionState& state = first ? whole : part;
+      if (!first) clear(part, queries);
       head.pages->see(run_of(block, segment, split), state);
-      if (split > 0) merge(whole, part, queries);
+      if (!first) merge(whole, part, queries);
     }
-    map_back(block, segment, whole, scratch);
-    merge(total, whole, queries);
   }
+  close();
   see_exact(block, total, scratch);
   store_result(block, total);
 }
@@ -133,6 +140,7 @@ void CpuAttention::finish_block(const Block& block, bool splits_are_done, Scratc
 void CpuAttention::load_queries(const Block& block, HeadScratch& head) const {
   const SequenceSlice& slice = step_->sequences[block.sequence];
   const size_t n = static_cast<size_t>(group_) * dim_;
+  head.mapped = kNoMap;
   grow(head.queries, static_cast<size_t>(queries_of(block)) * dim_);
   for (int slot = block.begin; slot < block.end; ++slot) {
     const size_t row = static_cast<size_t>(slice.first_row) + slot - slice.first_slot;
@@ -146,25 +154,30 @@ void CpuAttention::prepare_segment(const Block& block, const Segment& segment, H
   FeatureQueries queries{head.queries.data(), dim_, queries_of(block)};
   if (map.key != nullptr) {
     const int stride = simd::tile_stride(map.head.key->dim);
-    grow(head.mapped_queries, static_cast<size_t>(queries.count) * stride);
-    simd::multiply_tile({queries.rows, dim_, map.key, stride, head.mapped_queries.data(), stride,
-                         queries.count, dim_, stride, /*accumulate=*/false});
+    if (head.mapped != segment.map) {
+      head.mapped = segment.map;
+      grow(head.mapped_queries, static_cast<size_t>(queries.count) * stride);
+      simd::multiply_tile({queries.rows, dim_, map.key, stride, head.mapped_queries.data(), stride,
+                           queries.count, dim_, stride, /*accumulate=*/false});
+    }
     queries = {head.mapped_queries.data(), stride, queries.count};
   }
   head.pages = &head.float_pages;
-  if (head.code_pages.can_read(map.head, segment.levels)) head.pages = &head.code_pages;
+  CodePages& code_pages = head.code_pages[segment.levels - 1];
+  if (code_pages.can_read(map.head, segment.levels)) head.pages = &code_pages;
   head.pages->prepare(map.head, segment.levels, queries);
 }
 
 PageRun CpuAttention::run_of(const Block& block, const Segment& segment, int split) const {
   const int first = split * kSplitPages;
-  const int pages = segment.own ? (block.end - 1) / page_tokens_ : segment.num_pages;
+  const int pages = pages_of(block, segment);
   PageRun run{.slabs = segment.slabs + static_cast<size_t>(first) * kMaxSlabs,
               .num_pages = std::min(kSplitPages, pages - first),
               .pages_after = std::max(0, pages - first - kSplitPages),
               .masked_tokens = first == 0 ? segment.masked_tokens : 0};
   for (int page = 0; page < run.num_pages && segment.own; ++page)
-    run.first_query[page] = std::max(0, (first + page + 1) * page_tokens_ - block.begin) * group_;
+    run.first_query[page] =
+        std::max(0, (segment.first_page + first + page + 1) * page_tokens_ - block.begin) * group_;
   return run;
 }
 
@@ -193,9 +206,7 @@ void CpuAttention::map_back(const Block& block, const Segment& segment, const At
 
 // The sink, for rows whose page comes after it, and every row's own page up to itself.
 void CpuAttention::see_exact(const Block& block, const AttentionState& state, Scratch& scratch) const {
-  const SequencePlan& plan = plans_[block.sequence];
-  for (int i = 0; i < plan.num_segments; ++i) {
-    const Segment& segment = plan.segments[i];
+  for (const Segment& segment : segments_of(block)) {
     const int first_query = segment.own ? std::max(0, page_tokens_ - block.begin) * group_ : 0;
     if (segment.masked_tokens == 0 || first_query >= queries_of(block)) continue;
     const EncodedHead& head = maps_.at(segment.map, block.head).head;

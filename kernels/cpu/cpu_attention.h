@@ -2,13 +2,16 @@
 //
 // Work is cut into blocks: some consecutive rows of one sequence under one KV head, with all query heads that
 // share it. What a row sees is cut into segments, each in the coordinates of its own features: the archived
-// pages, the sequence's encoded pages, and what is exact (sink and own page) in the head's own. A segment of
-// pages is walked in fixed splits of kSplitPages; a split yields (maximum, sum, accumulator) per row, and
-// splits merge by log-sum-exp in ascending order, whoever computed them; then the segment is mapped back,
-// once, and merged. So a row's bits depend neither on chunking nor on batch nor on threads, and a single long
-// sequence still feeds all threads.
+// pages, the sequence's encoded pages, and what is exact (sink and own page) in the head's own. Encoded pages
+// are cut further, into the longest runs that are read at equally many levels: their features have the same
+// coordinates. A segment is walked in fixed splits of kSplitPages; a split yields (maximum, sum, accumulator)
+// per row, and splits merge by log-sum-exp in ascending order, whoever computed them; what has the same
+// coordinates is mapped back once and merged. So a row's bits depend neither on chunking nor on batch nor on
+// threads, and a single long sequence still feeds all threads.
 #pragma once
 
+#include <array>
+#include <span>
 #include <vector>
 
 #include "kernels/cpu/cache_writer.h"
@@ -35,18 +38,19 @@ class CpuAttention {
   static constexpr int kSplitPages = kMaxRunPages;
   static constexpr int kStatesOfThread = 3;  // the block's, a segment's, a split's
 
-  // Encoded pages of one sequence in one format.
+  // Encoded pages of one sequence in one format, read at equally many levels.
   struct Segment {
-    int map = 0;  // into maps_
-    std::byte* const* slabs = nullptr;
+    int map = 0;                        // into maps_
+    std::byte* const* slabs = nullptr;  // of its first page
     int levels = 0;
-    int num_pages = 0;      // archived; own ones: by row
+    int first_page = 0;     // of the sequence's own
+    int num_pages = 0;      // that any row sees
     int masked_tokens = 0;  // of page 0: the sink, which is seen exact
     bool own = false;       // a row sees the pages before its own
   };
-  // Of one sequence: archived pages, if any, then its own.
+  // Of one sequence: archived pages, if any, then its own. In segments_.
   struct SequencePlan {
-    Segment segments[2];
+    int first_segment = 0;
     int num_segments = 0;
   };
   struct Block {
@@ -65,10 +69,12 @@ class CpuAttention {
     int end_split = 0;
   };
   static constexpr int kWholeBlock = -1;
+  static constexpr int kNoMap = -1;
   // One head's rows, ready for a segment.
   struct HeadScratch {
     std::vector<float> queries, mapped_queries;
-    CodePages code_pages;
+    int mapped = kNoMap;                           // what mapped_queries are for
+    std::array<CodePages, kMaxLevels> code_pages;  // by levels read: runs of pages alternate
     FloatPages float_pages;
     EncodedPages* pages = nullptr;  // of the segment prepared
   };
@@ -82,12 +88,20 @@ class CpuAttention {
 
   void plan(const AttentionStep& step);
   void plan_sequence(const SequenceSlice& sequence, int index);
+  void plan_segments(const SequenceSlice& sequence, SequencePlan& plan);
+  void add_segment(const PageLayout& layout, int bank, Segment segment);
   void plan_tasks();
   void prepare(Scratch& scratch) const;
 
   void run_task(const Task& task, Scratch& scratch);
   void run_splits(const Task& task, Scratch& scratch);
   void finish_block(const Block& block, bool splits_are_done, Scratch& scratch);
+  std::span<const Segment> segments_of(const Block& block) const {
+    const SequencePlan& plan = plans_[block.sequence];
+    return std::span(segments_).subspan(plan.first_segment, plan.num_segments);
+  }
+  // Pages of the segment that the block's last row sees.
+  int pages_of(const Block& block, const Segment& segment) const;
   int splits_of(const Block& block, const Segment& segment) const;
   void load_queries(const Block& block, HeadScratch& head) const;
   void prepare_segment(const Block& block, const Segment& segment, HeadScratch& head) const;
@@ -119,6 +133,7 @@ class CpuAttention {
   int exact_tokens_ = 0;  // of any tile of exact rows
   int state_stride_ = 0;  // floats of a row's accumulator: the longest of all segments
   std::vector<SequencePlan> plans_;
+  std::vector<Segment> segments_;
   std::vector<Block> blocks_;
   std::vector<Task> tasks_;
   std::vector<float> shared_states_;

@@ -38,6 +38,7 @@ void CpuAttention::plan(const AttentionStep& step) {
   state_stride_ = simd::tile_stride(dim_);
   maps_.clear();
   plans_.clear();
+  segments_.clear();
   blocks_.clear();
   for (size_t s = 0; s < step.sequences.size(); ++s) plan_sequence(step.sequences[s], static_cast<int>(s));
   plan_tasks();
@@ -50,34 +51,12 @@ void CpuAttention::plan(const AttentionStep& step) {
 }
 
 void CpuAttention::plan_sequence(const SequenceSlice& sequence, int index) {
-  SequencePlan plan;
   LOWKEY_CHECK(sequence.observer == nullptr ||
                    is_exact(*step_->layout, step_->layout->vector(step_->bank, Side::kKey, 0)),
                "slots of encoded pages are not observed: recipe {}, bank {}", step_->layout->recipe,
                step_->bank);
-  const auto add = [&](const PageLayout& layout, int bank, const Segment& segment) {
-    plan.segments[plan.num_segments] = segment;
-    plan.segments[plan.num_segments++].map = maps_.add(layout, bank);
-    exact_tokens_ = std::max(exact_tokens_, segment.masked_tokens);
-    for (int head = 0; head < heads_; ++head) {
-      state_stride_ = std::max(state_stride_, simd::tile_stride(layout.vector(bank, Side::kValue, head).dim));
-    }
-  };
-  const ArchivedPages* archive = sequence.archives == nullptr ? nullptr : &sequence.archives[step_->bank];
-  if (archive != nullptr && archive->num_pages > 0) {
-    const PageLayout& layout = *archive->layout;
-    const bool sink = layout.sink_tokens > 0 && archive->slabs[layout.sink_slab()] != nullptr;
-    add(layout, archive->bank,
-        {.slabs = archive->slabs,
-         .levels = layout.num_levels,
-         .num_pages = archive->num_pages,
-         .masked_tokens = sink ? layout.sink_tokens : 0});
-  }
-  add(*step_->layout, step_->bank,
-      {.slabs = sequence.slabs,
-       .levels = sequence.levels,
-       .masked_tokens = step_->layout->sink_tokens,
-       .own = true});
+  SequencePlan plan{.first_segment = static_cast<int>(segments_.size())};
+  plan_segments(sequence, plan);
   plans_.push_back(plan);
 
   const int block_tokens = std::max(1, kBlockQueries / (group_ * page_tokens_)) * page_tokens_;
@@ -85,15 +64,60 @@ void CpuAttention::plan_sequence(const SequenceSlice& sequence, int index) {
   for (int begin = sequence.first_slot; begin < end_slot;) {
     Block block{.sequence = index, .begin = begin};
     block.end = std::min(end_slot, (begin / block_tokens + 1) * block_tokens);
-    for (int i = 0; i < plan.num_segments; ++i) block.num_splits += splits_of(block, plan.segments[i]);
+    for (const Segment& segment : segments_of(block)) block.num_splits += splits_of(block, segment);
     for (block.head = 0; block.head < heads_; ++block.head) blocks_.push_back(block);
     max_queries_ = std::max(max_queries_, queries_of(block));
     begin = block.end;
   }
 }
 
+void CpuAttention::plan_segments(const SequenceSlice& sequence, SequencePlan& plan) {
+  const ArchivedPages* archive = sequence.archives == nullptr ? nullptr : &sequence.archives[step_->bank];
+  if (archive != nullptr && archive->num_pages > 0) {
+    const PageLayout& layout = *archive->layout;
+    const bool sink = layout.sink_tokens > 0 && archive->slabs[layout.sink_slab()] != nullptr;
+    add_segment(layout, archive->bank,
+                {.slabs = archive->slabs,
+                 .levels = layout.num_levels,
+                 .num_pages = archive->num_pages,
+                 .masked_tokens = sink ? layout.sink_tokens : 0});
+  }
+  const int pages = (sequence.first_slot + sequence.num_rows - 1) / page_tokens_;  // that the last row sees
+  const uint8_t* levels = sequence.page_levels;
+  for (int first = 0, end = 0; first < pages; first = end) {
+    LOWKEY_CHECK(levels[first] >= 1 && levels[first] <= step_->layout->num_levels,
+                 "page {} is to be read at {} of {} levels", first, levels[first], step_->layout->num_levels);
+    end = static_cast<int>(
+        std::find_if(levels + first, levels + pages, [&](uint8_t l) { return l != levels[first]; }) - levels);
+    add_segment(*step_->layout, step_->bank,
+                {.slabs = sequence.slabs + static_cast<size_t>(first) * kMaxSlabs,
+                 .levels = levels[first],
+                 .first_page = first,
+                 .num_pages = end - first,
+                 .masked_tokens = first == 0 ? step_->layout->sink_tokens : 0,
+                 .own = true});
+  }
+  plan.num_segments = static_cast<int>(segments_.size()) - plan.first_segment;
+}
+
+void CpuAttention::add_segment(const PageLayout& layout, int bank, Segment segment) {
+  // Runs of one sequence have the map of the run before.
+  const bool same = segment.own && segment.first_page > 0;
+  segment.map = same ? segments_.back().map : maps_.add(layout, bank);
+  segments_.push_back(segment);
+  exact_tokens_ = std::max(exact_tokens_, segment.masked_tokens);
+  for (int head = 0; head < heads_ && !same; ++head) {
+    state_stride_ = std::max(state_stride_, simd::tile_stride(layout.vector(bank, Side::kValue, head).dim));
+  }
+}
+
+int CpuAttention::pages_of(const Block& block, const Segment& segment) const {
+  if (!segment.own) return segment.num_pages;
+  return std::clamp((block.end - 1) / page_tokens_ - segment.first_page, 0, segment.num_pages);
+}
+
 int CpuAttention::splits_of(const Block& block, const Segment& segment) const {
-  return ceil_div(segment.own ? (block.end - 1) / page_tokens_ : segment.num_pages, kSplitPages);
+  return ceil_div(pages_of(block, segment), kSplitPages);
 }
 
 // Many rows: one task per block where that feeds all threads, else one per split. Few: one per split, for all

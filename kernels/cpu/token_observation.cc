@@ -42,8 +42,8 @@ void TokenObservation::load_keys(const AttentionStep& step, const CacheWriter& w
     float* keys = tiles_.data() + (page - first_page) * tile;
     const int missing = (page + 1) * layout.page_tokens - slice.first_slot - slice.num_rows;
     if (page < slice.first_slot / layout.page_tokens) {
-      simd::decode_tile(layout, vector, {slice.slabs + static_cast<size_t>(page) * kMaxSlabs}, slice.levels,
-                        keys, scratch_);
+      simd::decode_tile(layout, vector, {slice.slabs + static_cast<size_t>(page) * kMaxSlabs},
+                        slice.page_levels[page], keys, scratch_);
     } else {
       keys += static_cast<size_t>(head - vector.head) * layout.head_dim * stride;
       if (missing > 0) std::fill_n(keys, static_cast<size_t>(layout.head_dim) * stride, 0.0f);

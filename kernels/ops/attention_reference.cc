@@ -79,13 +79,14 @@ void append_exact(const PageLayout& layout, const std::byte* rows, int tokens, s
 }
 
 // Complete pages as one head reads them, appended: mean + decode^T features, its columns; sink rows in place
-// of the codes where page 0 has a sink slab.
+// of the codes where page 0 has a sink slab. Null `page_levels`: all.
 void append_pages(const PageLayout& layout, const VectorLayout& vector, int head, std::byte* const* slabs,
-                  int num_pages, int levels, std::vector<double>& out) {
+                  int num_pages, const uint8_t* page_levels, std::vector<double>& out) {
   const float* decode = layout.numbers_at(vector.decode);
   const float* mean = layout.numbers_at(vector.mean);
   std::vector<float> features(static_cast<size_t>(layout.page_tokens) * vector.dim);
   for (int page = 0; page < num_pages; ++page, slabs += kMaxSlabs) {
+    const int levels = page_levels == nullptr ? layout.num_levels : page_levels[page];
     decode_features(layout, vector, {slabs}, levels, features.data());
     int token = 0;
     if (page == 0 && layout.sink_tokens > 0 && slabs[layout.sink_slab()] != nullptr) {
@@ -127,10 +128,10 @@ Seen see(const AttentionStep& step, const SequenceSlice& sequence, const Geometr
   if (sequence.archives != nullptr && sequence.archives[step.bank].num_pages > 0) {
     const ArchivedPages& archive = sequence.archives[step.bank];
     append_pages(*archive.layout, archive.layout->vector(archive.bank, side, head), head, archive.slabs,
-                 archive.num_pages, archive.layout->num_levels, seen.archived);
+                 archive.num_pages, nullptr, seen.archived);
   }
   append_pages(layout, layout.vector(step.bank, side, head), head, sequence.slabs,
-               (g.end_position - 1) / g.page_tokens, sequence.levels, seen.encoded);
+               (g.end_position - 1) / g.page_tokens, sequence.page_levels, seen.encoded);
   append_exact(layout, g.own_page(own_rows, side, head, g.first_page), g.num_own_pages * g.page_tokens,
                seen.own);
   return seen;

@@ -70,8 +70,11 @@ struct SequenceSlice {
   int first_slot = 0;  // of first_row
   // Slab pointers of the sequence's pages: slabs[page * kMaxSlabs + slab], for pages
   // 0 .. (first_slot + num_rows) / page_tokens - 1 (those completed in this step included). Host array.
+  // A level that is not there has null.
   std::byte* const* slabs = nullptr;
-  int levels = 0;             // levels to read of every page, >= 1
+  // Leading levels to read of each of those pages, 1 .. layout.num_levels. Pages completed in this step have
+  // all their slabs, whatever is read of them.
+  const uint8_t* page_levels = nullptr;
   std::byte* tail = nullptr;  // exact rows of the incomplete page (layout.tail_bytes); read and updated
   const ArchivedPages* archives = nullptr;  // [num_banks], attended before the pages; null: none
   const TokenObserver* observer = nullptr;  // null: nobody asks

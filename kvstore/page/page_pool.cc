@@ -1,10 +1,19 @@
 #include "kvstore/page/page_pool.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace lowkey::kvstore {
 
 using kernels::kPageHeaderBytes;
+
+namespace {
+
+// Of top levels given up for one slab: where they lie scattered, a whole page goes instead, which has slabs
+// of every size.
+constexpr uint64_t kMostDroppedSuperblocks = 2;
+
+}  // namespace
 
 PageRef::PageRef(PagePool* pool, PageId id) : pool_(pool), id_(id) {
   pool_->add_reference(id_);
@@ -18,6 +27,15 @@ PageRef::~PageRef() {
 std::span<const SlabId> PageRef::slabs() const {
   return pool_->slabs_of(id_);
 }
+int PageRef::levels() const {
+  return pool_->records_[id_].levels;
+}
+bool PageRef::lossy() const {
+  return pool_->records_[id_].lossy;
+}
+uint32_t PageRef::version() const {
+  return pool_->records_[id_].version;
+}
 
 TailRef::~TailRef() {
   if (pool_ != nullptr) pool_->drop_tail(id_);
@@ -28,31 +46,83 @@ PagePool::PagePool(PageMemory& memory) : memory_(&memory), records_(memory.max_p
 PagePool::~PagePool() {
   LOWKEY_CHECK(used_pages_ == 0 && used_tails_ == 0, "{} pages and {} tails never returned", used_pages_,
                used_tails_);
+  on_change = nullptr;
   while (evict_oldest()) {
   }
 }
 
 std::optional<SlabId> PagePool::allocate_slab(SlabPool& pool) {
   std::optional<SlabId> slab = pool.allocate();
-  while (!slab && evict_oldest()) slab = pool.allocate();
+  // Top levels are of other sizes: they help once a whole superblock of them is free.
+  const uint64_t most = kMostDroppedSuperblocks * pool.slabs_per_superblock() * pool.slab_bytes();
+  const uint64_t enough = evictable_bytes_ - std::min(evictable_bytes_, most);
+  while (!slab && relieve(evictable_bytes_ > enough)) slab = pool.allocate();
   return slab;
 }
 
-std::optional<PageRef> PagePool::allocate(bool with_sink) {
-  const int count = with_sink ? memory_->layout().num_slabs() : memory_->layout().num_levels;
-  std::array<SlabId, kernels::kMaxSlabs> slabs{};
-  for (int i = 0; i < count; ++i) {
+// slabs[from, to), all or none.
+bool PagePool::allocate_levels(std::span<SlabId> slabs, int from, int to) {
+  for (int i = from; i < to; ++i) {
     const std::optional<SlabId> slab = allocate_slab(memory_->slabs(i));
     if (!slab) {
-      while (i-- > 0) memory_->slabs(i).free(slabs[i]);
-      return std::nullopt;
+      while (i-- > from) memory_->slabs(i).free(std::exchange(slabs[i], kNoSlab));
+      return false;
     }
     slabs[i] = *slab;
   }
+  return true;
+}
+
+std::optional<PageRef> PagePool::allocate(bool with_sink, int levels) {
+  const int all = memory_->layout().num_levels, count = levels == 0 ? all : levels;
+  LOWKEY_CHECK(count >= 1 && count <= all, "{} of {} levels", levels, all);
+  const bool has_sink = with_sink && memory_->layout().num_slabs() > all;
+  std::array<SlabId, kernels::kMaxSlabs> slabs;
+  slabs.fill(kNoSlab);
+  if (has_sink && !allocate_levels(slabs, all, all + 1)) return std::nullopt;
+  if (!allocate_levels(slabs, 0, count)) {
+    if (has_sink) memory_->slabs(all).free(slabs[all]);
+    return std::nullopt;
+  }
   Record& record = records_[slabs[0]];
   LOWKEY_CHECK(!record.allocated, "page {} allocated twice", slabs[0]);
-  record = Record{.slabs = slabs, .allocated = true, .has_sink = count > memory_->layout().num_levels};
+  record = Record{.slabs = slabs,
+                  .version = ++versions_,
+                  .held = static_cast<uint8_t>(count),
+                  .levels = static_cast<uint8_t>(count),
+                  .allocated = true,
+                  .has_sink = has_sink};
   return PageRef(this, slabs[0]);
+}
+
+bool PagePool::grow(const PageRef& page, int levels) {
+  Record& record = records_[page.id()];
+  LOWKEY_CHECK(levels <= memory_->layout().num_levels, "{} of {} levels", levels,
+               memory_->layout().num_levels);
+  if (levels <= record.held) return true;
+  if (!allocate_levels(record.slabs, record.held, levels)) return false;
+  record.held = static_cast<uint8_t>(levels);
+  record.version = ++versions_;
+  return true;
+}
+
+void PagePool::set_levels(const PageRef& page, int levels, bool lossy) {
+  Record& record = records_[page.id()];
+  LOWKEY_CHECK(levels >= 0 && levels <= record.held && (levels > 0 || !record.published),
+               "page {}: {} levels to be read of {}", page.id(), levels, record.held);
+  record.levels = static_cast<uint8_t>(levels);
+  record.lossy = lossy;
+  record.version = ++versions_;
+}
+
+void PagePool::drop_level(PageId page) {
+  LOWKEY_CHECK(can_drop_level(page), "page {}: {} of {} levels", page, records_[page].levels,
+               records_[page].held);
+  const bool idle = records_[page].references == 0;
+  if (idle) evictable_bytes_ -= held_bytes(records_[page]);
+  free_levels(page, records_[page].held - 1);
+  if (idle) evictable_bytes_ += held_bytes(records_[page]);
+  ++(idle ? idle_level_drops_ : in_use_level_drops_);
 }
 
 std::optional<TailRef> PagePool::allocate_tail() {
@@ -79,15 +149,55 @@ PageRef PagePool::publish(const PageRef& page, const Hash128& identity, std::spa
   const auto [found, inserted] = index_.try_emplace(identity, page.id());
   if (!inserted) {
     // A different page under the same hash stays what it was; ours remains private.
-    if (!std::ranges::equal(records_[found->second].tokens, tokens)) return page;
-    return PageRef(this, found->second);
+    const PageId other = found->second;
+    if (!std::ranges::equal(records_[other].tokens, tokens)) return page;
+    if (other == page.id() || !is_better(records_[page.id()], records_[other])) return PageRef(this, other);
+    unpublish(other);
+    found->second = page.id();
   }
   Record& record = records_[page.id()];
+  LOWKEY_CHECK(record.levels >= 1, "page {} published with nothing to read", page.id());
   LOWKEY_CHECK(!record.published, "page {} published under a second identity", page.id());
   record.published = true;
   record.identity = identity;
   record.tokens.assign(tokens.begin(), tokens.end());
+  if (inserted && on_change) on_change(identity, true);
   return page;
+}
+
+bool PagePool::is_better(const Record& a, const Record& b) const {
+  const auto rank = [&](const Record& record) {
+    const bool full = !record.lossy && record.levels == memory_->layout().num_levels;
+    return std::tuple(full, record.levels, !record.lossy);
+  };
+  return rank(a) > rank(b);
+}
+
+// Another page takes its place in the index.
+void PagePool::unpublish(PageId id) {
+  Record& record = records_[id];
+  if (record.references == 0) {
+    unlink(id);
+    return free_page(id);
+  }
+  record.published = record.stored = false;
+  record.tokens.clear();
+}
+
+std::vector<Hash128> PagePool::identities() const {
+  std::vector<Hash128> all;
+  all.reserve(index_.size());
+  for (const auto& [identity, page] : index_) all.push_back(identity);
+  return all;
+}
+
+void PagePool::set_stored(const Hash128& identity, bool stored) {
+  const auto found = index_.find(identity);
+  if (found == index_.end() || records_[found->second].stored == stored) return;
+  const bool idle = records_[found->second].references == 0;
+  if (idle) unlink(found->second);
+  records_[found->second].stored = stored;
+  if (idle) link(found->second);
 }
 
 Ledger PagePool::ledger() const {
@@ -121,11 +231,10 @@ void PagePool::drop_reference(PageId id) {
   LOWKEY_CHECK(record.references > 0, "page {} returned twice", id);
   if (--record.references > 0) return;
   --used_pages_;
-  if (record.published) {
-    link_newest(id);
-  } else {
-    free_page(id);
-  }
+  if (!record.published) return free_page(id);
+  if (record.levels < record.held) free_levels(id, record.levels);
+  record.idle_since = ++idle_clock_;
+  link(id);
 }
 
 void PagePool::drop_tail(SlabId id) {
@@ -133,40 +242,85 @@ void PagePool::drop_tail(SlabId id) {
   --used_tails_;
 }
 
-void PagePool::link_newest(PageId id) {
+// At its place by age: the end, but for a page of which a store has got a copy, or lost it, meanwhile.
+void PagePool::link(PageId id) {
   Record& record = records_[id];
-  record.older = newest_;
-  record.newer = kNone;
-  (newest_ == kNone ? oldest_ : records_[newest_].newer) = id;
-  newest_ = id;
+  IdleList& list = list_of(record);
+  PageId older = list.newest, newer = kNone;
+  while (older != kNone && records_[older].idle_since > record.idle_since)
+    newer = std::exchange(older, records_[older].older);
+  record.older = older;
+  record.newer = newer;
+  (older == kNone ? list.oldest : records_[older].newer) = id;
+  (newer == kNone ? list.newest : records_[newer].older) = id;
+  if (list.droppable == kNone || records_[list.droppable].idle_since > record.idle_since) list.droppable = id;
   ++evictable_pages_;
-  evictable_bytes_ += page_bytes(record.has_sink);
+  evictable_bytes_ += held_bytes(record);
 }
 
 void PagePool::unlink(PageId id) {
   Record& record = records_[id];
-  (record.older == kNone ? oldest_ : records_[record.older].newer) = record.newer;
-  (record.newer == kNone ? newest_ : records_[record.newer].older) = record.older;
+  IdleList& list = list_of(record);
+  if (list.droppable == id) list.droppable = record.newer;
+  (record.older == kNone ? list.oldest : records_[record.older].newer) = record.newer;
+  (record.newer == kNone ? list.newest : records_[record.newer].older) = record.older;
   record.older = record.newer = kNone;
   --evictable_pages_;
-  evictable_bytes_ -= page_bytes(record.has_sink);
+  evictable_bytes_ -= held_bytes(record);
+}
+
+bool PagePool::relieve(bool by_levels) {
+  return (by_levels && pressure_.drop_levels && drop_idle_level()) || evict_oldest();
+}
+
+PageId PagePool::oldest_droppable(IdleList& list) const {
+  while (list.droppable != kNone && records_[list.droppable].levels <= pressure_.min_levels)
+    list.droppable = records_[list.droppable].newer;
+  return list.droppable;
+}
+
+bool PagePool::drop_idle_level() {
+  const PageId a = oldest_droppable(idle_[0]), b = oldest_droppable(idle_[1]);
+  if (a == kNone && b == kNone) return false;
+  const bool first = b == kNone || (a != kNone && records_[a].idle_since < records_[b].idle_since);
+  drop_level(first ? a : b);
+  return true;
 }
 
 bool PagePool::evict_oldest() {
-  if (oldest_ == kNone) return false;
-  const PageId id = oldest_;
+  const PageId id = idle_[0].oldest != kNone ? idle_[0].oldest : idle_[1].oldest;
+  if (id == kNone) return false;
+  const Hash128 identity = records_[id].identity;
   unlink(id);
-  index_.erase(records_[id].identity);
+  index_.erase(identity);
   free_page(id);
   ++evictions_;
+  if (on_change) on_change(identity, false);
   return true;
 }
 
 void PagePool::free_page(PageId id) {
   Record& record = records_[id];
-  const std::span<const SlabId> slabs = slabs_of(id);
-  for (size_t i = 0; i < slabs.size(); ++i) memory_->slabs(static_cast<int>(i)).free(slabs[i]);
+  const int all = memory_->layout().num_levels;
+  if (record.has_sink) memory_->slabs(all).free(record.slabs[all]);
+  free_levels(id, 0);
   record = Record{};
+}
+
+void PagePool::free_levels(PageId id, int from) {
+  Record& record = records_[id];
+  for (int level = from; level < record.held; ++level)
+    memory_->slabs(level).free(std::exchange(record.slabs[level], kNoSlab));
+  record.held = static_cast<uint8_t>(from);
+  record.levels = std::min(record.levels, record.held);
+  record.version = ++versions_;
+}
+
+uint64_t PagePool::held_bytes(const Record& record) const {
+  const kernels::PageLayout& layout = memory_->layout();
+  uint64_t bytes = record.has_sink ? layout.slab_bytes[layout.sink_slab()] : 0;
+  for (int level = 0; level < record.held; ++level) bytes += layout.slab_bytes[level];
+  return bytes;
 }
 
 std::span<const SlabId> PagePool::slabs_of(PageId id) const {

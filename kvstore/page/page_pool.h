@@ -1,14 +1,20 @@
 // Who uses which page: the leader's bookkeeping of the device tier.
 //
 // A page is in one of three states: *used* (somebody holds a PageRef), *evictable* (nobody does, but it is
-// published: findable by its identity until its memory is needed, least recently used first), or free. It
-// knows tokens and bytes, not sequences or requests.
+// published: findable by its identity until its memory is needed), or free. It knows tokens and bytes, not
+// sequences or requests.
+//
+// A page has the slabs of its leading levels, at least of the first, and says how many of them may be read:
+// fewer than it has while data is on its way. When memory is needed, evictable pages lose their top levels,
+// least recently used first, where set_pressure() wants that; then they go: those of which a store has a copy
+// before the others, least recently used first.
 //
 // Thread rule: the step thread only. The pool outlives its references.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -40,8 +46,12 @@ class PageRef {
   explicit operator bool() const { return pool_ != nullptr; }
   PageId id() const { return id_; }
   bool operator==(const PageRef& other) const { return pool_ == other.pool_ && id_ == other.id_; }
-  // Slab ids: levels, then the sink where the page has one.
+  // Slab ids: all levels of the layout, then the sink where the page has one; kNoSlab where a level is not
+  // there.
   std::span<const SlabId> slabs() const;
+  int levels() const;        // leading levels that may be read now; 0: nothing has been loaded yet
+  bool lossy() const;        // came back through a lossy spill format: coarse at any number of levels
+  uint32_t version() const;  // changes whenever slabs or levels do; never the same for two uses of an id
 
  private:
   friend class PagePool;
@@ -76,34 +86,64 @@ class TailRef {
 
 class PagePool {
  public:
+  // What evictable pages give when memory is needed.
+  struct Pressure {
+    bool drop_levels = false;  // top levels first
+    int min_levels = 1;        // that they keep, until they are evicted
+  };
+
   explicit PagePool(PageMemory& memory);
   ~PagePool();  // REQUIRES: no reference left
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
-  // A page with undefined content, evicting as needed; empty when everything left is in use.
-  std::optional<PageRef> allocate(bool with_sink);
+  void set_pressure(const Pressure& pressure) { pressure_ = pressure; }
+  // Told of every identity that becomes findable (true) or ceases to be (false); must not call back.
+  std::function<void(const Hash128&, bool added)> on_change;
+
+  // A page of undefined content with slabs of its first `levels` levels (0: all), which count as readable:
+  // set_levels() says otherwise. Evicts as needed; empty when everything left is in use.
+  std::optional<PageRef> allocate(bool with_sink, int levels = 0);
   std::optional<TailRef> allocate_tail();
+
+  // Slabs up to `levels` levels; what may be read stays. False: no memory, and nothing has changed.
+  bool grow(const PageRef& page, int levels);
+  // What may be read from now on: data has landed on every rank. REQUIRES: its slabs are there. Slabs beyond
+  // go back with the last reference.
+  void set_levels(const PageRef& page, int levels, bool lossy = false);
+  // Frees the top level. REQUIRES: can_drop_level(), and no step, copy or transfer in flight uses that slab.
+  void drop_level(PageId page);
+  bool can_drop_level(PageId page) const {  // more than one level, and none on its way
+    return records_[page].levels > 1 && records_[page].levels == records_[page].held;
+  }
 
   // The published page with this identity, if its tokens are these (a hash alone is not trusted).
   std::optional<PageRef> find(const Hash128& identity, std::span<const int32_t> tokens);
   // A reference to the page if it is still published under this identity.
   std::optional<PageRef> find(PageId page, const Hash128& identity);
   bool contains(const Hash128& identity) const { return index_.contains(identity); }
+  std::vector<Hash128> identities() const;  // of all findable pages
 
   // Makes a complete page findable. When an equal page is published already, that one is returned and the
-  // caller's is not published: exchange it, and the double goes back.
+  // caller's is not published: exchange it, and the double goes back. But when the caller's is better (full
+  // where the other is coarse, or else of more levels, or not lossy), it takes the other's place.
+  // REQUIRES: levels() >= 1
   PageRef publish(const PageRef& page, const Hash128& identity, std::span<const int32_t> tokens);
+
+  // Whether a store is believed to have a copy. No effect where the identity is not findable.
+  void set_stored(const Hash128& identity, bool stored);
 
   Ledger ledger() const;
   // Bytes that allocation could still get: free and evictable.
   uint64_t available_bytes() const { return memory_->free_bytes() + evictable_bytes_; }
-  uint64_t page_bytes(bool with_sink) const;  // slabs only
+  uint64_t page_bytes(bool with_sink) const;  // slabs of all levels only
 
   uint64_t used_pages() const { return used_pages_; }
   uint64_t evictable_pages() const { return evictable_pages_; }
   uint64_t used_tails() const { return used_tails_; }
   uint64_t evictions() const { return evictions_; }
+  uint64_t idle_level_drops() const { return idle_level_drops_; }      // of evictable pages
+  uint64_t in_use_level_drops() const { return in_use_level_drops_; }  // by drop_level()
   PageMemory& memory() { return *memory_; }
 
  private:
@@ -114,29 +154,54 @@ class PagePool {
   struct Record {
     std::array<SlabId, kernels::kMaxSlabs> slabs{};
     uint32_t references = 0;
+    uint32_t version = 0;
+    uint8_t held = 0;    // levels that have slabs
+    uint8_t levels = 0;  // that may be read
     bool allocated = false;
     bool has_sink = false;
+    bool lossy = false;
     bool published = false;
-    PageId older = kNone, newer = kNone;  // in the list of evictable pages
+    bool stored = false;
+    PageId older = kNone, newer = kNone;  // in a list of evictable pages
+    uint64_t idle_since = 0;              // order in which they came there
     Hash128 identity;
     std::vector<int32_t> tokens;  // of a published page
+  };
+
+  // Evictable pages, oldest first.
+  struct IdleList {
+    PageId oldest = kNone, newest = kNone;
+    PageId droppable = kNone;  // no older one has levels to drop; may have none itself
   };
 
   void add_reference(PageId id);
   void drop_reference(PageId id);
   void drop_tail(SlabId id);
-  void link_newest(PageId id);
+  IdleList& list_of(const Record& record) { return idle_[record.stored ? 0 : 1]; }
+  void link(PageId id);
   void unlink(PageId id);
+  PageId oldest_droppable(IdleList& list) const;
+  bool relieve(bool by_levels);
+  bool drop_idle_level();
   bool evict_oldest();
+  void unpublish(PageId id);
   void free_page(PageId id);
+  void free_levels(PageId id, int from);
+  uint64_t held_bytes(const Record& record) const;
+  bool is_better(const Record& a, const Record& b) const;
   std::optional<SlabId> allocate_slab(SlabPool& pool);
+  bool allocate_levels(std::span<SlabId> slabs, int from, int to);
   std::span<const SlabId> slabs_of(PageId id) const;
 
   PageMemory* memory_;
   std::vector<Record> records_;  // by PageId
   std::unordered_map<Hash128, PageId> index_;
-  PageId oldest_ = kNone, newest_ = kNone;
+  std::array<IdleList, 2> idle_;  // pages that a store has, others
+  Pressure pressure_;
+  uint64_t idle_clock_ = 0;
+  uint32_t versions_ = 0;
   uint64_t used_pages_ = 0, evictable_pages_ = 0, used_tails_ = 0, evictions_ = 0;
+  uint64_t idle_level_drops_ = 0, in_use_level_drops_ = 0;
   uint64_t evictable_bytes_ = 0;
 };
 

@@ -19,6 +19,7 @@
 namespace lowkey::kvstore {
 
 using SlabId = uint32_t;
+inline constexpr SlabId kNoSlab = UINT32_MAX;  // no such slab, or not meant
 
 class SuperblockArena {
  public:

@@ -133,6 +133,7 @@ class Cache {
     memory_ = std::make_unique<HugeMemory>(per_page * pages * sequences);
     std::byte* next = memory_->data();
     slabs_.resize(sequences);
+    page_levels_.assign(pages, static_cast<uint8_t>(layout_.num_levels));
     for (int level = 0; level < layout_.num_levels; ++level) {  // level-major, as pools have them
       for (auto& slabs : slabs_) {
         slabs.resize(pages * kMaxSlabs);
@@ -182,7 +183,7 @@ class Cache {
                          .num_rows = rows,
                          .first_slot = context_,
                          .slabs = slabs_[first + s].data(),
-                         .levels = layout_.num_levels,
+                         .page_levels = page_levels_.data(),
                          .tail = tails_[first + s].data()});
     }
     AttentionStep step{.layout = &layout_,
@@ -230,6 +231,7 @@ class Cache {
   std::unique_ptr<HugeMemory> memory_;
   std::vector<std::vector<std::byte*>> slabs_;
   std::vector<std::vector<std::byte>> tails_;
+  std::vector<uint8_t> page_levels_;
   std::vector<SequenceSlice> slices_;
   std::vector<float> q_, k_, v_, out_;
   int rows_ = 0;

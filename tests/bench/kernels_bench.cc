@@ -117,7 +117,8 @@ class AttentionBench {
   void step(int bank, int first, int rows) {
     slices_.clear();
     for (size_t s = 0; s < tails_.size(); ++s) {
-      slices_.push_back({static_cast<int>(s) * rows, rows, first, pointers_[s].data(), 1, tails_[s]->data()});
+      slices_.push_back({static_cast<int>(s) * rows, rows, first, pointers_[s].data(), page_levels_.data(),
+                         tails_[s]->data()});
     }
     const int total = rows * static_cast<int>(tails_.size());
     backend_->attend({&layout_,
@@ -149,6 +150,7 @@ class AttentionBench {
 
   void allocate_sequence(int) {
     const int pages = (context_ + rows_) / layout_.page_tokens;
+    page_levels_.assign(pages, 1);
     auto& pointers = pointers_.emplace_back(static_cast<size_t>(pages) * kMaxSlabs, nullptr);
     for (int page = 0; page < pages; ++page) {
       for (int slab = 0; slab < layout_.num_slabs(); ++slab) {
@@ -165,6 +167,7 @@ class AttentionBench {
   int context_, rows_, banks_ = 1;
   std::vector<std::unique_ptr<Buffer>> memory_, tails_;
   std::vector<std::vector<std::byte*>> pointers_;
+  std::vector<uint8_t> page_levels_;
   std::vector<SequenceSlice> slices_;
   std::vector<float> q_, k_, v_, out_;
 };

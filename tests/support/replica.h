@@ -35,7 +35,7 @@ class SequenceCache {
             .num_rows = count,
             .first_slot = first,
             .slabs = slabs_.data(),
-            .levels = layout_.num_levels,
+            .page_levels = page_levels_.data(),
             .tail = tail_.get()};
   }
   int length() const { return length_; }
@@ -51,6 +51,7 @@ class SequenceCache {
   }
   void add_page() {
     const bool first = slabs_.empty();
+    page_levels_.push_back(static_cast<uint8_t>(layout_.num_levels));
     for (int slab = 0; slab < kernels::kMaxSlabs; ++slab) {
       const bool used = slab < (first ? layout_.num_slabs() : layout_.num_levels);
       if (used) pages_.push_back(memory(layout_.slab_bytes[slab]));
@@ -62,6 +63,7 @@ class SequenceCache {
   int length_ = 0;
   std::vector<Memory> pages_;
   std::vector<std::byte*> slabs_;
+  std::vector<uint8_t> page_levels_;
   Memory tail_;
 };
 

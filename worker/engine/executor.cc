@@ -83,6 +83,8 @@ Status Executor::apply(const wire::PlannedSequence& planned, Table* table) {
                                 table->slabs.size() / kMaxSlabs, planned.tokens_size(),
                                 planned.first_slot()));
   }
+  table->page_levels.assign(table->slabs.size() / kMaxSlabs,
+                            static_cast<uint8_t>(memory_.layout().num_levels));
   return memory_.archive() ? observe(planned, table) : Status();
 }
 
@@ -97,7 +99,7 @@ Status Executor::run_model(const wire::StepPlan& plan) {
                       .num_rows = planned.tokens_size(),
                       .first_slot = static_cast<int>(planned.first_slot()),
                       .slabs = table.slabs.data(),
-                      .levels = static_cast<int>(planned.levels()),
+                      .page_levels = table.page_levels.data(),
                       .tail = memory_.tail_address(planned.tail()),
                       .archives = memory_.archive() ? table.archives.data() : nullptr,
                       .observer = planned.has_scores() ? &table.observer : nullptr});

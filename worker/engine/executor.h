@@ -66,7 +66,8 @@ class Executor {
 
  private:
   struct Table {
-    std::vector<std::byte*> slabs;  // [page * kMaxSlabs + slab]
+    std::vector<std::byte*> slabs;     // [page * kMaxSlabs + slab]
+    std::vector<uint8_t> page_levels;  // [page] to be read
     // Where the recipe has an archive: [bank], and the addresses behind them.
     std::vector<kernels::ArchivedPages> archives;
     std::vector<std::vector<std::byte*>> archive_slabs;

@@ -99,7 +99,7 @@ double CacheProbe::attend() {
   const kernels::SequenceSlice slice{.num_rows = 1,
                                      .first_slot = slots_,
                                      .slabs = own_.slabs(),
-                                     .levels = own_.layout().num_levels,
+                                     .page_levels = own_.page_levels(),
                                      .tail = tail_.get(),
                                      .archives = archived_.empty() ? nullptr : archived_.data()};
   const TimePoint start = Clock::now();

@@ -24,12 +24,14 @@ void PlainPages::grow(int pages) {
       slabs_.push_back(bytes > 0 ? plain_memory(bytes) : nullptr);
       views_.push_back(slabs_.back().get());
     }
+    page_levels_.push_back(static_cast<uint8_t>(layout_->num_levels));
   }
 }
 
 void PlainPages::clear() {
   slabs_.clear();
   views_.clear();
+  page_levels_.clear();
 }
 
 size_t PlainPages::slab_bytes(size_t index) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <vector>
@@ -28,6 +29,7 @@ class PlainPages {
   void clear();
   // [page * kMaxSlabs + slab], null where a page has no such slab: only page 0 has a sink.
   std::byte* const* slabs() const { return views_.data(); }
+  const uint8_t* page_levels() const { return page_levels_.data(); }  // [page]: all
 
  private:
   size_t slab_bytes(size_t index) const;
@@ -35,6 +37,7 @@ class PlainPages {
   const kernels::PageLayout* layout_;
   std::vector<PlainMemory> slabs_;
   std::vector<std::byte*> views_;  // the same
+  std::vector<uint8_t> page_levels_;
 };
 
 }  // namespace lowkey::worker

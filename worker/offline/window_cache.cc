@@ -13,7 +13,7 @@ kernels::SequenceSlice WindowCache::extend(int first_row, int count) {
           .num_rows = count,
           .first_slot = first,
           .slabs = pages_.slabs(),
-          .levels = layout().num_levels,
+          .page_levels = pages_.page_levels(),
           .tail = tail_.get()};
 }
 

@@ -234,9 +234,10 @@ struct Chunk {
   const Inputs* inputs;
   SequenceMemory* memory;
   int first, rows;
-  int levels = 0;  // 0: all
+  int levels = 0;  // of every page; 0: all
   const ArchivedPages* archives = nullptr;
   const TokenObserver* observer = nullptr;
+  const std::vector<uint8_t>* page_levels = nullptr;  // of each page, in place of `levels`
 };
 
 inline std::vector<float> rows_of(const std::vector<float>& all, int first, int rows, int cols) {
@@ -250,6 +251,7 @@ inline std::vector<std::vector<float>> attend(Backend& backend, const PageLayout
                                               const std::vector<Chunk>& chunks, int readers = 1) {
   std::vector<float> q, k, v;
   std::vector<SequenceSlice> slices;
+  std::vector<std::vector<uint8_t>> uniform;
   int rows = 0;
   for (const Chunk& c : chunks) {
     auto append = [&](std::vector<float>& to, const std::vector<float>& from, int cols) {
@@ -259,9 +261,11 @@ inline std::vector<std::vector<float>> attend(Backend& backend, const PageLayout
     append(q, c.inputs->q, s.q_heads * s.dim);
     append(k, c.inputs->k, s.kv_heads * s.dim);
     append(v, c.inputs->v, s.kv_heads * s.dim);
+    uniform.emplace_back((c.first + c.rows) / layout.page_tokens,
+                         static_cast<uint8_t>(c.levels == 0 ? layout.num_levels : c.levels));
     slices.push_back({rows, c.rows, c.first, c.memory->pointers.data(),
-                      c.levels == 0 ? layout.num_levels : c.levels, c.memory->tail.data(), c.archives,
-                      c.observer});
+                      c.page_levels == nullptr ? uniform.back().data() : c.page_levels->data(),
+                      c.memory->tail.data(), c.archives, c.observer});
     rows += c.rows;
   }
   GuardedTensor tq(backend, rows, s.q_heads * s.dim, q), tk(backend, rows, s.kv_heads * s.dim, k),

@@ -1,6 +1,9 @@
 // attend(): against the float64 reference, against full attention written out here, and bit against bit
 // across chunk sizes, batches and threads, for every format of a page.
 #include "kernels/ops/attention_reference.h"
+
+#include <random>
+
 #include "tests/unit/kernels/cpu/attention_support.h"
 
 namespace lowkey::kernels::test {
@@ -198,6 +201,99 @@ TEST_P(Attention, EveryCutOfThePagesEqualsTheReference) {
     const auto actual = attend_in_chunks(*backend, layout, s, inputs, memory, tokens, 50, {.levels = levels});
     expect_attention(actual, expected, tolerance(layout, levels), recipe.name);
   }
+}
+
+// Levels of `pages` pages in runs of 1 to 20, so that some are longer than a split.
+std::vector<uint8_t> runs_of_levels(int pages, int num_levels, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<uint8_t> levels;
+  while (static_cast<int>(levels.size()) < pages)
+    levels.insert(levels.end(), random() % 3 == 0 ? 20 : 1 + random() % 3,
+                  static_cast<uint8_t>(1 + random() % num_levels));
+  levels.resize(pages);
+  return levels;
+}
+
+Tolerance worst_tolerance(const PageLayout& layout) {
+  Tolerance worst;
+  for (int levels = 1; levels <= layout.num_levels; ++levels) {
+    const double decibel = tolerance(layout, levels).decibel;
+    if (decibel != 0) worst.decibel = worst.decibel == 0 ? decibel : std::min(worst.decibel, decibel);
+  }
+  // The mean of many random values is small beside what the integer kernels round.
+  if (worst.decibel != 0) worst.decibel -= 6;
+  return worst;
+}
+
+// Every page has its own number of levels, also those that the step completes.
+TEST_P(Attention, PagesOfMixedLevelsEqualTheReferenceInPrefill) {
+  for (const Shape& s : {Shape{4, 2, 64}, Shape{3, 1, 20, 16}}) {
+    const PageLayout layout = make_layout(recipe, s, dtype);
+    if (layout.num_levels == 1) return;
+    const auto reference = make_reference_backend(dtype);
+    const int tokens = 7 * s.page_tokens + 5;
+    const Inputs inputs(s, tokens, 51);
+    for (uint32_t seed : {1, 2, 3}) {
+      const auto levels = runs_of_levels(tokens / s.page_tokens, layout.num_levels, seed);
+      const Chunk like{.page_levels = &levels};
+      SequenceMemory memory(layout, tokens), expected_memory(layout, tokens);
+      const auto expected =
+          attend_in_chunks(*reference, layout, s, inputs, expected_memory, tokens, 50, like);
+      const auto actual = attend_in_chunks(*backend, layout, s, inputs, memory, tokens, 50, like);
+      expect_attention(actual, expected, worst_tolerance(layout), name_of(recipe, s, tokens, seed));
+      expect_same_cache(layout, memory, expected_memory, tokens);
+    }
+  }
+}
+
+// Decoding after top levels were dropped: what is gone is not touched (its pointers are null).
+TEST_P(Attention, PagesThatLostLevelsEqualTheReferenceInDecode) {
+  const Shape s{9, 3, 64};
+  const PageLayout layout = make_layout(recipe, s, dtype);
+  if (layout.num_levels == 1) return;
+  const auto reference = make_reference_backend(dtype);
+  const int pages = 45, written = pages * s.page_tokens + 9;
+  const Inputs inputs(s, written + 3, 52);
+  SequenceMemory memory(layout, written + 3);
+  attend(*backend, layout, s, {{&inputs, &memory, 0, written}});
+  const auto levels = runs_of_levels(pages, layout.num_levels, 4);
+  for (int page = 0; page < pages; ++page)
+    for (int level = levels[page]; level < layout.num_levels; ++level)
+      memory.pointers[page * kMaxSlabs + level] = nullptr;
+  for (const int rows : {1, 3}) {
+    const Chunk chunk{
+        .inputs = &inputs, .memory = &memory, .first = written, .rows = rows, .page_levels = &levels};
+    const auto expected = attend(*reference, layout, s, {chunk})[0];
+    expect_attention(attend(*backend, layout, s, {chunk})[0], expected, worst_tolerance(layout), recipe.name);
+  }
+}
+
+// With mixed levels, too, a row's bits are its own: in other chunks, batches and on other threads.
+TEST_P(Attention, BitsOfMixedLevelsDependOnNothingElse) {
+  const Shape s{9, 3, 64};
+  const PageLayout layout = make_layout(recipe, s, dtype);
+  if (layout.num_levels == 1) return;
+  const int tokens = 1200;
+  const Inputs inputs(s, tokens, 53), other(s, 40, 54);
+  const auto levels = runs_of_levels(tokens / s.page_tokens, layout.num_levels, 5);
+  const Chunk like{.page_levels = &levels};
+  SequenceMemory whole_memory(layout, tokens);
+  const auto whole = attend_in_chunks(*backend, layout, s, inputs, whole_memory, tokens, tokens, like);
+  const auto single = make_cpu_backend({.dtype = dtype, .threads = 1});
+  for (Backend* b : {backend.get(), single.get()}) {
+    for (int chunk : {1, 33, 512}) {
+      if (b == single.get() && chunk == 1) continue;
+      SequenceMemory memory(layout, tokens);
+      const auto part = attend_in_chunks(*b, layout, s, inputs, memory, tokens, chunk, like);
+      ASSERT_EQ(std::memcmp(part.data(), whole.data(), whole.size() * 4), 0)
+          << name_of(recipe, s, tokens, chunk);
+    }
+  }
+  SequenceMemory other_memory(layout, 40);
+  const Chunk last{
+      .inputs = &inputs, .memory = &whole_memory, .first = tokens - 1, .rows = 1, .page_levels = &levels};
+  const auto batch = attend(*backend, layout, s, {{&other, &other_memory, 0, 40}, last})[1];
+  EXPECT_EQ(std::memcmp(batch.data(), whole.data() + whole.size() - batch.size(), batch.size() * 4), 0);
 }
 
 // Layers that share a bank: one encodes, the last one moves the tail, all see the same.
