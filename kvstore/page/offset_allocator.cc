@@ -8,15 +8,16 @@ OffsetAllocator::OffsetAllocator(uint64_t capacity) : capacity_(capacity / kAlig
   if (capacity_ > 0) add_hole(0, capacity_);
 }
 
-std::optional<uint64_t> OffsetAllocator::allocate(uint64_t bytes) {
+std::optional<uint64_t> OffsetAllocator::allocate(uint64_t bytes, bool at_end) {
   LOWKEY_CHECK(bytes > 0);
   if (bytes > capacity_) return std::nullopt;  // before rounding: the sum must not overflow
   bytes = rounded(bytes);
   const auto hole = holes_by_size_.lower_bound({bytes, 0});
   if (hole == holes_by_size_.end()) return std::nullopt;
-  const auto [hole_bytes, offset] = *hole;
-  remove_hole(offset, hole_bytes);
-  if (hole_bytes > bytes) add_hole(offset + bytes, hole_bytes - bytes);
+  const auto [hole_bytes, hole_offset] = *hole;
+  const uint64_t rest = hole_bytes - bytes, offset = at_end ? hole_offset + rest : hole_offset;
+  remove_hole(hole_offset, hole_bytes);
+  if (rest > 0) add_hole(at_end ? hole_offset : offset + bytes, rest);
   taken_.emplace(offset, bytes);
   used_ += bytes;
   return offset;

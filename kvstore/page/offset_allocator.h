@@ -21,8 +21,10 @@ class OffsetAllocator {
 
   explicit OffsetAllocator(uint64_t capacity);
 
-  // Offset of rounded(bytes) bytes, or nothing when no hole is large enough. REQUIRES: bytes > 0.
-  std::optional<uint64_t> allocate(uint64_t bytes);
+  // Offset of rounded(bytes) bytes, or nothing when no hole is large enough. Taken from the hole's end when
+  // `at_end`: what is given back sooner than the rest, and in the order it came, merges to holes of any size
+  // when it lies together. REQUIRES: bytes > 0.
+  std::optional<uint64_t> allocate(uint64_t bytes, bool at_end = false);
   void free(uint64_t offset);  // REQUIRES: an offset that allocate() returned and that is not yet free
 
   uint64_t capacity() const { return capacity_; }

@@ -141,11 +141,15 @@ Status StoreService::reserve(const ConnectionPtr& peer, const wire::ReserveReque
     const std::span slab_bytes(page.slab_bytes().data(), page.slab_bytes_size());
     const auto reservation = index_.reserve(peer->id(), *parse_hash128(page.identity()), slab_bytes, now);
     wire::PageGrant& grant = *reply.add_pages();
-    grant.set_already_present(reservation.grant == StoreIndex::Grant::kAlreadyPresent);
-    if (reservation.grant != StoreIndex::Grant::kGranted) continue;
+    const bool granted = reservation.grant == StoreIndex::Grant::kGranted;
+    grant.set_already_present(granted ? reservation.there != 0
+                                      : reservation.grant == StoreIndex::Grant::kAlreadyPresent);
+    if (!granted) continue;
     grant.set_granted(true);
     grant.set_reservation(reservation.id);
-    for (int i = 0; i < page.slab_bytes_size(); ++i) grant.add_offsets(reservation.slabs[i].offset);
+    for (int i = 0; i < page.slab_bytes_size(); ++i) {
+      grant.add_offsets((reservation.there >> i & 1) != 0 ? kSlabIsThere : reservation.slabs[i].offset);
+    }
   }
   send(peer, MessageType::kReserveReply, reply);
   return {};
@@ -157,24 +161,20 @@ Status StoreService::commit(const ConnectionPtr& peer, const wire::CommitRequest
     const auto header = parse_page_header(page.header());
     if (!header && header.error().code == Code::kInvalidArgument) return header.error();
   }
+  std::vector<bool> committed(request.pages_size());
+  for (int i = request.pages_size() - 1; i >= 0; --i) {  // the first becomes the most recently used
+    committed[i] = commit_page(peer->id(), request.pages(i).reservation(), request.pages(i).header());
+  }
   wire::CommitReply reply;
   reply.set_id(request.id());
-  for (const auto& page : request.pages()) {
-    reply.add_committed(commit_page(peer->id(), page.reservation(), page.header()));
-  }
+  for (const bool one : committed) reply.add_committed(one);
   send(peer, MessageType::kCommitReply, reply);
   return {};
 }
 
 bool StoreService::commit_page(uint64_t owner, uint64_t reservation, std::string_view bytes) {
   const auto header = parse_page_header(bytes);
-  const auto slabs = index_.reserved(owner, reservation);
-  bool fits = header.ok();
-  if (fits && slabs) {
-    fits = num_slabs(*header) ==
-           std::count_if(slabs->begin(), slabs->end(), [](auto& s) { return s.bytes > 0; });
-  }
-  if (fits && index_.commit(owner, reservation, *header, Clock::now())) return true;
+  if (header && index_.commit(owner, reservation, *header, Clock::now())) return true;
   index_.abort(owner, reservation);
   return false;
 }
@@ -186,12 +186,20 @@ Status StoreService::lookup(const ConnectionPtr& peer, const wire::LookupRequest
     LOWKEY_ASSIGN(identity, parse_hash128(bytes));
     identities.push_back(identity);
   }
+  const TimePoint now = Clock::now();
+  for (const Hash128& identity : identities) {
+    if (const auto since = index_.evicted_since(identity, now)) {
+      metrics_.observe(Metric::kEvictToReuse, seconds(*since));
+    }
+  }
   wire::LookupReply reply;
   reply.set_id(request.id());
-  for (const auto& found : index_.lookup(peer->id(), identities, Clock::now())) {
+  for (const auto& found : index_.lookup(peer->id(), identities, request.slabs(), request.gaps(), now)) {
     wire::FoundPage& page = *reply.add_pages();
     page.set_lease(found.lease);
     page.set_header(std::string(page_header_bytes(found.header)));
+    page.set_tier(1);
+    page.set_index(static_cast<uint32_t>(found.index));
     for (const Slab& slab : found.slabs) {
       page.add_offsets(slab.offset);
       page.add_slab_bytes(slab.bytes);
@@ -217,6 +225,7 @@ void StoreService::settle() {
   metrics_.set(Metric::kStoreLeases, static_cast<double>(index_.num_leases()));
   const StoreCounters& now = index_.counters();
   metrics_.add(Metric::kStoreEvictions, static_cast<double>(now.evicted_pages - counted_.evicted_pages));
+  metrics_.add(Metric::kStoreLevelDrops, static_cast<double>(now.level_drops - counted_.level_drops));
   metrics_.add(Metric::kStoreExpired, static_cast<double>(now.expired_leases - counted_.expired_leases),
                {{"what", "lease"}});
   metrics_.add(Metric::kStoreExpired,

@@ -19,9 +19,15 @@ Hash128 identity(uint64_t n) {
   return {n * 0x9e3779b97f4a7c15ull, n};
 }
 
-kernels::PageHeader header_of(uint64_t n) {
+constexpr SlabMask kAll = 0;
+
+// `mark` tells apart what two writers made of the same page: checksum of slab i is mark + i.
+kernels::PageHeader header_of(uint64_t n, int levels = 1, bool sink = false, uint64_t mark = 0) {
   kernels::PageHeader header;
   header.identity = identity(n);
+  header.levels_present = static_cast<uint8_t>((1 << levels) - 1);
+  header.has_sink = sink;
+  for (size_t i = 0; i < header.checksums.size(); ++i) header.checksums[i] = mark + i;
   return header;
 }
 
@@ -29,12 +35,17 @@ StoreIndex::Options small_pool(uint64_t capacity) {
   return {.capacity = capacity, .reservation_ttl = seconds(10), .lease_ttl = seconds(5)};
 }
 
-// Reserves and commits a page of one slab.
-void put(StoreIndex& index, uint64_t n, uint32_t bytes, TimePoint now = kStart) {
-  const uint32_t slabs[] = {bytes};
+// Reserves and commits a page of `levels` slabs.
+void put(StoreIndex& index, uint64_t n, uint32_t bytes, TimePoint now = kStart, int levels = 1) {
+  const std::vector<uint32_t> slabs(levels, bytes);
   const auto reservation = index.reserve(1, identity(n), slabs, now);
   ASSERT_EQ(reservation.grant, Grant::kGranted);
-  ASSERT_TRUE(index.commit(1, reservation.id, header_of(n), now));
+  ASSERT_TRUE(index.commit(1, reservation.id, header_of(n, levels), now));
+}
+
+std::vector<StoreIndex::Found> whole_pages(StoreIndex& index, StoreIndex::Owner owner,
+                                           std::span<const Hash128> identities, TimePoint now) {
+  return index.lookup(owner, identities, kAll, false, now);
 }
 
 TEST(OffsetAllocator, MergesNeighboursAndTakesTheTightestHole) {
@@ -57,15 +68,18 @@ TEST(StoreIndex, APageIsFoundOnlyOnceCommitted) {
   const auto reservation = index.reserve(1, identity(7), slabs, kStart);
   ASSERT_EQ(reservation.grant, Grant::kGranted);
   const Hash128 wanted[] = {identity(7)};
-  EXPECT_TRUE(index.lookup(2, wanted, kStart).empty());
+  EXPECT_TRUE(whole_pages(index, 2, wanted, kStart).empty());
   EXPECT_EQ(index.ledger().in_flight, 128u + 64u);
   EXPECT_EQ(index.ledger().requested, 164u);
 
-  EXPECT_FALSE(index.commit(2, reservation.id, header_of(7), kStart)) << "another owner's reservation";
-  EXPECT_FALSE(index.commit(1, reservation.id, header_of(8), kStart)) << "header of another page";
-  EXPECT_TRUE(index.commit(1, reservation.id, header_of(7), kStart));
-  EXPECT_TRUE(index.commit(1, reservation.id, header_of(7), kStart)) << "repeated";
-  const auto found = index.lookup(2, wanted, kStart);
+  EXPECT_FALSE(index.commit(2, reservation.id, header_of(7, 1, true), kStart))
+      << "another owner's reservation";
+  EXPECT_FALSE(index.commit(1, reservation.id, header_of(8, 1, true), kStart)) << "header of another page";
+  EXPECT_FALSE(index.commit(1, reservation.id, header_of(7, 2, true), kStart)) << "header of other slabs";
+  EXPECT_FALSE(index.commit(1, reservation.id, header_of(7, 1), kStart)) << "header without the sink";
+  EXPECT_TRUE(index.commit(1, reservation.id, header_of(7, 1, true), kStart));
+  EXPECT_TRUE(index.commit(1, reservation.id, header_of(7, 1, true), kStart)) << "repeated";
+  const auto found = whole_pages(index, 2, wanted, kStart);
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].slabs[0].bytes, 100u);
   EXPECT_EQ(found[0].slabs[1].bytes, 0u);
@@ -86,8 +100,8 @@ TEST(StoreIndex, EvictsTheLeastRecentlyUsedButNeverALeasedPage) {
   StoreIndex index(small_pool(3 * 64));
   for (uint64_t n = 1; n <= 3; ++n) put(index, n, 64);
   const Hash128 leased[] = {identity(1)}, used[] = {identity(2)};
-  ASSERT_EQ(index.lookup(5, leased, kStart).size(), 1u);
-  index.release(6, index.lookup(6, used, kStart).at(0).lease);
+  ASSERT_EQ(whole_pages(index, 5, leased, kStart).size(), 1u);
+  index.release(6, whole_pages(index, 6, used, kStart).at(0).lease);
   put(index, 4, 64);
   EXPECT_TRUE(index.contains(identity(1))) << "oldest, but leased";
   EXPECT_TRUE(index.contains(identity(2))) << "read after page 3 was";
@@ -103,7 +117,7 @@ TEST(StoreIndex, APrefixLosesItsEndFirst) {
   StoreIndex index(small_pool(4 * 64));
   for (uint64_t n = 1; n <= 4; ++n) put(index, n, 64);
   const Hash128 chain[] = {identity(1), identity(2), identity(3), identity(4)};
-  for (const auto& found : index.lookup(1, chain, kStart)) index.release(1, found.lease);
+  for (const auto& found : whole_pages(index, 1, chain, kStart)) index.release(1, found.lease);
   put(index, 5, 64);
   EXPECT_FALSE(index.contains(identity(4)));
   EXPECT_TRUE(index.contains(identity(1)));
@@ -115,13 +129,13 @@ TEST(StoreIndex, LookupStopsAtTheFirstMissAndAtTheBoundOfLeases) {
   StoreIndex index(options);
   for (uint64_t n : {1, 2, 4, 5, 6}) put(index, n, 64);
   const Hash128 holed[] = {identity(1), identity(2), identity(3), identity(4)};
-  const auto run = index.lookup(1, holed, kStart);
+  const auto run = whole_pages(index, 1, holed, kStart);
   EXPECT_EQ(run.size(), 2u);
   const Hash128 more[] = {identity(4)};
-  EXPECT_TRUE(index.lookup(1, more, kStart).empty()) << "owner 1 holds its two leases";
-  EXPECT_EQ(index.lookup(2, more, kStart).size(), 1u);
+  EXPECT_TRUE(whole_pages(index, 1, more, kStart).empty()) << "owner 1 holds its two leases";
+  EXPECT_EQ(whole_pages(index, 2, more, kStart).size(), 1u);
   index.release(1, run[0].lease);
-  EXPECT_EQ(index.lookup(1, more, kStart).size(), 1u);
+  EXPECT_EQ(whole_pages(index, 1, more, kStart).size(), 1u);
 }
 
 TEST(StoreIndex, ReservationsAndLeasesRunOut) {
@@ -135,7 +149,7 @@ TEST(StoreIndex, ReservationsAndLeasesRunOut) {
   EXPECT_EQ(index.counters().expired_reservations, 1u);
 
   const Hash128 wanted[] = {identity(2)};
-  ASSERT_EQ(index.lookup(1, wanted, kStart + seconds(10)).size(), 1u);
+  ASSERT_EQ(whole_pages(index, 1, wanted, kStart + seconds(10)).size(), 1u);
   EXPECT_EQ(index.reserve(1, identity(3), slabs, kStart + seconds(14)).grant, Grant::kFull);
   EXPECT_EQ(index.reserve(1, identity(3), slabs, kStart + seconds(15)).grant, Grant::kGranted);
   EXPECT_EQ(index.counters().expired_leases, 1u);
@@ -147,7 +161,7 @@ TEST(StoreIndex, ADeadOwnersReservationsAndLeasesEnd) {
   put(index, 1, 64);
   const Hash128 wanted[] = {identity(1)};
   const uint32_t slabs[] = {64};
-  index.lookup(7, wanted, kStart);
+  whole_pages(index, 7, wanted, kStart);
   index.reserve(7, identity(2), slabs, kStart);
   index.drop_owner(7);
   EXPECT_EQ(index.num_leases(), 0u);
@@ -160,8 +174,8 @@ TEST(StoreIndex, ACorruptPageIsForgottenAtOnceAndFreedAfterItsLastReader) {
   StoreIndex index(small_pool(2 * 64));
   put(index, 1, 64);
   const Hash128 wanted[] = {identity(1)};
-  const uint64_t first = index.lookup(1, wanted, kStart).at(0).lease;
-  const uint64_t second = index.lookup(2, wanted, kStart).at(0).lease;
+  const uint64_t first = whole_pages(index, 1, wanted, kStart).at(0).lease;
+  const uint64_t second = whole_pages(index, 2, wanted, kStart).at(0).lease;
   index.release_corrupt(1, first);
   EXPECT_FALSE(index.contains(identity(1)));
   EXPECT_EQ(index.ledger().pinned, 64u);
@@ -170,6 +184,110 @@ TEST(StoreIndex, ACorruptPageIsForgottenAtOnceAndFreedAfterItsLastReader) {
   EXPECT_TRUE(index.contains(identity(1)));
   EXPECT_EQ(index.ledger().used, 64u);
   EXPECT_EQ(index.counters().corrupt_pages, 1u);
+}
+
+TEST(StoreIndex, LevelsGoBeforePagesAndTheOldestFirst) {
+  StoreIndex index(small_pool(6 * 192));
+  for (uint64_t n = 1; n <= 6; ++n) put(index, n, 64, kStart, 3);
+  put(index, 7, 64, kStart, 3);
+  EXPECT_EQ(index.counters().evicted_pages, 0u);
+  EXPECT_EQ(index.counters().level_drops, 3u);
+  EXPECT_EQ(index.present(identity(1)), 0b001u) << "the least recently used lost its upper levels";
+  EXPECT_EQ(index.present(identity(2)), 0b011u);
+  EXPECT_EQ(index.present(identity(3)), 0b111u);
+  EXPECT_EQ(index.ledger().requested, index.ledger().used);
+  for (uint64_t n = 8; n <= 30; ++n) put(index, n, 64, kStart, 3);
+  EXPECT_GT(index.counters().evicted_pages, 0u);
+  uint64_t coarse = 0, whole = 0;
+  for (uint64_t n = 1; n <= 30; ++n) {
+    coarse += index.present(identity(n)) == 0b001;
+    whole += index.present(identity(n)) == 0b111;
+  }
+  EXPECT_GE(whole, 2u) << "the newest stay whole";
+  EXPECT_GE(coarse, 5u) << "half of the pool is for pages of one level";
+  EXPECT_EQ(index.present(identity(30)), 0b111u);
+}
+
+TEST(StoreIndex, LookupByLevelsWithAndWithoutGaps) {
+  StoreIndex index(small_pool(6 * 192));
+  for (uint64_t n = 1; n <= 7; ++n) put(index, n, 64, kStart, 3);  // 1: one level, 2: two levels
+  const Hash128 wanted[] = {identity(3), identity(2), identity(1), identity(99), identity(4)};
+  const auto indices = [&](SlabMask slabs, bool gaps) {
+    std::vector<size_t> result;
+    for (const auto& found : index.lookup(1, wanted, slabs, gaps, kStart)) {
+      result.push_back(found.index);
+      index.release(1, found.lease);
+    }
+    return result;
+  };
+  EXPECT_EQ(indices(0b0001, false), (std::vector<size_t>{0, 1, 2}));
+  EXPECT_EQ(indices(0b0001, true), (std::vector<size_t>{0, 1, 2, 4}));
+  EXPECT_EQ(indices(0b0011, false), (std::vector<size_t>{0, 1}));
+  EXPECT_EQ(indices(0b0111, false), (std::vector<size_t>{0}));
+  EXPECT_EQ(indices(0b1111, false), (std::vector<size_t>{0})) << "page 3 never had a sink: no lack";
+  EXPECT_EQ(indices(kAll, false), (std::vector<size_t>{0}));
+  EXPECT_EQ(indices(0b0110, true), (std::vector<size_t>{0, 1, 4})) << "what has any of them";
+  const auto found = index.lookup(1, std::span(wanted).subspan(1, 1), 0b0111, true, kStart);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(mask_of(found[0].slabs), 0b0011u);
+  EXPECT_EQ(found[0].header.levels_present, 0b111) << "what its header speaks of";
+}
+
+TEST(StoreIndex, MissingLevelsArePutBackWithoutTheOthers) {
+  StoreIndex index(small_pool(6 * 192));
+  for (uint64_t n = 1; n <= 7; ++n) put(index, n, 64, kStart, 3);
+  const uint32_t slabs[] = {64, 64, 64};
+  const Hash128 one[] = {identity(1)};
+  const auto reader = index.lookup(2, one, 0b1, false, kStart);
+  const auto grant = index.reserve(1, identity(1), slabs, kStart);
+  ASSERT_EQ(grant.grant, Grant::kGranted);
+  EXPECT_EQ(grant.there, 0b001u);
+  EXPECT_EQ(mask_of(grant.slabs), 0b110u);
+  EXPECT_EQ(index.reserve(2, identity(1), slabs, kStart).grant, Grant::kAlreadyPresent) << "being completed";
+  EXPECT_EQ(index.ledger().in_flight, 128u);
+  EXPECT_FALSE(index.commit(1, grant.id, header_of(1, 3, false, 7), kStart)) << "made of other bytes";
+  EXPECT_TRUE(index.commit(1, grant.id, header_of(1, 3), kStart));
+  EXPECT_TRUE(index.commit(1, grant.id, header_of(1, 3), kStart)) << "repeated";
+  EXPECT_EQ(index.present(identity(1)), 0b111u);
+  EXPECT_EQ(index.ledger().pinned, 192u) << "still read";
+  index.release(2, reader.at(0).lease);
+  EXPECT_EQ(index.ledger().pinned, 0u);
+
+  const auto lost = index.reserve(3, identity(2), slabs, kStart);
+  ASSERT_EQ(lost.grant, Grant::kGranted);
+  index.drop_owner(3);
+  EXPECT_NE(index.present(identity(2)), 0u) << "the page itself stays";
+  EXPECT_EQ(index.ledger().in_flight, 0u);
+}
+
+TEST(StoreIndex, APageStoredWithFewerLevelsGainsTheOthers) {
+  StoreIndex index(small_pool(4096));
+  const uint32_t coarse[] = {64, 0, 0, 128}, whole[] = {64, 96, 160, 128};
+  const auto first = index.reserve(1, identity(1), coarse, kStart);
+  ASSERT_TRUE(index.commit(1, first.id, header_of(1, 1, true), kStart));
+  EXPECT_EQ(index.lacking(identity(1), 0b1111), 0u) << "its header speaks of no more";
+  const auto second = index.reserve(1, identity(1), whole, kStart);
+  ASSERT_EQ(second.grant, Grant::kGranted);
+  EXPECT_EQ(second.there, 0b1001u);
+  ASSERT_TRUE(index.commit(1, second.id, header_of(1, 3, true), kStart));
+  const Hash128 one[] = {identity(1)};
+  const auto found = index.lookup(1, one, 0b1111, false, kStart);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].header.levels_present, 0b111);
+  EXPECT_EQ(found[0].slabs[2].bytes, 160u);
+}
+
+TEST(StoreIndex, AnEvictedPageThatIsWantedAgainIsNoticedOnce) {
+  StoreIndex index(small_pool(64));
+  put(index, 1, 64);
+  put(index, 2, 64, kStart + seconds(1));
+  EXPECT_EQ(index.evicted_since(identity(1), kStart + seconds(4)), seconds(3));
+  EXPECT_FALSE(index.evicted_since(identity(1), kStart + seconds(5)));
+  EXPECT_FALSE(index.evicted_since(identity(2), kStart + seconds(5))) << "it is there";
+  EvictedMemory memory(2);
+  for (uint64_t n = 1; n <= 3; ++n) memory.evicted(identity(n), kStart);
+  EXPECT_EQ(memory.size(), 2u);
+  EXPECT_FALSE(memory.wanted(identity(1), kStart));
 }
 
 // Random operations against a shadow that knows every slab handed out.
@@ -213,9 +331,12 @@ class Shadow {
   static constexpr uint64_t kCapacity = 64 * 1024;
   static constexpr uint64_t kOwners = 3;
   struct Page {
-    uint64_t owner;
-    uint64_t identity;
-    Slabs slabs;
+    uint64_t identity = 0;
+    Slabs slabs;           // that are there
+    uint64_t pending = 0;  // reservation
+    uint64_t writer = 0;
+    Slabs written;
+    int levels = 0;
     TimePoint expires;
     bool committed = false;
     bool doomed = false;
@@ -231,38 +352,65 @@ class Shadow {
 
   void reserve() {
     const uint64_t owner = 1 + roll(kOwners), n = roll(60);
-    std::vector<uint32_t> slabs(1 + roll(kernels::kMaxSlabs));
-    for (uint32_t& bytes : slabs) bytes = roll(4) == 0 ? 0 : 1 + roll(3000);
-    slabs[0] += 1;
+    const int levels = 1 + static_cast<int>(roll(3));
+    std::vector<uint32_t> slabs(kernels::kMaxSlabs);
+    for (int i = 0; i < levels; ++i) slabs[i] = 1 + (n * 37 + i * 911) % 3000;  // by page and slab alone
+    if (n % 4 == 0) slabs[3] = 100;
     forget_what_is_gone();
-    const auto reservation = index_.reserve(owner, identity(n), slabs, now_);
-    const bool known = std::any_of(pages_.begin(), pages_.end(),
+    const auto page = std::find_if(pages_.begin(), pages_.end(),
                                    [&](auto& p) { return p.second.identity == n && !p.second.doomed; });
-    ASSERT_EQ(reservation.grant == Grant::kAlreadyPresent, known);
+    SlabMask lacks = 0;
+    for (int i = 0; i < kernels::kMaxSlabs; ++i) lacks |= SlabMask{slabs[i] > 0} << i;
+    const SlabMask offered = lacks;
+    if (page != pages_.end()) lacks &= ~mask_of(page->second.slabs);
+    const bool busy = page != pages_.end() && (!page->second.committed || page->second.pending != 0);
+    const auto reservation = index_.reserve(owner, identity(n), slabs, now_);
+    ASSERT_EQ(reservation.grant == Grant::kAlreadyPresent, busy || lacks == 0);
     if (reservation.grant != Grant::kGranted) return;
-    for (size_t i = 0; i < slabs.size(); ++i) ASSERT_EQ(reservation.slabs[i].bytes, slabs[i]);
-    pages_[reservation.id] = {owner, n, reservation.slabs, now_ + seconds(10)};
+    ASSERT_EQ(mask_of(reservation.slabs), lacks);
+    ASSERT_EQ(reservation.there, offered & ~lacks);
+    const uint64_t id = page == pages_.end() ? reservation.id : page->first;
+    Page& target = pages_[id];
+    target.identity = n;
+    target.pending = reservation.id;
+    target.writer = owner;
+    target.written = reservation.slabs;
+    target.levels = levels;
+    target.expires = now_ + seconds(10);
   }
   void commit() {
     if (pages_.empty()) return;
-    const auto page = pick();
+    Page& page = pick()->second;
+    if (page.pending == 0) return;
     index_.expire(now_);
-    const bool live = page->second.committed ? !page->second.doomed : page->second.expires > now_;
-    ASSERT_EQ(index_.commit(page->second.owner, page->first, header_of(page->second.identity), now_), live);
-    if (live) page->second.committed = true;
+    const bool live = page.expires > now_ && !page.doomed;
+    const auto header = header_of(page.identity, page.levels, page.identity % 4 == 0);
+    ASSERT_EQ(index_.commit(page.writer, page.pending, header, now_), live);
+    if (!live) return;
+    for (size_t i = 0; i < page.slabs.size(); ++i) {
+      if (page.written[i].bytes > 0) page.slabs[i] = page.written[i];
+    }
+    page.committed = true;
+    page.pending = 0;
   }
   void lookup() {
     const uint64_t owner = 1 + roll(kOwners);
     std::vector<uint64_t> wanted(1 + roll(4));
     std::vector<Hash128> identities;
     for (uint64_t& n : wanted) identities.push_back(identity(n = roll(60)));
-    const auto found = index_.lookup(owner, identities, now_);
+    const SlabMask slabs = roll(16);
+    const bool gaps = roll(2) == 0;
+    const auto found = index_.lookup(owner, identities, slabs, gaps, now_);
     for (size_t i = 0; i < found.size(); ++i) {
+      ASSERT_TRUE(gaps || found[i].index == i);
       const auto page = std::find_if(pages_.begin(), pages_.end(), [&](auto& p) {
-        return p.second.identity == wanted[i] && p.second.committed && !p.second.doomed;
+        return p.second.identity == wanted[found[i].index] && p.second.committed && !p.second.doomed;
       });
       ASSERT_NE(page, pages_.end());
-      ASSERT_EQ(found[i].slabs[0].offset, page->second.slabs[0].offset);
+      for (size_t s = 0; s < found[i].slabs.size(); ++s) {
+        ASSERT_EQ(found[i].slabs[s].bytes, page->second.slabs[s].bytes);
+        ASSERT_EQ(found[i].slabs[s].offset, page->second.slabs[s].offset);
+      }
       page->second.leases[found[i].lease] = {owner, now_ + seconds(5)};
     }
   }
@@ -284,40 +432,65 @@ class Shadow {
   void abort() {
     if (pages_.empty()) return;
     const auto page = pick();
-    if (page->second.committed) return;
-    index_.abort(page->second.owner, page->first);
-    pages_.erase(page);
+    if (page->second.pending == 0) return;
+    index_.abort(page->second.writer, page->second.pending);
+    ended(page->first);
   }
   void drop(uint64_t owner) {
     index_.drop_owner(owner);
-    std::erase_if(pages_, [&](auto& p) { return !p.second.committed && p.second.owner == owner; });
-    for (auto& [id, page] : pages_)
+    for (auto& [id, page] : pages_) {
       std::erase_if(page.leases, [&](auto& l) { return l.second.first == owner; });
+      if (page.pending != 0 && page.writer == owner) page.pending = 0;
+    }
+    std::erase_if(pages_, [&](auto& p) { return !p.second.committed && p.second.pending == 0; });
+  }
+  void ended(uint64_t id) {
+    pages_.at(id).pending = 0;
+    if (!pages_.at(id).committed) pages_.erase(id);
   }
   void forget_what_is_gone() {
     index_.expire(now_);
-    for (auto& [id, page] : pages_)
+    for (auto& [id, page] : pages_) {
       std::erase_if(page.leases, [&](auto& l) { return l.second.second <= now_; });
+      if (page.pending != 0 && page.expires <= now_) page.pending = 0;
+    }
     std::erase_if(pages_, [&](auto& p) {
       const Page& page = p.second;
-      if (!page.committed) return page.expires <= now_;
-      if (!page.leases.empty()) return false;  // leased: must still be there
+      if (!page.committed) return page.pending == 0;
+      if (!page.leases.empty() || page.pending != 0) return false;  // pinned: must still be there
       return page.doomed || !index_.contains(identity(page.identity));
     });
+    for (auto& [id, page] : pages_) {  // levels may be gone, from the top
+      if (!page.committed || page.doomed) continue;
+      const SlabMask before = mask_of(page.slabs), after = index_.present(identity(page.identity));
+      if (before == after) continue;
+      ASSERT_TRUE(page.leases.empty() && page.pending == 0);
+      ASSERT_EQ(after & ~before, 0u);
+      ASSERT_EQ(after & 0b1001, before & 0b1001) << "the first level and the sink stay";
+      ASSERT_TRUE((after & 0b100) == 0 || (after & 0b10) != 0);
+      for (int i = 1; i < 3; ++i) {
+        if ((after >> i & 1) == 0) page.slabs[i] = {};
+      }
+    }
   }
   void verify() {
     StoreLedger sum;
     std::map<uint64_t, uint64_t> taken;  // offset -> end
     for (const auto& [id, page] : pages_) {
-      uint64_t bytes = 0;
-      for (const Slab& slab : page.slabs) {
-        if (slab.bytes == 0) continue;
-        bytes += OffsetAllocator::rounded(slab.bytes);
-        sum.requested += slab.bytes;
-        ASSERT_TRUE(taken.emplace(slab.offset, slab.offset + OffsetAllocator::rounded(slab.bytes)).second);
-      }
-      (page.committed ? page.leases.empty() ? sum.evictable : sum.pinned : sum.in_flight) += bytes;
-      ++(page.committed ? page.leases.empty() ? sum.pages_evictable : sum.pages_pinned : sum.pages_in_flight);
+      const auto add = [&](const Slabs& slabs) {
+        uint64_t bytes = 0;
+        for (const Slab& slab : slabs) {
+          if (slab.bytes == 0) continue;
+          bytes += OffsetAllocator::rounded(slab.bytes);
+          sum.requested += slab.bytes;
+          EXPECT_TRUE(taken.emplace(slab.offset, slab.offset + OffsetAllocator::rounded(slab.bytes)).second);
+        }
+        return bytes;
+      };
+      const bool pinned = !page.leases.empty() || page.pending != 0;
+      (pinned ? sum.pinned : sum.evictable) += add(page.slabs);
+      if (page.pending != 0) sum.in_flight += add(page.written);
+      ++(page.committed ? pinned ? sum.pages_pinned : sum.pages_evictable : sum.pages_in_flight);
       ASSERT_TRUE(!page.committed || page.doomed || index_.contains(identity(page.identity)));
     }
     uint64_t end = 0;

@@ -174,9 +174,14 @@ TEST_F(StoreLoopback, AFullStoreDropsWhatDoesNotFitAndEvictsTheOldest) {
   EXPECT_EQ(worker->spill(writes(rest)).stored, 3u);
   auto newer = std::vector{TestPage(99)};
   EXPECT_EQ(worker->spill(writes(newer)).stored, 1u);
-  EXPECT_EQ(store->metric({"lowkey_store_evicted_pages_total"}), 1);
+  EXPECT_EQ(store->metric({"lowkey_store_level_drops_total"}), 3) << "no page goes while levels can";
+  EXPECT_EQ(store->metric({"lowkey_store_evicted_pages_total"}), 0);
   EXPECT_EQ(worker->restore(reads(newer)).pages, 1u);
-  EXPECT_EQ(worker->restore(reads(rest.first(1))).pages, 0u) << "the oldest is gone";
+  EXPECT_EQ(worker->restore(reads(rest.first(1))).pages, 0u) << "its upper level is gone";
+  auto newest = std::vector{TestPage(100)};
+  EXPECT_EQ(worker->spill(writes(newest)).stored, 1u);
+  EXPECT_GT(store->metric({"lowkey_store_evicted_pages_total"}), 0);
+  EXPECT_EQ(worker->restore(reads(newest)).pages, 1u);
 }
 
 TEST_F(StoreLoopback, ALeaseRunsOutAndThePageMayGo) {
