@@ -1,0 +1,397 @@
+#!/usr/bin/env python3
+"""Measures the tiers below the device and what is done about pressure: one line a target, medians of alternating runs.
+
+usage: tests/bench/tiers.py [--only SECTION ...] [--minutes M] [--json FILE]        (tests/bench/run calls it, too)
+
+    restore     time to first token of a prefix in a store's memory against computing it, 135M shape, 2k / 8k / 32k
+    spill       what writing every page to a store costs when nothing is ever read back
+    preemption  tokens computed a second time when sequences are preempted all the time
+    routing     Mooncake's conversation trace on two replicas: kv against round-robin, and against perfect knowledge
+    pressure    requests a minute with the ladder (levels first) against preempting only
+    restore_1b  the first section on the 1B shape, 2k / 8k, if memory and time allow
+
+Every cluster is real: MPI, HTTP, shared memory. A section that would not end in its time is cut down and says so; a
+line that could not be measured says `missing`, and fails.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from bench import oracle  # noqa: E402
+from bench.report import Report, machine, median, ratio, samples  # noqa: E402
+from support.cluster import ROOT, Cluster, binary, sse, wait_until  # noqa: E402
+from support.series import total  # noqa: E402
+
+MINUTES = 12
+PAGE_TOKENS = 32
+CONVERSATIONS = ROOT.parent / "shared" / "data" / "traces" / "mooncake-fast25" / "conversation_trace.jsonl"
+
+
+class Time:
+    """What is left of a section's share, and of the whole."""
+
+    def __init__(self, minutes):
+        self._end = time.monotonic() + 60 * minutes
+
+    def left(self):
+        return self._end - time.monotonic()
+
+    def share(self, seconds):
+        return Time(min(seconds, self.left()) / 60)
+
+
+def random_model(shape, positions=40960):
+    """A model with random weights of a shape; written once."""
+    folder = binary().parent / f"bench-{shape}-{positions}"
+    if not (folder / "config.json").exists():
+        subprocess.run([binary(), "inspect", "--random", f"{shape},positions={positions}", "--out", folder], check=True,
+                       timeout=300, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def load(cluster, *flags, seconds=300):
+    """The report of `lowkey bench`."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as result:
+        done = subprocess.run([binary(), "bench", "--url", cluster.url, "--json", result.name, "--timeout", "120",
+                               *map(str, flags)], check=False, timeout=seconds + 130, capture_output=True, text=True)
+        text = pathlib.Path(result.name).read_text()
+    if not text:
+        raise RuntimeError(f"lowkey bench: {done.stderr}")
+    return json.loads(text)
+
+
+def first_token(cluster, tokens):
+    """(seconds to the first token, usage) of a prompt of token ids."""
+    body = {"model": cluster.model.name, "prompt": tokens, "max_tokens": 2, "temperature": 0, "ignore_eos": True,
+            "stream": True, "stream_options": {"include_usage": True}}
+    begin, first, usage = time.monotonic(), None, {}
+    for event in sse(cluster.url + "/v1/completions", body, timeout=900):
+        first = first or time.monotonic() - begin
+        usage = event.get("usage") or usage
+    return first, usage
+
+
+def settle(cluster, seconds=60):
+    """Waits until every published page has reached a store, or was refused."""
+    last = [None, time.monotonic()]
+
+    def quiet():
+        page = cluster.metrics()
+        waiting = total(page, "lowkey_spill_queue_pages") + total(page, "lowkey_spill_bytes_in_flight")
+        now = (waiting, total(page, "lowkey_kv_spill_pages_total"))
+        if now != last[0] or waiting:
+            last[:] = [now, time.monotonic()]
+        time.sleep(0.1)
+        return time.monotonic() - last[1] > 0.6
+    wait_until(quiet, seconds, "spills are done")
+
+
+# ---- a host-tier hit against computing -----------------------------------------------------------------------
+
+def restore_of(cluster, length, rng):
+    """One prompt, four times, on two replicas in turn: computed, restored from the store, on the device twice."""
+    tokens = [rng.randrange(300, 40000) for _ in range(length)]
+    computed, _ = first_token(cluster, tokens)
+    settle(cluster)
+    before = total(cluster.metrics(), "lowkey_transfer_bytes_total", direction="get")
+    restored, usage = first_token(cluster, tokens)
+    fetched = total(cluster.metrics(), "lowkey_transfer_bytes_total", direction="get") - before
+    on_device = [first_token(cluster, tokens)[0] for _ in range(2)]
+    tiers = usage.get("prompt_tokens_details", {}).get("cached_tokens_by_tier", {})
+    found = {"tokens": length, "computed": computed, "restored": restored, "device": median(on_device), "bytes": fetched,
+             "tiers": tiers}
+    if tiers.get("host", 0) < 0.9 * length:
+        print(f"# restore of {length} tokens: only {tiers} came back", flush=True)
+        found["restored"] = None
+    return found
+
+
+def restore(report, clock, shape="135M", lengths=((2048, 3), (8192, 2), (32768, 1)), kv="1800MiB", host="1GiB"):
+    targets = {8192: 30, 32768: 60}
+    runs, rng = [], random.Random(4)
+    # Two threads each: only one of the two replicas computes at a time.
+    flags = ["--tp", 1, "--replicas", 2, "--stores", 1, "--threads", 2, "--routing", "round-robin", "--kv-bytes", kv,
+             "--host-bytes", host, "--step-deadline-seconds", 120]
+    with Cluster(random_model(shape), ranks=4, flags=flags, ready_seconds=300) as cluster:
+        bandwidth = median([v for labels, v in samples(cluster, "lowkey_transport_bandwidth_bytes_per_second")
+                            if labels["direction"] == "get" and labels["memory"] == "host" and labels["peer_role"] == "store"])
+        report.note(f"restore_{shape}_link", bandwidth and bandwidth / 1e9, " GB/s")
+        for length, repeats in lengths:
+            for _ in range(repeats):
+                # Attention grows with the square, the rest does not: at most this.
+                expected = max((r["computed"] * (length / r["tokens"]) ** 1.7 for r in runs), default=0)
+                if 1.3 * expected > clock.left():
+                    print(f"# restore {shape} {length}: about {expected:.0f} s, {clock.left():.0f} s are left", flush=True)
+                    break
+                runs.append(restore_of(cluster, length, rng))
+    for length, _ in lengths:
+        mine = [r for r in runs if r["tokens"] == length]
+        computed, restored, device, size = (median([r[key] for r in mine])
+                                            for key in ("computed", "restored", "device", "bytes"))
+        name = f"restore_{shape}_{length // 1024}k"
+        report.note(f"{name}_computed", computed, " s")
+        report.note(f"{name}_restored", restored, " s")
+        if length in targets:
+            report.line(f"{name}_over_computing", ratio(computed, restored), ">=", targets[length])
+        else:
+            report.note(f"{name}_over_computing", ratio(computed, restored))
+        floor = size / bandwidth + device if size and bandwidth and device else None
+        report.line(f"{name}_over_link_and_step", ratio(restored, floor), "<=", 2)
+    return {"runs": runs, "link_bytes_per_second": bandwidth}
+
+
+# ---- what spilling costs -------------------------------------------------------------------------------------
+
+def spill(report, clock):
+    """Slices of load in turn on two clusters that differ in the store; no prompt comes twice."""
+    model = random_model("135M")
+    flags = ["--tp", 1, "--replicas", 1, "--threads", 2, "--kv-bytes", "256MiB", "--host-bytes", "512MiB"]
+    runs = collections.defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        clusters = {stores: stack.enter_context(Cluster(model, ranks=2 + stores, flags=flags + ["--stores", stores]))
+                    for stores in (1, 0)}
+        for number in range(12):
+            if clock.left() < 20:
+                break
+            for stores in ((1, 0) if number % 2 else (0, 1)):
+                runs[stores].append(load(clusters[stores], "--concurrency", 4, "--requests", 8, "--prompt-tokens", 256,
+                                         "--output-tokens", 48, "--seed", 1000 + number))
+                if stores:
+                    settle(clusters[stores])
+        stored = total(clusters[1].metrics(), "lowkey_kv_spill_pages_total", outcome="stored")
+        hits = sum(run["cached_tokens"] for run in runs[1] + runs[0])
+
+    pairs = list(zip(runs[1], runs[0]))  # slices of the same prompts, one behind the other
+    loss = median([1 - a["output_tokens_per_second"] / b["output_tokens_per_second"] for a, b in pairs])
+    growth = median([a["between_tokens_seconds"]["p99"] / b["between_tokens_seconds"]["p99"] - 1 for a, b in pairs])
+    report.note("spill_pages_written", stored)
+    report.note("spill_cached_tokens", hits)
+    report.line("spill_throughput_loss", None if loss is None or not stored else 100 * loss, "<=", 3, "%")
+    report.line("spill_p99_between_tokens_growth", None if growth is None or not stored else 100 * growth, "<=", 5, "%")
+    return {"with": runs[1], "without": runs[0]}
+
+
+# ---- preemption ----------------------------------------------------------------------------------------------
+
+def preempting_run(stores):
+    """Requests of the lengths of Azure's conversation trace (1,155 in, 211 out), and room for five prompts but not for
+    their answers."""
+    flags = ["--tp", 1, "--replicas", 1, "--stores", stores, "--threads", 2, "--pressure", "preempt", "--kv-bytes", "137MiB",
+             "--host-bytes", "1GiB"]
+    with Cluster(random_model("135M"), ranks=2 + stores, flags=flags) as cluster:
+        done = load(cluster, "--concurrency", 10, "--requests", 20, "--prompt-tokens", "uniform:1055,1255", "--output-tokens",
+                    "uniform:190,230", seconds=240)
+        page = cluster.metrics()
+    again = {cause: total(page, "lowkey_recomputed_tokens_total", cause=cause)
+             for cause in ("preemption", "retry", "restore_miss")}
+    return {"load": done, "preemptions": total(page, "lowkey_num_preemptions_total"), "again": again,
+            "share": sum(again.values()) / max(1, done["prompt_tokens"])}
+
+
+def preemption(report, clock):
+    kept = preempting_run(stores=1)
+    report.note("preemption_sequences_preempted", kept["preemptions"])
+    report.line("preemption_recomputed_share", 100 * kept["share"] if kept["preemptions"] else None, "<=", 2, "%")
+    if clock.left() < 30:
+        return {"with": kept}
+    lost = preempting_run(stores=0)
+    report.note("preemption_recomputed_share_without_store", 100 * lost["share"], "%")
+    report.note("preemption_duration_over_without_store",
+                ratio(kept["load"]["duration_seconds"], lost["load"]["duration_seconds"]))
+    return {"with": kept, "without": lost}
+
+
+# ---- routing -------------------------------------------------------------------------------------------------
+
+TRACE_TOKENS = 1 / 32  # of the trace's lengths: blocks of 16 tokens, prompts of 376 in the mean, 4,000 at most
+TRACE_LOAD = 0.9       # prompt tokens asked for, over what both replicas can compute
+TRACE_SECONDS = 900    # of the trace: three requests in ten share a prefix with an earlier one, most within five minutes
+HELD_SHARE = 0.5       # of the pages asked for, what both replicas hold together
+
+
+def sample_conversations(prompt_tokens, file):
+    """Whole conversations of the trace's beginning, drawn until their scaled prompts have so many tokens. All requests that
+    share more than the first block share the second, so what can be reused stays as in the trace."""
+    with open(CONVERSATIONS) as lines:
+        requests = [r for r in map(json.loads, lines) if r["timestamp"] < 1000 * TRACE_SECONDS]
+    talks = collections.defaultdict(list)
+    for request in requests:
+        talks[request["hash_ids"][:2][-1]].append(request)
+    order = sorted(talks)
+    random.Random(1).shuffle(order)
+    chosen, size = [], 0
+    for key in order:
+        if size >= prompt_tokens:
+            break
+        chosen += talks[key]
+        size += TRACE_TOKENS * sum(r["input_length"] for r in talks[key])
+    chosen.sort(key=lambda r: r["timestamp"])
+    pathlib.Path(file).write_text("".join(json.dumps(r) + "\n" for r in chosen))
+    return chosen
+
+
+def routing_run(policy, kv_bytes, trace, speed):
+    """Two replicas without a store: what a replica does not hold it computes."""
+    flags = ["--tp", 1, "--replicas", 2, "--stores", 0, "--threads", 1, "--routing", policy, "--kv-bytes", kv_bytes,
+             "--max-queued", 10000]
+    with Cluster(random_model("135M"), ranks=3, flags=flags) as cluster:
+        pages = sum(v for labels, v in samples(cluster, "lowkey_kv_pages")
+                    if labels["tier"] == "device" and labels["state"] == "capacity")
+        done = load(cluster, "--trace", trace, "--trace-tokens", TRACE_TOKENS, "--trace-speed", speed)
+        reasons = {labels["reason"]: v for labels, v in samples(cluster, "lowkey_routed_requests_total")}
+    return {"load": done, "pages": pages, "reasons": reasons}
+
+
+def prompt_rate(kv_bytes):
+    """Prompt tokens a second that two replicas compute, answers included."""
+    flags = ["--tp", 1, "--replicas", 2, "--stores", 0, "--threads", 1, "--routing", "least-loaded", "--kv-bytes", kv_bytes]
+    with Cluster(random_model("135M"), ranks=3, flags=flags) as cluster:
+        return load(cluster, "--concurrency", 6, "--duration", 8, "--prompt-tokens", 376, "--output-tokens",
+                    11)["prompt_tokens_per_second"]
+
+
+def routing(report, clock):
+    names = ("routing_kv_first_token_over_round_robin", "routing_hit_rate_over_perfect_knowledge")
+    if not CONVERSATIONS.exists():
+        print(f"# {CONVERSATIONS} is absent", flush=True)
+        report.line(names[0], None, "<=", 0.6)
+        report.line(names[1], None, ">=", 0.9)
+        return {}
+    rate = prompt_rate("256MiB")
+    seconds = max(30, (clock.left() - 40) / 3)
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        chosen = sample_conversations(TRACE_LOAD * rate * seconds, file.name)
+        chains = oracle.read_trace(file.name, TRACE_TOKENS, PAGE_TOKENS)
+        size = sum(chain.tokens for chain in chains)
+        span = (chosen[-1]["timestamp"] - chosen[0]["timestamp"]) / 1000
+        speed = span * TRACE_LOAD * rate / size
+        distinct = len({page for chain in chains for page in chain.pages})
+        # 23,044 bytes a token (exact, bf16), and at least the longest prompt with what runs beside it.
+        kv_bytes = int(max(HELD_SHARE * distinct * PAGE_TOKENS, 2 * 6000) * 23044)
+        runs = {policy: routing_run(policy, kv_bytes, file.name, speed) for policy in ("round-robin", "kv")}
+    kv, turn = runs["kv"]["load"], runs["round-robin"]["load"]
+    pages = int(runs["kv"]["pages"])
+    best, lru = oracle.best(chains, pages, PAGE_TOKENS), oracle.lru(chains, pages, PAGE_TOKENS)
+    for name, value, unit in (("requests", len(chains), ""), ("prompt_tokens", size, ""), ("prompt_rate", rate, "/s"),
+                              ("speed", speed, "x"), ("pages_asked_for", distinct, ""), ("pages_held", pages, ""),
+                              ("failed", kv["requests_failed"] + turn["requests_failed"], ""),
+                              ("kv_first_token", kv["to_first_token_seconds"]["mean"], " s"),
+                              ("round_robin_first_token", turn["to_first_token_seconds"]["mean"], " s"),
+                              ("kv_hit_rate", kv["hit_rate"], ""), ("round_robin_hit_rate", turn["hit_rate"], ""),
+                              ("perfect_knowledge_hit_rate", best, ""), ("lru_hit_rate", lru, "")):
+        report.note(f"routing_{name}", value, unit)
+    report.line(names[0], ratio(kv["to_first_token_seconds"]["mean"], turn["to_first_token_seconds"]["mean"]), "<=", 0.6)
+    report.line(names[1], ratio(kv["hit_rate"], best), ">=", 0.9)
+    return {"runs": runs, "perfect_knowledge": best, "lru": lru, "prompt_rate": rate, "speed": speed}
+
+
+# ---- pressure ------------------------------------------------------------------------------------------------
+
+THREE_LEVELS = """name: eight-bits-in-three
+bits: {quantizer: embedded, width: 8}
+hot: {sink: 4}
+stream: {levels: [0.25, 0.5, 1]}
+"""
+
+
+def pressure_run(policy, recipe, requests, seed):
+    """Twelve clients, and room for the prompts of three at all levels."""
+    flags = ["--tp", 1, "--replicas", 1, "--stores", 1, "--threads", 2, "--pressure", policy, "--recipe", recipe, "--kv-bytes",
+             "24MiB", "--host-bytes", "512MiB"]
+    with Cluster(random_model("135M"), ranks=3, flags=flags) as cluster:
+        done = load(cluster, "--concurrency", 12, "--requests", requests, "--prompt-tokens", 448, "--output-tokens", 128, "--seed",
+                    seed, seconds=200)
+        page = cluster.metrics()
+    read = {levels: total(page, "lowkey_pages_read_total", levels=str(levels)) for levels in (1, 2, 3)}
+    return {"load": done, "per_minute": 60 * done["requests_per_second"], "pages_read": read,
+            "preemptions": total(page, "lowkey_num_preemptions_total"),
+            "coarse_tokens": total(page, "lowkey_coarse_tokens_total"),
+            "level_drops": {kind: total(page, "lowkey_kv_level_drops_total", pages=kind) for kind in ("idle", "in_use")}}
+
+
+def pressure(report, clock):
+    runs = {"ladder": [], "preempt": []}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as recipe:
+        recipe.write(THREE_LEVELS)
+        recipe.flush()
+        requests, taken = 12, 0
+        for number in range(3):
+            begin = time.monotonic()
+            if clock.left() < 1.2 * taken:
+                break
+            for policy in (("ladder", "preempt") if number % 2 else ("preempt", "ladder")):
+                runs[policy].append(pressure_run(policy, recipe.name, requests, number))
+            taken = time.monotonic() - begin
+    ladder, preempt = (median([run["per_minute"] for run in runs[policy]]) for policy in ("ladder", "preempt"))
+    report.note("pressure_ladder_requests", ladder, "/min")
+    report.note("pressure_preempt_requests", preempt, "/min")
+    for policy in runs:
+        report.note(f"pressure_{policy}_preemptions", median([run["preemptions"] for run in runs[policy]]))
+    read = collections.Counter()
+    for run in runs["ladder"]:
+        read.update(run["pages_read"])
+    for levels in (1, 2, 3):
+        report.note(f"pressure_ladder_pages_read_at_{levels}", ratio(100 * read[levels], sum(read.values())), "%")
+    tokens = sum(run["load"]["output_tokens"] for run in runs["ladder"])
+    report.note("pressure_ladder_coarse_tokens_per_answer_token", ratio(sum(r["coarse_tokens"] for r in runs["ladder"]), tokens))
+    report.line("pressure_ladder_over_preempt", ratio(ladder, preempt), ">=", 2)
+    return runs
+
+
+# ---- all of it -----------------------------------------------------------------------------------------------
+
+def restore_1b(report, clock):
+    available = int(next(line for line in open("/proc/meminfo") if line.startswith("MemAvailable")).split()[1]) * 1024
+    if available < 14 << 30 or clock.left() < 100:
+        print(f"# restore_1b: expected 14 GiB and 100 s, found {available / 2**30:.0f} GiB and {clock.left():.0f} s", flush=True)
+        report.line("restore_1B_8k_over_computing", None, ">=", 30)
+        return {}
+    return restore(report, clock, "1B", ((2048, 1), (8192, 1)), "800MiB", "512MiB")
+
+
+# Seconds of the twelve minutes; the last takes what is left.
+SECTIONS = {"restore": (restore, 270), "spill": (spill, 90), "preemption": (preemption, 70), "routing": (routing, 170),
+            "pressure": (pressure, 100), "restore_1b": (restore_1b, 60 * MINUTES)}
+
+
+def run(report, only=None, minutes=MINUTES):
+    """Adds the lines of all sections, or of some, to `report`; returns what was measured, by section."""
+    clock, found = Time(minutes), {}
+    for name, (section, seconds) in SECTIONS.items():
+        if only and name not in only:
+            continue
+        begin = time.monotonic()
+        share = seconds * minutes / MINUTES if not only else 60 * minutes
+        try:
+            found[name] = section(report, clock.share(share))
+        except (RuntimeError, OSError, EOFError, subprocess.SubprocessError) as error:
+            print(f"# {name}: {error}", flush=True)
+            report.line(f"{name}_section", None, ">=", 1)
+        print(f"# {name}: {time.monotonic() - begin:.0f} s, load {machine()['load']:.1f}", flush=True)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="sections; they share the minutes freely")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="for all of it")
+    parser.add_argument("--json", default=str(binary().parent / "tiers.json"), help="where the report goes")
+    arguments = parser.parse_args()
+    report, details = Report(), {"machine": machine()}
+    details["sections"] = run(report, arguments.only, arguments.minutes)
+    pathlib.Path(arguments.json).write_text(
+        json.dumps({"lines": report.lines, "notes": report.notes, **details}, indent=1) + "\n")
+    return 1 if report.failed() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
