@@ -46,6 +46,7 @@ struct Coordinator::Impl {
         pool(kTextThreads, kTextQueue),
         generations(io, *model, membership, admission, pool, metrics),
         metrics_page(io, membership, reporter),
+        has_no_key(!config.api_key.empty() && ApiKeys(config.api_key).none()),
         routes({io, *model, membership, generations, metrics_page, pool}, config.api_key),
         server(io, at_address(std::move(limits), config), routes, metrics),
         timer(io) {}
@@ -138,6 +139,7 @@ struct Coordinator::Impl {
   WorkPool pool;
   Generations generations;
   MetricsPage metrics_page;
+  bool has_no_key;  // although keys are asked for
   Routes routes;
   Server server;
   boost::asio::steady_timer timer;
@@ -161,10 +163,16 @@ transport::ControlHandlers Coordinator::control_handlers() {
                             const Error& error) { impl->on_down(connection, error); }};
 }
 
+Membership& Coordinator::membership() {
+  return impl_->membership;
+}
 transport::MetricsReporter& Coordinator::metrics_reporter() {
   return impl_->reporter;
 }
 Status Coordinator::start() {
+  if (impl_->has_no_key)
+    return Error{Code::kUsage, "--api-key: expected keys with commas between them, found only commas",
+                 "api-key"};
   return impl_->server.start();
 }
 int Coordinator::port() const {
@@ -173,7 +181,9 @@ int Coordinator::port() const {
 size_t Coordinator::in_flight() const {
   return impl_->generations.in_flight();
 }
-size_t Coordinator::connections() const { return impl_->server.connections(); }
+size_t Coordinator::connections() const {
+  return impl_->server.connections();
+}
 void Coordinator::drain() {
   impl_->drain(*this);
 }

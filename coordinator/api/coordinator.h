@@ -22,6 +22,7 @@ class MetricsReporter;
 
 namespace lowkey::coordinator {
 
+class Membership;
 struct ServedModel;
 
 class Coordinator {
@@ -36,11 +37,15 @@ class Coordinator {
 
   transport::ControlHandlers control_handlers();
 
+  // Who is there. For whoever handles the messages of those that join and leave, in front of
+  // control_handlers().
+  Membership& membership();
+
   // For the control plane to be attached to, so that its counters show on /metrics.
   transport::MetricsReporter& metrics_reporter();
 
-  Status start();    // binds the HTTP address
-  int port() const;  // after start()
+  Status start();              // binds the HTTP address
+  int port() const;            // after start()
   size_t in_flight() const;    // requests
   size_t connections() const;  // of clients
 

@@ -11,6 +11,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr int64_t kMaxInt32 = 2147483647;
+constexpr int64_t kMaxLevels = 3;  // that any layout has
 
 std::string to_string(const json::string& text) {
   return std::string(text.data(), text.size());
@@ -230,6 +231,23 @@ void read_stream(Fields& fields, GenerationRequest& request) {
   if (inner.error()) fields.fail("stream_options.include_usage", inner.error()->message);
 }
 
+// Our own: how the cache is used for this request.
+void read_cache(Fields& fields, GenerationRequest& request) {
+  if (const auto* value = fields.find("min_levels")) {
+    const auto* word = value->if_string();
+    const auto levels = word && *word == "all" ? kMaxLevels : as_integer(*value, 1, kMaxLevels);
+    if (!levels)
+      return fields.fail("min_levels",
+                         fmt::format("'min_levels' must be an integer from 1 to {} or \"all\"; found {}.",
+                                     kMaxLevels, describe(*value)));
+    request.min_levels = static_cast<uint32_t>(*levels);
+  }
+  request.cache_salt = fields.text("cache_salt").value_or("");
+  if (const size_t bytes = request.cache_salt.size(); bytes > GenerationRequest::kMaxCacheSaltBytes)
+    fields.fail("cache_salt", fmt::format("'cache_salt' must have at most {} bytes; found {}.",
+                                          GenerationRequest::kMaxCacheSaltBytes, bytes));
+}
+
 }  // namespace
 
 Result<GenerationRequest> parse_generation(Endpoint endpoint, std::string_view body,
@@ -247,6 +265,7 @@ Result<GenerationRequest> parse_generation(Endpoint endpoint, std::string_view b
   read_sampling(fields, defaults, request);
   read_logprobs(fields, request);
   read_stream(fields, request);
+  read_cache(fields, request);
   refuse_unsupported(fields);
   if (fields.error()) return *fields.error();
   return request;

@@ -10,6 +10,7 @@
 #include "base/deadline.h"
 #include "coordinator/admission/admission.h"
 #include "coordinator/api/answer.h"
+#include "coordinator/api/api_keys.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/membership/membership.h"
@@ -41,6 +42,7 @@ struct Generation {
   ExchangePtr exchange;
   Admission::Ticket ticket;
   Endpoint endpoint;
+  std::string tenant;
   GenerationRequest request;
   uint64_t max_tokens = 0;
   const uint64_t seed = random_bits();  // of its draws, where the request brings none
@@ -50,8 +52,8 @@ struct Generation {
   TimePoint submitted{};
   TimePoint last_token{};
 
-  Generation(ExchangePtr client, Admission::Ticket place, Endpoint kind)
-      : exchange(std::move(client)), ticket(std::move(place)), endpoint(kind) {}
+  Generation(ExchangePtr client, Admission::Ticket place, Endpoint kind, std::string who)
+      : exchange(std::move(client)), ticket(std::move(place)), endpoint(kind), tenant(std::move(who)) {}
 };
 
 std::string hex(uint64_t value) {
@@ -76,6 +78,8 @@ wire::Submit make_submit(const Generation& generation) {
   sampling.set_logprobs(request.logprobs);
   sampling.set_top_logprobs(request.top_logprobs);
   sampling.set_ignore_eos(request.ignore_eos);
+  submit.set_salt(cache_salt_of(generation.tenant, request.cache_salt));
+  submit.set_min_levels(request.min_levels);
   return submit;
 }
 
@@ -92,7 +96,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     exchange.respond(error_http(error));
   }
 
-  void begin(ExchangePtr exchange, Endpoint endpoint) {
+  void begin(ExchangePtr exchange, Endpoint endpoint, std::string tenant) {
     if (draining) return refuse(*exchange, api_error(503, "The server is shutting down."), "draining");
     auto ticket = admission.admit();
     if (!ticket) {
@@ -101,7 +105,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
                                                admission.limit())),
                     "queue_full");
     }
-    auto generation = std::make_shared<Generation>(exchange, *std::move(ticket), endpoint);
+    auto generation = std::make_shared<Generation>(exchange, *std::move(ticket), endpoint, std::move(tenant));
     const uint64_t id = generation->id = next_id++;
     active.emplace(id, generation);
     exchange->on_disconnect([weak = weak_from_this(), id] {
@@ -170,7 +174,8 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     Generation& generation = *active.at(id);
     const uint64_t tokens = generation.request.prompt.size() + generation.max_tokens;
     for (size_t attempt = 0; attempt <= membership.replicas().size(); ++attempt) {
-      Replica* replica = membership.find(least_loaded(membership.replicas(), tokens, last_replica, excluded));
+      const Replica* replica =
+          membership.find(least_loaded(membership.replicas(), tokens, last_replica, excluded));
       if (!replica) break;
       const Status sent =
           replica->leader->send(MessageType::kSubmit, make_submit(generation).SerializeAsString());
@@ -181,7 +186,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       }
       generation.replica = last_replica = replica->id;
       generation.submitted = Clock::now();
-      ++replica->in_flight;
+      membership.note_submitted(replica->id);
       if (!generation.answer) open_answer(generation, *replica);
       return;
     }
@@ -277,7 +282,8 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       if (generation->replica == replica) lost.push_back(id);
     for (const uint64_t id : lost) {
       Generation& generation = *active.at(id);
-      generation.replica = -1;
+      cancel(generation);  // its leader may still be there
+      membership.note_ended(std::exchange(generation.replica, -1));
       if (!generation.answer->started() && !generation.resubmitted) {
         generation.resubmitted = true;
         submit(id, replica);
@@ -301,8 +307,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
 
   void remove(uint64_t id) {
     const auto node = active.extract(id);
-    if (Replica* replica = membership.find(node.mapped()->replica); replica && replica->in_flight > 0)
-      --replica->in_flight;
+    membership.note_ended(node.mapped()->replica);
     tell_when_idle();
   }
 
@@ -318,7 +323,8 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
   monitoring::Metrics& metrics;
   std::unordered_map<uint64_t, std::shared_ptr<Generation>> active;
   const uint64_t id_prefix = random_bits();
-  uint64_t next_id = 1;
+  // Of no use to a former coordinator's requests, should a worker still answer them.
+  uint64_t next_id = random_bits() >> 16;
   int last_replica = -1;
   bool draining = false;
   std::function<void()> idle;
@@ -330,8 +336,8 @@ Generations::Generations(asio::io_context& io, const ServedModel& model, Members
 
 Generations::~Generations() = default;
 
-void Generations::begin(ExchangePtr exchange, Endpoint endpoint) {
-  impl_->begin(std::move(exchange), endpoint);
+void Generations::begin(ExchangePtr exchange, Endpoint endpoint, std::string tenant) {
+  impl_->begin(std::move(exchange), endpoint, std::move(tenant));
 }
 
 void Generations::on_events(int replica, const wire::TokenEvents& events) {

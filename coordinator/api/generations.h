@@ -36,7 +36,8 @@ class Generations {
               Admission& admission, WorkPool& pool, monitoring::Metrics& metrics);
   ~Generations();
 
-  void begin(ExchangePtr exchange, Endpoint endpoint);
+  // `tenant`: of its API key (ApiKeys); empty where there are none.
+  void begin(ExchangePtr exchange, Endpoint endpoint, std::string tenant);
   void on_events(int replica, const wire::TokenEvents& events);
   // What that replica was answering is sent elsewhere once, if nothing of the answer has arrived, or ends
   // now.

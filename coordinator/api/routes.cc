@@ -94,15 +94,6 @@ HttpResponse json_response(const json::value& value, int status = 200) {
   return HttpResponse{.status = status, .body = json::serialize(value)};
 }
 
-// Time depends on the lengths only, not on where the texts differ.
-bool equal_in_constant_time(std::string_view a, std::string_view b) {
-  unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (size_t i = 0; i < a.size(); ++i)
-    difference |=
-        static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
-  return difference == 0;
-}
-
 HttpResponse tokenize(const ServedModel& model, const std::string& body) {
   auto request = parse_tokenize(body);
   if (!request.ok()) return error_http(api_error(request.error()));
@@ -124,18 +115,10 @@ HttpResponse detokenize(const ServedModel& model, const std::string& body) {
 
 }  // namespace
 
-bool Routes::authorized(const std::string& authorization) const {
-  constexpr std::string_view kScheme = "Bearer ";
-  if (api_key_.empty()) return true;
-  const std::string_view value = authorization;
-  return value.substr(0, kScheme.size()) == kScheme &&
-         equal_in_constant_time(value.substr(kScheme.size()), api_key_);
-}
-
 std::optional<HttpResponse> Routes::screen(HttpRequest& request) {
   const Route* route = find_route(request.path);
   if (route) request.endpoint = route->endpoint;
-  if (!(route && route->open) && !authorized(request.authorization))
+  if (!(route && route->open) && !keys_.tenant(request.authorization))
     return error_http(
         api_error(401, "The API key is missing or wrong: send it as 'Authorization: Bearer KEY'."));
   if (!route) return error_http(api_error(404, fmt::format("There is nothing at {}.", request.path)));
@@ -154,11 +137,13 @@ std::optional<HttpResponse> Routes::screen(HttpRequest& request) {
 void Routes::handle(ExchangePtr exchange) {
   const std::string& path = exchange->request().path;
   const Route* route = find_route(path);
+  // Screened before: only what is open to all comes without a tenant.
+  std::string tenant = keys_.tenant(exchange->request().authorization).value_or("");
   switch (route->action) {
     case Action::kCompletions:
-      return parts_.generations.begin(std::move(exchange), Endpoint::kCompletions);
+      return parts_.generations.begin(std::move(exchange), Endpoint::kCompletions, std::move(tenant));
     case Action::kChat:
-      return parts_.generations.begin(std::move(exchange), Endpoint::kChat);
+      return parts_.generations.begin(std::move(exchange), Endpoint::kChat, std::move(tenant));
     case Action::kTokenize:
       return text(std::move(exchange), true);
     case Action::kDetokenize:

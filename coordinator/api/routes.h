@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "coordinator/api/api_keys.h"
 #include "coordinator/http/exchange.h"
 
 namespace boost::asio {
@@ -28,8 +29,8 @@ class Routes final : public HttpHandler {
     MetricsPage& metrics_page;
     WorkPool& pool;
   };
-  // An empty key: no check. What `parts` refers to outlives this.
-  Routes(Parts parts, std::string api_key) : parts_(parts), api_key_(std::move(api_key)) {}
+  // `api_keys`: comma-separated; none: no check. What `parts` refers to outlives this.
+  Routes(Parts parts, std::string_view api_keys) : parts_(parts), keys_(api_keys) {}
 
   void set_draining() { draining_ = true; }
 
@@ -38,14 +39,13 @@ class Routes final : public HttpHandler {
   HttpResponse error_response(int status, const std::string& message) override;
 
  private:
-  bool authorized(const std::string& authorization) const;
   HttpResponse ready() const;
   HttpResponse models() const;
   HttpResponse model(const std::string& id) const;
   void text(ExchangePtr exchange, bool tokenize);
 
   Parts parts_;
-  std::string api_key_;
+  ApiKeys keys_;
   bool draining_ = false;
 };
 

@@ -3,9 +3,10 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
 
+#include "coordinator/membership/state_report.h"
 #include "monitoring/metrics.h"
-#include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::coordinator {
 
@@ -18,30 +19,124 @@ bool is_leader(const transport::PeerInfo& peer) {
   return peer.role == Role::kWorker && peer.replica_rank == 0;
 }
 
+bool is_visitor(const transport::PeerInfo& peer) {
+  return peer.world_rank < 0 || (peer.role == Role::kWorker && peer.replica < 0);
+}
+
 std::pair<int, int> key_of(const transport::PeerInfo& peer) {
   return {static_cast<int>(peer.role), peer.world_rank};
+}
+
+std::string name_of(const transport::PeerInfo& peer) {
+  if (peer.role == Role::kStore) return fmt::format("store (rank {})", peer.world_rank);
+  return fmt::format("rank {} of replica {} (rank {})", peer.replica_rank, peer.replica, peer.world_rank);
 }
 
 }  // namespace
 
 Membership::Membership(monitoring::Metrics& metrics) : metrics_(metrics) {
-  publish_ready();
+  publish();
 }
 
-void Membership::on_up(const transport::ConnectionPtr& connection) {
+void Membership::reserve(int replicas, int world_ranks) {
+  next_replica_ = std::max(next_replica_, replicas);
+  next_rank_ = std::max(next_rank_, world_ranks);
+}
+
+Result<Seat> Membership::on_join(int ranks, TimePoint now) {
+  if (ranks < 1)
+    return Error{Code::kInvalidArgument,
+                 fmt::format("a replica that joins has at least one rank, found {}", ranks)};
+  for (auto seat = seats_.begin(); seat != seats_.end();) {
+    const bool taken = replicas_.count(seat->first) > 0;
+    if (!taken && now - seat->second.given > kSeatDeadline) {
+      free_seats_.push_back(seat->second);
+      seat = seats_.erase(seat);
+    } else {
+      ++seat;
+    }
+  }
+  GivenSeat given{.ranks = ranks, .given = now};
+  const auto fits = std::find_if(free_seats_.begin(), free_seats_.end(),
+                                 [&](const GivenSeat& free) { return free.ranks == ranks; });
+  if (fits != free_seats_.end()) {
+    given.seat = fits->seat;
+    free_seats_.erase(fits);
+  } else {
+    if (seats_.size() + replicas_.size() >= kMaxReplicas && !make_room()) {
+      return Error{Code::kResourceExhausted,
+                   fmt::format("the cluster has {} replicas, its limit", replicas_.size())};
+    }
+    given.seat = {.replica = next_replica_, .first_rank = next_rank_};
+    ++next_replica_;
+    next_rank_ += ranks;
+  }
+  seats_[given.seat.replica] = given;
+  return given.seat;
+}
+
+// Forgets the replica that has been lost for longest; false: none is lost.
+bool Membership::make_room() {
+  const auto longest = std::min_element(lost_at_.begin(), lost_at_.end(),
+                                        [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (longest == lost_at_.end()) return false;
+  forget_left(longest->first);
+  publish();
+  return true;
+}
+
+void Membership::note_refused(const std::string& who, const std::string& reason) {
+  spdlog::warn("{} was refused: {}", who, reason);
+  metrics_.add(Metric::kMembershipEvents, 1, {{"event", "refused"}});
+}
+
+bool Membership::on_leaving(int id) {
+  const auto found = replicas_.find(id);
+  if (found == replicas_.end() || !found->second.leader) return false;
+  Replica& replica = found->second;
+  if (replica.draining) return true;
+  replica.draining = true;
+  spdlog::info("replica {} is leaving: {} requests in flight", id, replica.in_flight);
+  publish();
+  tell_when_idle(replica);
+  return true;
+}
+
+void Membership::tell_when_idle(const Replica& replica) {
+  if (replica.draining && replica.in_flight == 0 && on_idle) on_idle(replica.id);
+}
+
+bool Membership::on_up(const transport::ConnectionPtr& connection) {
   const auto& peer = connection->peer();
-  if (peer.role == Role::kCoordinator) return;
+  if (peer.role == Role::kCoordinator || is_visitor(peer)) return true;
+  if (const Replica* held = find(peer.replica); is_leader(peer) && held && held->leader) {
+    note_refused(name_of(peer), "that replica has a leader");
+    connection->close(fmt::format("replica {} has a leader: ask for a seat", peer.replica));
+    return false;
+  }
+  note_arrival(peer);
   ranks_[key_of(peer)] = Rank{peer, connection};
   publish_rank(peer, true);
-  if (!is_leader(peer)) {
+  if (is_leader(peer)) {
+    replicas_[peer.replica] =
+        Replica{.id = peer.replica, .leader = connection, .reason = "has not reported yet"};
+    lost_at_.erase(peer.replica);
+  } else if (peer.role == Role::kWorker) {
     const auto replica = replicas_.find(peer.replica);
-    if (peer.role == Role::kWorker && replica != replicas_.end())
-      replica->second.lost_followers.erase(peer.replica_rank);
-    return publish_ready();
+    if (replica != replicas_.end()) replica->second.lost_followers.erase(peer.replica_rank);
   }
-  Replica& replica = replicas_[peer.replica];
-  replica = Replica{.id = peer.replica, .leader = connection, .reason = "has not reported yet"};
-  publish_ready();
+  publish();
+  return true;
+}
+
+void Membership::note_arrival(const transport::PeerInfo& peer) {
+  const bool known = ranks_.count(key_of(peer)) > 0;
+  const bool seated = peer.role == Role::kWorker && seats_.count(peer.replica) > 0;
+  const bool readopted = known || (readopting_ && !seated);
+  metrics_.add(Metric::kMembershipEvents, 1, {{"event", readopted ? "readopted" : "joined"}});
+  if (readopted) spdlog::info("{} is back", name_of(peer));
+  if (peer.role == Role::kWorker) next_replica_ = std::max(next_replica_, peer.replica + 1);
+  next_rank_ = std::max(next_rank_, peer.world_rank + 1);
 }
 
 int Membership::on_down(const transport::ConnectionPtr& connection, const Error& reason) {
@@ -50,20 +145,44 @@ int Membership::on_down(const transport::ConnectionPtr& connection, const Error&
   if (rank == ranks_.end() || rank->second.connection != connection) return -1;
   rank->second.connection = nullptr;
   publish_rank(peer, false);
-  const auto replica = replicas_.find(peer.replica);
-  if (peer.role != Role::kWorker || replica == replicas_.end()) return -1;
-  if (replica->second.leader != connection) {
-    // A follower: its leader may not have noticed yet and go on calling the replica ready.
-    replica->second.lost_followers[peer.replica_rank] = reason.message;
-    publish_ready();
+  note_departure(peer, reason);
+  const auto found = replicas_.find(peer.replica);
+  if (peer.role != Role::kWorker || found == replicas_.end()) {
+    publish();
     return -1;
   }
-  replica->second.leader = nullptr;
-  replica->second.ready = false;
-  replica->second.in_flight = 0;
-  replica->second.reason = fmt::format("its leader is gone: {}", reason.message);
-  publish_ready();
+  Replica& replica = found->second;
+  if (!is_leader(peer)) {
+    // Its leader may not have noticed yet and go on calling the replica ready.
+    replica.lost_followers[peer.replica_rank] = reason.message;
+  } else if (replica.draining) {
+    forget_left(replica.id);
+  } else {
+    replica.leader = nullptr;
+    replica.ready = false;
+    replica.in_flight = 0;
+    replica.reason = fmt::format("its leader is gone: {}", reason.message);
+    lost_at_[replica.id] = Clock::now();
+  }
+  publish();
   return peer.replica;
+}
+
+void Membership::note_departure(const transport::PeerInfo& peer, const Error& reason) {
+  const auto replica = replicas_.find(peer.replica);
+  const bool leaving = peer.role == Role::kWorker && (replica == replicas_.end() || replica->second.draining);
+  const bool left = leaving || reason.code == Code::kCancelled;
+  spdlog::info("{} has {}: {}", name_of(peer), left ? "left" : "been lost", reason.message);
+  metrics_.add(Metric::kMembershipEvents, 1, {{"event", left ? "left" : "lost"}});
+}
+
+void Membership::forget_left(int id) {
+  if (const auto seat = seats_.find(id); seat != seats_.end()) {
+    free_seats_.push_back(seat->second);
+    seats_.erase(seat);
+  }
+  replicas_.erase(id);
+  lost_at_.erase(id);
 }
 
 void Membership::on_state(const transport::ConnectionPtr& connection, const wire::ReplicaState& state) {
@@ -73,19 +192,27 @@ void Membership::on_state(const transport::ConnectionPtr& connection, const wire
     return;
   }
   Replica& replica = found->second;
-  if (replica.ready != state.ready()) {
+  const bool was_ready = replica.ready;
+  take_report(state, replica);
+  if (replica.ready != was_ready) {
     spdlog::info("replica {} {}", replica.id,
-                 state.ready() ? "is ready" : fmt::format("is not ready: {}", state.not_ready_reason()));
+                 replica.ready ? "is ready" : fmt::format("is not ready: {}", replica.reason));
   }
-  replica.ready = state.ready();
-  replica.reason = state.not_ready_reason();
-  replica.running = state.running();
-  replica.waiting = state.waiting();
-  replica.max_sequence_tokens = state.max_sequence_tokens();
-  publish_ready();
+  publish();
 }
 
-Replica* Membership::find(int id) {
+void Membership::note_submitted(int id) {
+  if (const auto found = replicas_.find(id); found != replicas_.end()) ++found->second.in_flight;
+}
+
+void Membership::note_ended(int id) {
+  const auto found = replicas_.find(id);
+  if (found == replicas_.end() || found->second.in_flight == 0) return;
+  --found->second.in_flight;
+  tell_when_idle(found->second);
+}
+
+const Replica* Membership::find(int id) const {
   const auto found = replicas_.find(id);
   return found == replicas_.end() ? nullptr : &found->second;
 }
@@ -96,12 +223,14 @@ size_t Membership::ready_replicas() const {
 }
 
 std::string Membership::not_ready_reason() const {
-  if (replicas_.empty()) return "no replica has joined yet";
+  if (replicas_.empty()) return "no replica is there";
   std::string reasons;
   for (const auto& [id, replica] : replicas_) {
     if (replica.can_serve()) continue;
     reasons += fmt::format("{}replica {}: ", reasons.empty() ? "" : "; ", id);
-    if (replica.leader && !replica.lost_followers.empty()) {
+    if (replica.draining) {
+      reasons += "it is leaving";
+    } else if (replica.leader && !replica.lost_followers.empty()) {
       const auto& [rank, reason] = *replica.lost_followers.begin();
       reasons += fmt::format("rank {} is gone: {}", rank, reason);
     } else {
@@ -125,8 +254,17 @@ std::vector<transport::ConnectionPtr> Membership::peers() const {
   return all;
 }
 
-void Membership::publish_ready() {
+bool Membership::is_member(const transport::ConnectionPtr& connection) const {
+  const auto rank = ranks_.find(key_of(connection->peer()));
+  return rank != ranks_.end() && rank->second.connection == connection;
+}
+
+void Membership::publish() {
   metrics_.set(Metric::kReady, ready() ? 1 : 0);
+  std::array<int, 4> counts{};
+  for (const auto& [id, replica] : replicas_) ++counts[static_cast<int>(replica.phase())];
+  for (int phase = 0; phase < static_cast<int>(counts.size()); ++phase)
+    metrics_.set(Metric::kReplicas, counts[phase], {{"state", to_string(static_cast<ReplicaPhase>(phase))}});
 }
 
 void Membership::publish_rank(const transport::PeerInfo& info, bool up) {

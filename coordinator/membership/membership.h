@@ -1,12 +1,18 @@
-// Which workers and stores the cluster has, which of them answer, and which replicas can serve. Fed by the
-// control plane's callbacks; I/O thread only.
+// Which workers and stores the cluster has, which of them answer, and which replicas can serve. They come and
+// go at any time: a replica asks for a seat (on_join), its ranks connect (on_up), it announces that it leaves
+// (on_leaving), is told once nothing of ours runs there (on_idle), and goes (on_down); or it is lost, and
+// perhaps connects again later. The messages themselves are the business of whoever dials. I/O thread only.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "base/deadline.h"
+#include "base/result.h"
+#include "coordinator/membership/replica.h"
 #include "transport/control_plane.h"
 
 namespace lowkey::wire {
@@ -18,33 +24,52 @@ class Metrics;
 
 namespace lowkey::coordinator {
 
-struct Replica {
-  int id = 0;
-  transport::ConnectionPtr leader;  // null while it is gone
-  bool ready = false;               // as the leader says: every rank answered within its deadline
-  std::string reason;               // why not
-  uint32_t running = 0;             // as last reported
-  uint32_t waiting = 0;
-  uint64_t max_sequence_tokens = 0;  // longest prompt + answer that can ever fit; 0: not told yet
-  uint32_t in_flight = 0;            // requests of ours that it is answering
-
-  std::map<int, std::string> lost_followers;  // replica rank -> reason; back when they reconnect
-
-  bool can_serve() const { return leader != nullptr && ready && lost_followers.empty(); }
+// The ids of a replica that joins: its own, and the world rank of its leader; its other ranks follow.
+struct Seat {
+  int replica = 0;
+  int first_rank = 0;
 };
 
 class Membership {
  public:
-  // Feeds lowkey_rank_up and lowkey_ready.
+  // Replicas that are remembered, lost ones included; the longest lost is forgotten first.
+  static constexpr size_t kMaxReplicas = 1024;
+  // A seat that nobody has taken by then is given to others.
+  static constexpr Duration kSeatDeadline = std::chrono::seconds(120);
+
+  // Feeds lowkey_rank_up, lowkey_ready, lowkey_replicas and lowkey_membership_events_total.
   explicit Membership(monitoring::Metrics& metrics);
 
-  void on_up(const transport::ConnectionPtr& connection);
-  // The id of the replica that lost its leader, or -1.
+  // The ids of those that were started together with the coordinator: seats are given above them.
+  void reserve(int replicas, int world_ranks);
+  // The coordinator was started again, alone: whoever comes with ids that are not a seat of ours is
+  // readopted.
+  void expect_readoption() { readopting_ = true; }
+
+  // A replica of `ranks` workers wants to join. Its ranks connect with the ids of its seat as their PeerInfo.
+  // Until then it is a visitor, with a negative replica or world rank, and no member. kResourceExhausted:
+  // every seat is taken by a replica that is there; kInvalidArgument: ranks < 1.
+  Result<Seat> on_join(int ranks, TimePoint now = Clock::now());
+  // Somebody was turned away for a reason of the caller's.
+  void note_refused(const std::string& who, const std::string& reason);
+  // No new requests for it from now on; on_idle follows, possibly from inside. False: there is no such
+  // replica.
+  bool on_leaving(int replica);
+  std::function<void(int replica)> on_idle;  // a leaving replica answers nothing of ours any more
+
+  // False: it was refused, a leader of a replica that has one (perhaps itself, not known to be dead yet).
+  bool on_up(const transport::ConnectionPtr& connection);
+  // The id of the replica that is lost with it, its leader or another of its ranks, or -1. What a replica
+  // without one of its ranks was answering will not end.
   int on_down(const transport::ConnectionPtr& connection, const Error& reason);
   void on_state(const transport::ConnectionPtr& connection, const wire::ReplicaState& state);
 
+  // One request of ours more, one less there.
+  void note_submitted(int replica);
+  void note_ended(int replica);
+
   const std::map<int, Replica>& replicas() const { return replicas_; }
-  Replica* find(int id);
+  const Replica* find(int id) const;
   size_t ready_replicas() const;
   bool ready() const { return ready_replicas() > 0; }
   std::string not_ready_reason() const;  // one line naming every replica that cannot serve
@@ -54,20 +79,39 @@ class Membership {
   // Feeds lowkey_rank_up: a peer that is connected but leaves a question unanswered is not up.
   void note_answer(const transport::PeerInfo& peer, bool answered) { publish_rank(peer, answered); }
 
-  // Every peer that is connected now.
+  // Every member that is connected now.
   std::vector<transport::ConnectionPtr> peers() const;
+  // It is a member, not a visitor that asks for a seat, nor a connection that another has replaced.
+  bool is_member(const transport::ConnectionPtr& connection) const;
 
  private:
+  using RankKey = std::pair<int, int>;  // role, world rank
   struct Rank {
     transport::PeerInfo info;
     transport::ConnectionPtr connection;  // null: lost; its series stays at 0
   };
-  void publish_ready();
+  struct GivenSeat {
+    Seat seat;
+    int ranks = 1;
+    TimePoint given{};
+  };
+  void note_arrival(const transport::PeerInfo& peer);
+  void note_departure(const transport::PeerInfo& peer, const Error& reason);
+  void forget_left(int replica);
+  bool make_room();
+  void tell_when_idle(const Replica& replica);
+  void publish();
   void publish_rank(const transport::PeerInfo& info, bool up);
 
   monitoring::Metrics& metrics_;
-  std::map<std::pair<int, int>, Rank> ranks_;  // by (role, world rank); as many as the cluster ever had
+  std::map<RankKey, Rank> ranks_;  // bounded by kMaxReplicas and the replicas' sizes
   std::map<int, Replica> replicas_;
+  std::map<int, TimePoint> lost_at_;   // of replicas without a leader
+  std::map<int, GivenSeat> seats_;     // by replica; taken or still to be taken
+  std::vector<GivenSeat> free_seats_;  // of replicas that have left: given again to as many ranks
+  int next_replica_ = 0;
+  int next_rank_ = 1;  // 0 is the coordinator
+  bool readopting_ = false;
 };
 
 }  // namespace lowkey::coordinator

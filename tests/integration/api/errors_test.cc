@@ -135,11 +135,19 @@ TEST_F(Errors, FullQueue) {
   EXPECT_EQ(client().post("/v1/completions", R"({"prompt":"a"})").status, 200);
 }
 
+TEST_F(Errors, AKeyMustBeThere) {
+  config_.api_key = " , ";
+  Coordinator coordinator(io_, config_, model(), metrics_, limits_);
+  const Status started = coordinator.start();
+  ASSERT_FALSE(started.ok());
+  EXPECT_EQ(started.error().code, Code::kUsage);
+}
+
 TEST_F(Errors, NotReady) {
   start();
   auto answer = client().get("/ready");
   EXPECT_EQ(answer.status, 503);
-  EXPECT_EQ(answer.json().at("reason"), "no replica has joined yet");
+  EXPECT_EQ(answer.json().at("reason"), "no replica is there");
   answer = client().post("/v1/completions", R"({"prompt":"a"})");
   expect_error(answer, 503, "unavailable");
   EXPECT_EQ(answer.headers.count("retry-after"), 1u);

@@ -157,6 +157,20 @@ TEST(GenerationRequest, BadMessages) {
   for (const auto& [body, param] : cases) EXPECT_EQ(refused(Endpoint::kChat, body).param, param) << body;
 }
 
+TEST(GenerationRequest, HowTheCacheIsUsed) {
+  EXPECT_EQ(completion("").min_levels, 0u);
+  EXPECT_EQ(completion(R"("min_levels":2)").min_levels, 2u);
+  EXPECT_EQ(chat(R"("min_levels":"all")").min_levels, 3u);
+  EXPECT_EQ(chat(R"("cache_salt":"team a")").cache_salt, "team a");
+  for (const char* levels : {"0", "4", "1.5", "\"most\"", "true"})
+    EXPECT_EQ(
+        refused(Endpoint::kCompletions, fmt::format(R"({{"prompt":"a","min_levels":{}}})", levels)).param,
+        "min_levels");
+  for (const std::string& salt : {std::string("7"), '"' + std::string(129, 's') + '"'})
+    EXPECT_EQ(refused(Endpoint::kCompletions, fmt::format(R"({{"prompt":"a","cache_salt":{}}})", salt)).param,
+              "cache_salt");
+}
+
 TEST(GenerationRequest, NeutralAndUnknownFieldsPass) {
   completion(
       R"("n":1,"best_of":1,"echo":false,"suffix":null,"presence_penalty":0,"frequency_penalty":0.0,"logit_bias":{},

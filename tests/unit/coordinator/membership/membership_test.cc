@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <sstream>
+
 #include "coordinator/routing/least_loaded.h"
 #include "monitoring/metrics.h"
 #include "transport/wire/lowkey.pb.h"
@@ -48,6 +51,15 @@ struct MembershipTest : testing::Test {
     membership.on_state(peer, state);
   }
 
+  double count(const std::string& name, const std::string& label) {
+    const std::string page = *monitoring::render_page(std::array{metrics.serialize()});
+    std::istringstream lines(page);
+    for (std::string line; std::getline(lines, line);)
+      if (line.substr(0, line.find('{')) == name && line.find(label) != std::string::npos)
+        return std::stod(line.substr(line.rfind(' ')));
+    return -1;
+  }
+
   monitoring::Metrics metrics{{{"role", "coordinator"}, {"rank", "0"}}};
   Membership membership{metrics};
 };
@@ -56,7 +68,7 @@ using transport::Role;
 const Error kGone{Code::kUnavailable, "connection reset", {}};
 
 TEST_F(MembershipTest, ReadyOnceTheLeaderSaysSo) {
-  EXPECT_EQ(membership.not_ready_reason(), "no replica has joined yet");
+  EXPECT_EQ(membership.not_ready_reason(), "no replica is there");
   auto peer = up(Role::kWorker, 1);
   EXPECT_FALSE(membership.ready());
   EXPECT_EQ(membership.not_ready_reason(), "replica 0: has not reported yet");
@@ -70,7 +82,7 @@ TEST_F(MembershipTest, ReadyOnceTheLeaderSaysSo) {
 TEST_F(MembershipTest, LostLeaderEndsItsReplica) {
   auto first = leader(0);
   auto second = leader(1, 200);
-  membership.find(0)->in_flight = 3;
+  for (int i = 0; i < 3; ++i) membership.note_submitted(0);
   EXPECT_EQ(membership.on_down(first, kGone), 0);
   EXPECT_TRUE(membership.ready());
   EXPECT_EQ(membership.find(0)->in_flight, 0u);
@@ -86,7 +98,7 @@ TEST_F(MembershipTest, LostFollowerMakesItsReplicaUnready) {
   auto first = leader(0);
   auto follower = up(Role::kWorker, 2, 0, 1);
   EXPECT_EQ(membership.peers().size(), 2u);
-  EXPECT_EQ(membership.on_down(follower, kGone), -1);
+  EXPECT_EQ(membership.on_down(follower, kGone), 0);  // what it was answering will not end
   EXPECT_FALSE(membership.ready());
   EXPECT_EQ(membership.not_ready_reason(), "replica 0: rank 1 is gone: connection reset");
   EXPECT_EQ(membership.peers().size(), 1u);
@@ -104,23 +116,108 @@ TEST_F(MembershipTest, StoresAreNoReplicas) {
   EXPECT_TRUE(membership.ready());
 }
 
+TEST_F(MembershipTest, SeatsAreAboveEveryIdThatIsTaken) {
+  membership.reserve(2, 4);
+  const auto first = membership.on_join(2), second = membership.on_join(1);
+  EXPECT_EQ(first->replica, 2);
+  EXPECT_EQ(first->first_rank, 4);
+  EXPECT_EQ(second->replica, 3);
+  EXPECT_EQ(second->first_rank, 6);
+  up(Role::kWorker, 9, 7, 0);  // from before the coordinator was started again
+  EXPECT_EQ(membership.on_join(1)->replica, 8);
+  EXPECT_EQ(membership.on_join(1)->first_rank, 11);
+  EXPECT_EQ(membership.on_join(0).error().code, Code::kInvalidArgument);
+}
+
+TEST_F(MembershipTest, VisitorsAreNoMembers) {
+  auto visitor = up(Role::kWorker, -1, -1, 0);
+  EXPECT_TRUE(membership.replicas().empty());
+  EXPECT_TRUE(membership.peers().empty());
+  EXPECT_FALSE(membership.is_member(visitor));
+  EXPECT_EQ(membership.on_down(visitor, kGone), -1);
+  EXPECT_EQ(count("lowkey_membership_events_total", "event=\"joined\""), 0);
+}
+
+TEST_F(MembershipTest, LeavesOnceItsRequestsHaveEnded) {
+  std::vector<int> idle;
+  membership.on_idle = [&](int replica) { idle.push_back(replica); };
+  auto first = leader(0);
+  const Seat seat = *membership.on_join(1);
+  auto second = up(Role::kWorker, seat.first_rank, seat.replica, 0);
+  state(second, true);
+  EXPECT_EQ(count("lowkey_replicas", "state=\"ready\""), 2);
+  membership.note_submitted(seat.replica);
+  EXPECT_TRUE(membership.on_leaving(seat.replica));
+  EXPECT_EQ(membership.ready_replicas(), 1u);
+  EXPECT_EQ(count("lowkey_replicas", "state=\"draining\""), 1);
+  EXPECT_EQ(membership.not_ready_reason(), "replica 1: it is leaving");
+  EXPECT_TRUE(idle.empty());
+  membership.note_ended(seat.replica);
+  EXPECT_EQ(idle, std::vector{seat.replica});
+  EXPECT_EQ(membership.on_down(second, kGone), seat.replica);
+  EXPECT_EQ(membership.find(seat.replica), nullptr);
+  EXPECT_EQ(count("lowkey_membership_events_total", "event=\"left\""), 1);
+  EXPECT_EQ(count("lowkey_membership_events_total", "event=\"lost\""), 0);
+  EXPECT_EQ(membership.on_join(1)->replica, seat.replica);  // its seat is free
+  EXPECT_FALSE(membership.on_leaving(5));
+  EXPECT_TRUE(membership.on_leaving(0));  // with nothing in flight: at once
+  EXPECT_EQ(idle.back(), 0);
+}
+
+TEST_F(MembershipTest, SeatsThatNobodyTakesAreGivenAgain) {
+  const TimePoint now = Clock::now();
+  const Seat seat = *membership.on_join(2, now);
+  EXPECT_NE(membership.on_join(2, now)->replica, seat.replica);
+  const TimePoint later = now + Membership::kSeatDeadline + std::chrono::seconds(1);
+  EXPECT_EQ(membership.on_join(2, later)->replica, seat.replica);
+}
+
+TEST_F(MembershipTest, ReplicasAreBounded) {
+  std::vector<transport::ConnectionPtr> all;
+  for (size_t i = 0; i < Membership::kMaxReplicas; ++i) all.push_back(leader(static_cast<int>(i)));
+  EXPECT_EQ(membership.on_join(1).error().code, Code::kResourceExhausted);
+  membership.on_down(all[3], kGone);
+  membership.on_down(all[2], kGone);
+  EXPECT_TRUE(membership.on_join(1).ok());
+  EXPECT_EQ(membership.find(3), nullptr);  // the longest lost one
+  EXPECT_NE(membership.find(2), nullptr);
+}
+
+TEST_F(MembershipTest, ComesBackAndIsReadopted) {
+  auto first = leader(0);
+  auto twin = up(Role::kWorker, 1, 0, 0);
+  EXPECT_FALSE(membership.is_member(twin));  // its replica has a leader: refused
+  EXPECT_EQ(count("lowkey_membership_events_total", "event=\"refused\""), 1);
+  membership.on_down(first, kGone);
+  EXPECT_EQ(count("lowkey_replicas", "state=\"gone\""), 1);
+  leader(0);
+  EXPECT_EQ(count("lowkey_membership_events_total", "event=\"readopted\""), 1);
+  EXPECT_EQ(count("lowkey_replicas", "state=\"gone\""), 0);
+  EXPECT_TRUE(membership.ready());
+  membership.expect_readoption();  // started again: it has never seen those that come
+  up(Role::kStore, 9);
+  EXPECT_EQ(count("lowkey_membership_events_total", "event=\"readopted\""), 2);
+  const Seat seat = *membership.on_join(1);
+  up(Role::kWorker, seat.first_rank, seat.replica, 0);
+  EXPECT_EQ(count("lowkey_membership_events_total", "event=\"readopted\""), 2);
+}
+
 TEST_F(MembershipTest, LeastLoaded) {
   const auto& replicas = membership.replicas();
   EXPECT_EQ(least_loaded(replicas, 1, -1), -1);
-  leader(0);
-  leader(1);
-  leader(2, 50);
+  const auto leaders = std::array{leader(0), leader(1), leader(2, 50)};
   EXPECT_EQ(least_loaded(replicas, 1, -1), 0);
   EXPECT_EQ(least_loaded(replicas, 1, 0), 1);  // equals take turns
   EXPECT_EQ(least_loaded(replicas, 1, 2), 0);
-  membership.find(0)->in_flight = 2;
-  membership.find(1)->in_flight = 1;
+  membership.note_submitted(0);
+  membership.note_submitted(0);
+  membership.note_submitted(1);
   EXPECT_EQ(least_loaded(replicas, 1, 0), 2);
   EXPECT_EQ(least_loaded(replicas, 51, 0), 1);  // too long for replica 2
   EXPECT_EQ(least_loaded(replicas, 51, 0, 1), 0);
   EXPECT_EQ(least_loaded(replicas, 101, 0), -1);
-  membership.find(1)->in_flight = 2;
-  membership.find(0)->waiting = 5;
+  membership.note_submitted(1);
+  state(leaders[0], true, 100, 5);
   EXPECT_EQ(least_loaded(replicas, 51, 1), 1);  // ours are equal: its own report decides
 }
 
