@@ -183,13 +183,13 @@ def spill(report, clock):
 # ---- preemption ----------------------------------------------------------------------------------------------
 
 def preempting_run(stores):
-    """Requests of the lengths of Azure's conversation trace (1,155 in, 211 out), and room for five prompts but not for
-    their answers."""
-    flags = ["--tp", 1, "--replicas", 1, "--stores", stores, "--threads", 2, "--pressure", "preempt", "--kv-bytes", "137MiB",
+    """Prompts of the length of Azure's conversation trace (1,155), and room for those of five requests with little of their
+    answers: 39 pages each at their start, 49 at their end, and two pages of 720 KiB in every 2 MiB."""
+    flags = ["--tp", 1, "--replicas", 1, "--stores", stores, "--threads", 2, "--pressure", "preempt", "--kv-bytes", "200MiB",
              "--host-bytes", "1GiB"]
     with Cluster(random_model("135M"), ranks=2 + stores, flags=flags) as cluster:
-        done = load(cluster, "--concurrency", 10, "--requests", 20, "--prompt-tokens", "uniform:1055,1255", "--output-tokens",
-                    "uniform:190,230", seconds=240)
+        done = load(cluster, "--concurrency", 8, "--requests", 12, "--prompt-tokens", "uniform:1055,1255", "--output-tokens",
+                    "uniform:300,400", seconds=240)
         page = cluster.metrics()
     again = {cause: total(page, "lowkey_recomputed_tokens_total", cause=cause)
              for cause in ("preemption", "retry", "restore_miss")}
@@ -218,10 +218,10 @@ TRACE_SECONDS = 900    # of the trace: three requests in ten share a prefix with
 HELD_SHARE = 0.5       # of the pages asked for, what both replicas hold together
 
 
-def sample_conversations(prompt_tokens, file):
+def sample_conversations(prompt_tokens, file, trace=CONVERSATIONS):
     """Whole conversations of the trace's beginning, drawn until their scaled prompts have so many tokens. All requests that
     share more than the first block share the second, so what can be reused stays as in the trace."""
-    with open(CONVERSATIONS) as lines:
+    with open(trace) as lines:
         requests = [r for r in map(json.loads, lines) if r["timestamp"] < 1000 * TRACE_SECONDS]
     talks = collections.defaultdict(list)
     for request in requests:
@@ -304,11 +304,11 @@ stream: {levels: [0.25, 0.5, 1]}
 
 
 def pressure_run(policy, recipe, requests, seed):
-    """Twelve clients, and room for the prompts of three at all levels."""
+    """Twelve clients, and room for three sequences at all levels."""
     flags = ["--tp", 1, "--replicas", 1, "--stores", 1, "--threads", 2, "--pressure", policy, "--recipe", recipe, "--kv-bytes",
              "24MiB", "--host-bytes", "512MiB"]
     with Cluster(random_model("135M"), ranks=3, flags=flags) as cluster:
-        done = load(cluster, "--concurrency", 12, "--requests", requests, "--prompt-tokens", 448, "--output-tokens", 128, "--seed",
+        done = load(cluster, "--concurrency", 12, "--requests", requests, "--prompt-tokens", 256, "--output-tokens", 256, "--seed",
                     seed, seconds=200)
         page = cluster.metrics()
     read = {levels: total(page, "lowkey_pages_read_total", levels=str(levels)) for levels in (1, 2, 3)}
