@@ -107,7 +107,8 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   options.replica = job.self().replica;
   options.replica_size = job.plan.tp;
   options.origin = {replica.model_fingerprint, replica.cache.fingerprint,
-                    static_cast<uint16_t>(job.self().replica_rank), static_cast<uint16_t>(job.plan.tp)};
+                    static_cast<uint16_t>(job.self().replica_rank), static_cast<uint16_t>(job.plan.tp),
+                    static_cast<uint8_t>(replica.cache.pages.num_levels)};
   options.on_end = [&](const Error& reason) {
     if (reason.code == Code::kCancelled) {
       orderly = true;

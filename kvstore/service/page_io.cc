@@ -1,6 +1,5 @@
 #include "kvstore/service/page_io.h"
 
-#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -12,6 +11,8 @@ SpillOutcome& SpillOutcome::operator+=(const SpillOutcome& other) {
   store_full += other.store_full;
   staging_full += other.staging_full;
   failed += other.failed;
+  prepared_bytes += other.prepared_bytes;
+  prepare_seconds += other.prepare_seconds;
   if (reason.empty()) reason = other.reason;
   return *this;
 }
@@ -60,13 +61,17 @@ int num_slabs(const kernels::PageHeader& header) {
   return std::popcount(header.levels_present) + (header.has_sink ? 1 : 0);
 }
 
-Status check_page(const kernels::PageHeader& header, const PageRead& wanted, const PageOrigin& origin) {
+uint32_t wanted_slabs(const PageRead& page) {
+  uint32_t mask = 0;
+  for (size_t i = 0; i < page.slabs.size(); ++i) mask |= uint32_t{!page.slabs[i].empty()} << i;
+  return mask;
+}
+
+Status check_page(const kernels::PageHeader& header, const Hash128& identity, const PageOrigin& origin) {
   const auto differs = [](const char* what, const auto& found, const auto& expected) {
     return Error{Code::kDataLoss, fmt::format("page of {} {}, expected {}", what, found, expected)};
   };
-  if (header.identity != wanted.identity) {
-    return differs("identity", header.identity.hex(), wanted.identity.hex());
-  }
+  if (header.identity != identity) return differs("identity", header.identity.hex(), identity.hex());
   if (header.model_fingerprint != origin.model_fingerprint) {
     return differs("model", header.model_fingerprint.hex(), origin.model_fingerprint.hex());
   }
@@ -77,9 +82,9 @@ Status check_page(const kernels::PageHeader& header, const PageRead& wanted, con
     return differs("rank", fmt::format("{}/{}", header.rank, header.num_ranks),
                    fmt::format("{}/{}", origin.rank, origin.num_ranks));
   }
-  const int slabs = static_cast<int>(std::ranges::count_if(wanted.slabs, [](auto& s) { return !s.empty(); }));
-  if (num_slabs(header) != slabs) return differs("slab count", num_slabs(header), slabs);
-  if (header.read_at_least_level != 0) return differs("read level", int{header.read_at_least_level}, 0);
+  if (const int highest = origin.num_levels - 1; header.read_at_least_level != highest) {
+    return differs("read level", int{header.read_at_least_level}, highest);
+  }
   return {};
 }
 

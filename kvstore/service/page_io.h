@@ -15,12 +15,13 @@
 
 namespace lowkey::kvstore {
 
-// A complete page of this rank, checksummed. The bytes stay as they are until `keep_alive` is let go, which
-// may be after the outcome was reported: a transfer that was given up can still be reading them.
+// A complete page of this rank. The bytes stay as they are until `keep_alive` is let go, which may be after
+// the outcome was reported: a transfer that was given up can still be reading them.
 struct PageWrite {
   kernels::PageHeader header;
   std::array<std::span<const std::byte>, kernels::kMaxSlabs> slabs;  // levels, then the sink; empty: none
   std::shared_ptr<void> keep_alive;
+  bool checksummed = true;  // false: the header lacks its checksums, and spill() makes them off this thread
 };
 
 // Memory of a page to be filled from a store. Written only between restore() and its `done`, with verified
@@ -57,7 +58,9 @@ struct SpillOutcome {
   size_t store_full = 0;
   size_t staging_full = 0;  // too much in flight: not even asked
   size_t failed = 0;
-  std::string reason;  // of the failures; may be empty
+  uint64_t prepared_bytes = 0;  // of slabs as they were handed over, checksummed or transcoded by spill()
+  double prepare_seconds = 0;   // that it took, one core
+  std::string reason;           // of the failures; may be empty
 
   SpillOutcome& operator+=(const SpillOutcome& other);
 };
@@ -68,6 +71,7 @@ struct PageOrigin {
   Hash128 layout_fingerprint;
   uint16_t rank = 0;
   uint16_t num_ranks = 1;
+  uint8_t num_levels = 1;  // of the layout: what the page's ancestors must have been read at
 };
 
 // One message names at most this many pages (a prompt of 131072 tokens in pages of 32).
@@ -84,7 +88,11 @@ std::string hash128_bytes(const Hash128& hash);
 // Number of slabs that the header speaks of: its levels and the sink.
 int num_slabs(const kernels::PageHeader& header);
 
-// Whether a page found in a store is the one wanted, in the form wanted. kDataLoss with what differs.
-Status check_page(const kernels::PageHeader& header, const PageRead& wanted, const PageOrigin& origin);
+// Bit i: slab i is wanted.
+uint32_t wanted_slabs(const PageRead& page);
+
+// Whether a page found in a store is the one wanted; which of its slabs are there, and of which size, is the
+// reader's to check. kDataLoss with what differs.
+Status check_page(const kernels::PageHeader& header, const Hash128& identity, const PageOrigin& origin);
 
 }  // namespace lowkey::kvstore

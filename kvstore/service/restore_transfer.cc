@@ -2,190 +2,254 @@
 
 #include <boost/asio/post.hpp>
 
+#include <algorithm>
+#include <bit>
+
+#include "kvstore/service/page_landing.h"
 #include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::kvstore {
 
+using kernels::kMaxSlabs;
 using transport::MessageType;
 using transport::Transfer;
 
-namespace {
+RestoreTransfer::RestoreTransfer(std::shared_ptr<StoreLink> link, std::shared_ptr<FetchQueue> queue,
+                                 const Context& context, uint64_t id, std::vector<PageRead> pages,
+                                 const RestoreOptions& options, Deadline deadline, Done done)
+    : link_(std::move(link)),
+      queue_(std::move(queue)),
+      context_(&context),
+      io_(link_->io),
+      id_(id),
+      pages_(std::move(pages)),
+      gaps_(options.gaps),
+      deadline_(deadline),
+      done_(std::move(done)),
+      timer_(link_->io) {
+  outcome_.fates.resize(pages_.size(), PageFate::kOpen);
+}
 
-// One batch is fetched while another is verified.
-constexpr size_t kMaxBatches = 2;
+uint64_t RestoreTransfer::stored_bytes(size_t page, size_t slab) const {
+  const PageRead& wanted = pages_[page];
+  if (!context_->format.transcoder) return wanted.slabs[slab].size();
+  // All of the page is needed for any of it.
+  const kernels::PageLayout& hot = context_->format.transcoder->hot();
+  const kernels::PageLayout& stored = context_->format.transcoder->spilled();
+  const bool sink = static_cast<int>(slab) == stored.sink_slab();
+  return sink && wanted.slabs[hot.sink_slab()].empty() ? 0 : stored.slab_bytes[slab];
+}
 
-size_t page_bytes(const PageRead& page) {
-  size_t bytes = 0;
-  for (const auto& slab : page.slabs) bytes += slab.size();
+uint64_t RestoreTransfer::stored_bytes(size_t page) const {
+  uint64_t bytes = 0;
+  for (size_t slab = 0; slab < kMaxSlabs; ++slab) bytes += stored_bytes(page, slab);
   return bytes;
 }
 
-}  // namespace
-
-RestoreTransfer::RestoreTransfer(std::shared_ptr<StoreLink> link, uint64_t id, std::vector<PageRead> pages,
-                                 Deadline deadline, const PageOrigin& origin,
-                                 std::shared_ptr<BounceBuffers> buffers, PageVerifier& verifier, Done done)
-    : link_(std::move(link)),
-      io_(link_->io),
-      id_(id),
-      deadline_(deadline),
-      origin_(origin),
-      pages_(std::move(pages)),
-      buffers_(std::move(buffers)),
-      verifier_(verifier),
-      done_(std::move(done)),
-      timer_(link_->io) {}
-
-void RestoreTransfer::arm() {
-  timer_.expires_at(deadline_.at());
-  timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
-    if (!error) self->stop(RestoreEnd::kFailed, "store did not answer by the deadline");
-  });
+uint32_t RestoreTransfer::stored_slabs() const {
+  uint32_t mask = 0;
+  for (size_t page = 0; page < pages_.size(); ++page) {
+    for (size_t slab = 0; slab < kMaxSlabs; ++slab) mask |= uint32_t{stored_bytes(page, slab) > 0} << slab;
+  }
+  return mask;
 }
 
 void RestoreTransfer::start() {
-  if (asked_) return;
-  asked_ = true;
+  timer_.expires_at(deadline_.at());
+  timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
+    if (!error) self->fail("store did not answer by the deadline");
+  });
+  slabs_ = stored_slabs();
   wire::LookupRequest request;
   request.set_id(id_);
+  request.set_slabs(slabs_);  // a page that never had one of them, as a sink, does not lack it
+  request.set_gaps(gaps_);
   for (const PageRead& page : pages_) request.add_identities(hash128_bytes(page.identity));
   const Status sent = link_->connection->send(MessageType::kLookupRequest, request.SerializeAsString());
-  if (!sent) stop(RestoreEnd::kFailed, sent.error().message);
+  if (!sent) fail(sent.error().message);
 }
 
 void RestoreTransfer::on_found(const wire::LookupReply& reply) {
   if (answered_) return;
   answered_ = true;
   for (const auto& page : reply.pages()) leases_.push_back(page.lease());
-  if (const Status accepted = accept(reply); !accepted) {
-    const bool corrupt = accepted.error().code == Code::kDataLoss;
-    if (sources_.empty())
-      return stop(corrupt ? RestoreEnd::kCorrupt : RestoreEnd::kMiss, accepted.error().message);
-    outcome_.end =
-        corrupt ? RestoreEnd::kCorrupt : RestoreEnd::kMiss;  // once the pages before it are in place
-    outcome_.reason = accepted.error().message;
-  }
-  fetch_next();
+  if (const Status accepted = accept(reply); !accepted) return fail(accepted.error().message);
+  line_up();
 }
 
-// Takes over the leading run of pages that are what was asked for; the error tells about the first that is
-// not.
 Status RestoreTransfer::accept(const wire::LookupReply& reply) {
-  const int asked = static_cast<int>(pages_.size());
-  for (int i = 0; i < std::min(reply.pages_size(), asked); ++i) {
-    const wire::FoundPage& found = reply.pages(i);
-    const auto header = parse_page_header(found.header());
-    Status good = header ? check_page(*header, pages_[i], origin_) : Status(header.error());
-    bool fits = found.offsets_size() == kernels::kMaxSlabs && found.slab_bytes_size() == kernels::kMaxSlabs;
-    for (int s = 0; fits && s < kernels::kMaxSlabs; ++s) {
-      fits = found.slab_bytes(s) == pages_[i].slabs[s].size() &&
-             link_->inside(found.offsets(s), found.slab_bytes(s));
+  size_t next = 0;  // page of the request
+  bool run = true;
+  const auto missing = [&](size_t until) {
+    for (; run && next < until; run = gaps_) lose(next++, PageFate::kMiss, "not there");
+  };
+  for (const wire::FoundPage& found : reply.pages()) {
+    const size_t page = gaps_ ? found.index() : next;
+    if (page < next || page >= pages_.size())
+      return Error{Code::kInvalidArgument, fmt::format("store found page {} of {}", page, pages_.size())};
+    missing(page);
+    const Status taken = take(page, found);
+    if (!taken) {
+      const bool corrupt = taken.error().code == Code::kDataLoss;
+      if (corrupt) {
+        std::erase(leases_, found.lease());
+        corrupt_.push_back(found.lease());
+      }
+      lose(page, corrupt ? PageFate::kCorrupt : PageFate::kMiss, taken.error().message);
+      run = gaps_;
     }
-    if (good && !fits) good = Error{Code::kDataLoss, "slabs of another size"};
-    if (!good) {
-      std::erase(leases_, found.lease());
-      corrupt_.push_back(found.lease());
-      return Error{Code::kDataLoss, fmt::format("page {}: {}", i, good.error().message)};
-    }
-    sources_.push_back({*header, found.lease(), {found.offsets().begin(), found.offsets().end()}});
+    next = page + 1;
+    if (!run) break;
   }
-  if (reply.pages_size() < asked)
-    return Error{Code::kNotFound, fmt::format("page {} is not there", sources_.size())};
+  missing(pages_.size());
+  end_ = open_ = sources_.size();
   return {};
 }
 
-void RestoreTransfer::fetch_next() {
-  if (stopped_ || fetching_ || verifying_ >= kMaxBatches || next_fetch_ == sources_.size()) {
-    return finish_if_idle();
+Status RestoreTransfer::take(size_t page, const wire::FoundPage& found) {
+  LOWKEY_ASSIGN(header, parse_page_header(found.header()));
+  LOWKEY_TRY(check_page(header, pages_[page].identity, context_->origin));
+  const auto unfit = [](const char* what) { return Error{Code::kDataLoss, what}; };
+  if (found.offsets_size() != int{kMaxSlabs} || found.slab_bytes_size() != int{kMaxSlabs})
+    return unfit("another number of slabs");
+  Source source{.page = page, .header = header, .lease = found.lease()};
+  if (found.tier() == static_cast<uint32_t>(PageSource::kDisk)) source.tier = PageFate::kFromDisk;
+  for (int slab = 0; slab < kMaxSlabs; ++slab) {
+    const uint64_t expected = stored_bytes(page, slab);
+    if (expected == 0) continue;
+    if (found.slab_bytes(slab) == 0) return Error{Code::kNotFound, fmt::format("slab {} is not there", slab)};
+    if (found.slab_bytes(slab) != expected) return unfit("slabs of another size");
+    if (!link_->inside(found.offsets(slab), expected)) return unfit("slabs outside of the store's pool");
+    source.offsets[slab] = found.offsets(slab);
   }
-  const size_t first = next_fetch_;
+  sources_.push_back(source);
+  return {};
+}
+
+// Level 0 first; of equals, what fits one batch goes ahead of what needs many.
+void RestoreTransfer::line_up() {
+  uint64_t bytes = 0;
+  for (const Source& source : sources_) bytes += stored_bytes(source.page);
+  const int level = std::countr_zero(slabs_);
+  queue_->enter(2 * level + (bytes > queue_->batch_bytes()), shared_from_this());
+  finish_if_idle();
+}
+
+size_t RestoreTransfer::next_batch(size_t most) {
+  batch_ = 0;
   size_t bytes = 0;
-  do {
-    bytes += page_bytes(pages_[next_fetch_++]);
-  } while (next_fetch_ < sources_.size() &&
-           bytes + page_bytes(pages_[next_fetch_]) <= buffers_->standard_bytes());
-  auto buffer = buffers_->take(bytes);
-  if (!buffer) return stop(RestoreEnd::kFailed, "no memory left to fetch into");
+  while (!stopped_ && next_fetch_ + batch_ < end_) {
+    const size_t more = stored_bytes(sources_[next_fetch_ + batch_].page);
+    if (batch_ > 0 && bytes + more > most) break;
+    bytes += more;
+    ++batch_;
+  }
+  return bytes;
+}
+
+void RestoreTransfer::fetch(std::shared_ptr<TransferBuffer> buffer) {
+  const size_t first = next_fetch_, count = batch_;
+  next_fetch_ += count;
   std::vector<Transfer> batch;
   std::byte* at = buffer->data.get();
-  for (size_t p = first; p < next_fetch_; ++p) {
-    for (size_t s = 0; s < pages_[p].slabs.size(); ++s) {
-      const size_t size = pages_[p].slabs[s].size();
-      if (size > 0) batch.push_back({{at, size}, sources_[p].offsets[s]});
+  for (size_t i = first; i < first + count; ++i) {
+    for (size_t slab = 0; slab < kMaxSlabs; ++slab) {
+      const size_t size = stored_bytes(sources_[i].page, slab);
+      if (size > 0) batch.push_back({{at, size}, sources_[i].offsets[slab]});
       at += size;
     }
   }
-  fetching_ = true;
-  link_->data.get(
-      link_->pool, std::move(batch), deadline_, buffer,
-      [self = shared_from_this(), first, count = next_fetch_ - first, buffer](const Status& status) {
-        self->fetching_ = false;
-        if (!status) return self->stop(RestoreEnd::kFailed, status.error().message);
-        if (!self->stopped_) self->verify(first, count, buffer);
-      });
+  link_->data.get(link_->pool, std::move(batch), deadline_, buffer,
+                  [self = shared_from_this(), first, count, buffer](const Status& status) {
+                    if (!status) return self->fail(status.error().message);
+                    if (!self->stopped_) self->verify(first, count, buffer);
+                  });
 }
 
-void RestoreTransfer::verify(size_t first, size_t count, std::shared_ptr<BounceBuffer> buffer) {
-  VerifyJob job{.keep_alive = buffer, .cancelled = cancelled_};
+void RestoreTransfer::verify(size_t first, size_t count, std::shared_ptr<TransferBuffer> buffer) {
+  std::vector<FetchedPage> fetched;
   const std::byte* at = buffer->data.get();
-  for (size_t p = first; p < first + count; ++p) {
-    FetchedPage page{.checksums = sources_[p].header.checksums, .target = pages_[p].slabs};
-    for (size_t s = 0; s < page.target.size(); ++s) {
-      page.fetched[s] = {at, page.target[s].size()};
-      at += page.target[s].size();
+  for (size_t i = first; i < first + count; ++i) {
+    FetchedPage page{.checksums = sources_[i].header.checksums, .target = pages_[sources_[i].page].slabs};
+    for (size_t slab = 0; slab < kMaxSlabs; ++slab) {
+      page.fetched[slab] = {at, stored_bytes(sources_[i].page, slab)};
+      at += page.fetched[slab].size();
     }
-    job.pages.push_back(page);
+    fetched.push_back(page);
   }
-  // Moved on, so that the transfer is never destroyed on the verifier's thread.
-  job.done = [self = shared_from_this(), count](size_t good) mutable {
+  auto job = [self = shared_from_this(), first, fetched = std::move(fetched),
+              buffer = std::move(buffer)]() mutable {
+    std::vector<bool> good;
+    for (const FetchedPage& page : fetched) {
+      if (*self->cancelled_ || (!self->gaps_ && !good.empty() && !good.back())) break;
+      good.push_back(land(page, self->context_->format.transcoder.get()));
+    }
+    buffer.reset();
+    // Moved on, so that the transfer is never destroyed on this thread.
     boost::asio::io_context& io = self->io_;
-    boost::asio::post(io, [self = std::move(self), count, good] { self->verified(count, good); });
+    boost::asio::post(
+        io, [self = std::move(self), first, good = std::move(good)] { self->verified(first, good); });
   };
-  if (!verifier_.submit(std::move(job)))
-    return stop(RestoreEnd::kFailed, "too many pages wait for verification");
+  if (!context_->bytes.submit(ByteThread::Lane::kRestore, std::move(job)))
+    return fail("too many pages wait for verification");
   ++verifying_;
-  fetch_next();
 }
 
-void RestoreTransfer::verified(size_t count, size_t good) {
+void RestoreTransfer::verified(size_t first, const std::vector<bool>& good) {
   --verifying_;
-  const bool counts = !stopped_;
-  if (counts) outcome_.restored += good;
-  if (counts && good < count) {
-    const uint64_t lease = sources_[outcome_.restored].lease;
-    std::erase(leases_, lease);
-    corrupt_.push_back(lease);
-    return stop(RestoreEnd::kCorrupt,
-                fmt::format("page {}: slab checksum does not match", outcome_.restored));
-  }
-  fetch_next();
-}
-
-void RestoreTransfer::stop(RestoreEnd end, const std::string& reason) {
-  if (!stopped_) {
-    stopped_ = true;
-    *cancelled_ = true;
-    outcome_.end = end;
-    outcome_.reason = reason;
+  for (size_t i = 0; i < good.size() && first + i < end_ && !stopped_; ++i) {
+    const Source& source = sources_[first + i];
+    --open_;
+    if (good[i]) {
+      outcome_.fates[source.page] = source.tier;
+      outcome_.bytes += stored_bytes(source.page);
+      continue;
+    }
+    std::erase(leases_, source.lease);
+    corrupt_.push_back(source.lease);
+    lose(source.page, PageFate::kCorrupt, "slab checksum does not match");
+    if (!gaps_) end_before(first + i);
   }
   finish_if_idle();
 }
 
-// A get that was given up is not waited for: it can only write to its bounce buffer.
+// Batches may land out of order: what comes before still counts.
+void RestoreTransfer::end_before(size_t source) {
+  end_ = source;
+  open_ = std::count_if(sources_.begin(), sources_.begin() + source,
+                        [&](const Source& before) { return outcome_.fates[before.page] == PageFate::kOpen; });
+}
+
+void RestoreTransfer::lose(size_t page, PageFate fate, const std::string& reason) {
+  outcome_.fates[page] = fate;
+  if (page >= first_lost_) return;
+  first_lost_ = page;
+  outcome_.reason = reason;
+}
+
+void RestoreTransfer::fail(const std::string& reason) {
+  for (size_t page = 0; !stopped_ && page < pages_.size(); ++page) {
+    if (outcome_.fates[page] == PageFate::kOpen) lose(page, PageFate::kFailed, reason);
+  }
+  stopped_ = true;
+  *cancelled_ = true;
+  finish_if_idle();
+}
+
+// A get that was given up is not waited for: it can only write to its buffer.
 void RestoreTransfer::finish_if_idle() {
-  const bool complete = answered_ && !fetching_ && next_fetch_ == sources_.size();
-  if (!done_ || verifying_ > 0 || !(stopped_ || complete)) return;
+  if (!done_ || verifying_ > 0 || !(stopped_ || (answered_ && open_ == 0))) return;
   stopped_ = true;
   timer_.cancel();
-  if (asked_ && !(leases_.empty() && corrupt_.empty())) {
+  std::ranges::replace(outcome_.fates, PageFate::kOpen, PageFate::kMiss);  // behind the end of the run
+  if (!(leases_.empty() && corrupt_.empty())) {
     wire::Release release;
     release.mutable_leases()->Assign(leases_.begin(), leases_.end());
     release.mutable_corrupt()->Assign(corrupt_.begin(), corrupt_.end());
     // A lost release costs nothing but time: leases expire.
     (void)link_->connection->send(MessageType::kRelease, release.SerializeAsString());
   }
-  pages_.clear();
-  std::exchange(done_, nullptr)(outcome_);
+  std::exchange(done_, nullptr)(std::move(outcome_));
 }
 
 }  // namespace lowkey::kvstore

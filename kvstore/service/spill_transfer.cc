@@ -4,6 +4,12 @@
 
 namespace lowkey::kvstore {
 
+namespace {
+
+constexpr uint64_t kSlabIsThere = UINT64_MAX;  // as an offset: the store kept it when it dropped others
+
+}  // namespace
+
 using transport::MessageType;
 using transport::Transfer;
 
@@ -41,14 +47,14 @@ void SpillTransfer::on_reserved(const wire::ReserveReply& reply) {
   }
   for (size_t i = 0; i < pages_.size(); ++i) {
     const wire::PageGrant& grant = reply.pages(static_cast<int>(i));
-    if (!grant.granted()) {
+    if (!grant.granted()) {  // granted and already_present: some of its slabs are there
       ++(grant.already_present() ? outcome_.already_present : outcome_.store_full);
       --undecided_;
       continue;
     }
     bool inside = grant.offsets_size() == kernels::kMaxSlabs;
     for (int s = 0; inside && s < kernels::kMaxSlabs; ++s) {
-      inside = link_->inside(grant.offsets(s), pages_[i].slabs[s].size());
+      inside = grant.offsets(s) == kSlabIsThere || link_->inside(grant.offsets(s), pages_[i].slabs[s].size());
     }
     if (!inside) return fail("store granted bytes outside of its pool");
     granted_.push_back({i, grant.reservation(), {grant.offsets().begin(), grant.offsets().end()}});
@@ -61,7 +67,7 @@ void SpillTransfer::put() {
   for (const Granted& granted : granted_) {
     const auto& slabs = pages_[granted.page].slabs;
     for (size_t s = 0; s < slabs.size(); ++s) {
-      if (slabs[s].empty()) continue;
+      if (slabs[s].empty() || granted.offsets[s] == kSlabIsThere) continue;
       // A put only reads; Transfer has one type for both directions.
       auto* local = const_cast<std::byte*>(slabs[s].data());
       batch.push_back({{local, slabs[s].size()}, granted.offsets[s]});

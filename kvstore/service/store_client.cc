@@ -22,14 +22,11 @@ Result<Message> parse(std::string_view body, const char* name) {
 
 }  // namespace
 
-StoreClient::StoreClient(boost::asio::io_context& io, transport::DataPlane& data,
-                         transport::ConnectionPtr connection, const PageOrigin& origin,
-                         PageVerifier& verifier, std::shared_ptr<BounceBuffers> buffers)
-    : link_(std::make_shared<StoreLink>(StoreLink{io, data, std::move(connection), nullptr})),
-      origin_(origin),
-      verifier_(verifier),
-      buffers_(std::move(buffers)),
-      spill_budget_(std::make_shared<TransferBudget>(kMaxSpillBytes, kMaxSpills)),
+StoreClient::StoreClient(const Shared& shared, transport::ConnectionPtr connection)
+    : link_(std::make_shared<StoreLink>(StoreLink{shared.io, shared.data, std::move(connection), nullptr})),
+      restore_context_(shared.restores),
+      fetches_(FetchQueue::create(shared.io, shared.restored_bytes)),
+      spill_budget_(std::make_shared<TransferBudget>(kMaxSpillBytes, kMaxSpills, shared.spilled_bytes)),
       self_(std::make_shared<StoreClient*>(this)) {}
 
 StoreClient::~StoreClient() {
@@ -73,8 +70,8 @@ Status StoreClient::handle(MessageType type, std::string_view body) {
     }
     case MessageType::kLookupReply: {
       LOWKEY_ASSIGN(reply, parse<wire::LookupReply>(body, "LookupReply"));
-      if (!restores_.empty() && restores_.front()->id() == reply.id()) {
-        const auto transfer = restores_.front();
+      if (const auto restore = restores_.find(reply.id()); restore != restores_.end()) {
+        const auto transfer = restore->second;
         transfer->on_found(reply);
         return {};
       }
@@ -101,7 +98,7 @@ Status StoreClient::open_pool(std::string_view body) {
 void StoreClient::on_down(const std::string& reason) {
   link_->pool = nullptr;
   for (const auto& [id, spill] : std::exchange(spills_, {})) spill->fail(reason);
-  for (const auto& restore : std::exchange(restores_, {})) restore->stop(RestoreEnd::kFailed, reason);
+  for (const auto& [id, restore] : std::exchange(restores_, {})) restore->fail(reason);
 }
 
 void StoreClient::spill(std::vector<PageWrite> pages, Deadline deadline, SpillTransfer::Done done) {
@@ -124,31 +121,21 @@ void StoreClient::spill(std::vector<PageWrite> pages, Deadline deadline, SpillTr
   transfer->start();
 }
 
-void StoreClient::restore(std::vector<PageRead> pages, Deadline deadline, RestoreTransfer::Done done) {
-  if (!ready()) return done({.end = RestoreEnd::kFailed, .reason = "store is not connected"});
-  if (restores_.size() >= kMaxRestores || pages.size() > kMaxPagesPerMessage) {
-    return done({.end = RestoreEnd::kFailed, .reason = "too many restores or pages wait for the store"});
-  }
+void StoreClient::restore(std::vector<PageRead> pages, const RestoreOptions& options, Deadline deadline,
+                          RestoreTransfer::Done done) {
+  const auto refuse = [&](const char* reason) { done(RestoreOutcome::failed(pages.size(), reason)); };
+  if (!ready()) return refuse("store is not connected");
+  if (restores_.size() >= kMaxRestores || pages.size() > kMaxPagesPerMessage)
+    return refuse("too many restores or pages wait for the store");
   const uint64_t id = next_id_++;
-  auto ended = [self = self_, id, done = std::move(done)](const RestoreOutcome& outcome) {
-    if (*self) {
-      StoreClient& client = **self;
-      std::erase_if(client.restores_, [&](const auto& restore) { return restore->id() == id; });
-      client.start_next_restore();
-    }
-    done(outcome);
+  auto ended = [self = self_, id, done = std::move(done)](RestoreOutcome outcome) {
+    if (*self) (*self)->restores_.erase(id);
+    done(std::move(outcome));
   };
-  restores_.push_back(std::make_shared<RestoreTransfer>(link_, id, std::move(pages), deadline, origin_,
-                                                        buffers_, verifier_, std::move(ended)));
-  const auto transfer = restores_.back();
-  transfer->arm();
-  start_next_restore();
-}
-
-void StoreClient::start_next_restore() {
-  if (restores_.empty()) return;
-  const auto first = restores_.front();  // start() may end it at once
-  first->start();
+  const auto transfer = std::make_shared<RestoreTransfer>(
+      link_, fetches_, restore_context_, id, std::move(pages), options, deadline, std::move(ended));
+  restores_.emplace(id, transfer);
+  transfer->start();
 }
 
 }  // namespace lowkey::kvstore

@@ -3,7 +3,6 @@
 // callbacks included, on the io_context's single thread.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <string_view>
 #include <unordered_map>
@@ -17,14 +16,18 @@ namespace lowkey::kvstore {
 
 class StoreClient {
  public:
-  // Restores run one after the other (they share one wire and one verifier); this many may wait.
-  static constexpr size_t kMaxRestores = 64;
+  static constexpr size_t kMaxRestores = 64;  // under way; FetchQueue says who goes on first
   static constexpr uint64_t kMaxSpillBytes = 64ull << 20;
   static constexpr uint32_t kMaxSpills = 16;
 
-  // `verifier` and `buffers` are shared by all stores of a worker. `data` and `verifier` outlive the client.
-  StoreClient(boost::asio::io_context& io, transport::DataPlane& data, transport::ConnectionPtr connection,
-              const PageOrigin& origin, PageVerifier& verifier, std::shared_ptr<BounceBuffers> buffers);
+  // What the clients of one worker share; everything referred to outlives them.
+  struct Shared {
+    boost::asio::io_context& io;
+    transport::DataPlane& data;
+    const RestoreTransfer::Context& restores;
+    std::shared_ptr<InFlight> spilled_bytes, restored_bytes;
+  };
+  StoreClient(const Shared& shared, transport::ConnectionPtr connection);
   ~StoreClient();  // fails what is in flight
 
   const transport::ConnectionPtr& connection() const { return link_->connection; }
@@ -35,22 +38,22 @@ class StoreClient {
 
   // Outcomes of all pages. Pages beyond the bounds above, or beyond kMaxPagesPerMessage, are staging_full.
   void spill(std::vector<PageWrite> pages, Deadline deadline, SpillTransfer::Done done);
-  void restore(std::vector<PageRead> pages, Deadline deadline, RestoreTransfer::Done done);
+  // At least one page, each of which wants a slab.
+  void restore(std::vector<PageRead> pages, const RestoreOptions& options, Deadline deadline,
+               RestoreTransfer::Done done);
 
  private:
   Status handle(transport::MessageType type, std::string_view body);
   Status open_pool(std::string_view body);
-  void start_next_restore();
 
   const std::shared_ptr<StoreLink> link_;
-  const PageOrigin origin_;
-  PageVerifier& verifier_;
-  const std::shared_ptr<BounceBuffers> buffers_;
+  const RestoreTransfer::Context& restore_context_;
+  const std::shared_ptr<FetchQueue> fetches_;
   const std::shared_ptr<TransferBudget> spill_budget_;
   Duration max_spill_time_{};  // well within the store's reservations
   uint64_t next_id_ = 1;
   std::unordered_map<uint64_t, std::shared_ptr<SpillTransfer>> spills_;
-  std::deque<std::shared_ptr<RestoreTransfer>> restores_;  // the first one runs
+  std::unordered_map<uint64_t, std::shared_ptr<RestoreTransfer>> restores_;
   const std::shared_ptr<StoreClient*>
       self_;  // for transfers that end after the client: then it holds nullptr
 };

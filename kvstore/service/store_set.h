@@ -1,6 +1,7 @@
 // The stores of a cluster as one: each page has one store, chosen by rendezvous hashing of its identity among
 // the stores that are connected, so that all ranks agree and the loss of one store moves no other store's
-// pages. Thread rule: as StoreClient.
+// pages. What the recipe says of spilled pages happens here, off the calling thread. Thread rule: as
+// StoreClient.
 #pragma once
 
 #include <functional>
@@ -25,7 +26,7 @@ class StoreSet {
  public:
   // `origin`: whose pages are read and written. Everything referred to outlives the set.
   StoreSet(boost::asio::io_context& io, transport::DataPlane& data, monitoring::Metrics& metrics,
-           const PageOrigin& origin);
+           const PageOrigin& origin, SpillFormat format = {});
   ~StoreSet();
 
   // To be called from the worker's ControlHandlers for peers of Role::kStore.
@@ -35,19 +36,23 @@ class StoreSet {
 
   size_t num_ready() const;  // stores that can be used now
 
-  // Each page to its store. `done` may be empty; exactly once otherwise, possibly before spill() returns.
+  // Each page to its store, in the form that the recipe spills. `done` may be empty; exactly once otherwise,
+  // possibly before spill() returns.
   void spill(std::vector<PageWrite> pages, Deadline deadline, std::function<void(const SpillOutcome&)> done);
-  // Fills the wanted slabs of the pages, in order. A page of which a wanted slab cannot be had is a miss, which
-  // ends the restore unless it may have gaps; targets of pages that are reported missing may have been written.
-  // `done` exactly once, possibly before restore() returns.
+  // Fills the wanted slabs of the pages, in order. A page of which a wanted slab cannot be had is a miss,
+  // which ends the restore unless it may have gaps; targets of pages that are reported missing may have been
+  // written. `done` exactly once, possibly before restore() returns. REQUIRES: every page wants a slab.
   void restore(std::vector<PageRead> pages, const RestoreOptions& options, Deadline deadline,
                std::function<void(const RestoreReport&)> done);
 
  private:
   struct Restore;
-  // The pages of each store (by index into `pages`); under nullptr all of them when no store is ready.
+  struct Staging;
+  // The store that each page belongs to; null where none is ready.
   template <class Identity>
-  std::map<StoreClient*, std::vector<size_t>> split(size_t num_pages, Identity&& identity_of) const;
+  std::vector<StoreClient*> stores_of(size_t num_pages, Identity&& identity_of) const;
+  void stage_and_put(std::shared_ptr<Staging> staging);
+  void put(std::vector<PageWrite> pages, Deadline deadline, std::function<void(const SpillOutcome&)> done);
   // Static, because a restore can end after the set is gone.
   static void count(monitoring::Metrics& metrics, const SpillOutcome& outcome);
   static void finish(monitoring::Metrics& metrics, const Restore& restore);
@@ -55,10 +60,12 @@ class StoreSet {
   boost::asio::io_context& io_;
   transport::DataPlane& data_;
   monitoring::Metrics& metrics_;
-  const PageOrigin origin_;
-  PageVerifier verifier_;
-  const std::shared_ptr<BounceBuffers> buffers_;
+  const std::shared_ptr<InFlight> spilled_bytes_, restored_bytes_;
+  const RestoreTransfer::Context context_;
+  const std::shared_ptr<TransferBuffers> staging_;            // of transcoded pages
+  ByteThread bytes_;                                          // its jobs use what is above, and nothing below
   std::map<uint64_t, std::unique_ptr<StoreClient>> clients_;  // by connection id
+  const std::shared_ptr<StoreSet*> self_;  // for spills that are staged after the set is gone: then null
 };
 
 }  // namespace lowkey::kvstore

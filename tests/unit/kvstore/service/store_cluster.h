@@ -136,14 +136,14 @@ class StoreProcess : public Process {
   std::shared_ptr<StoreService> service;
 };
 
-struct Restored {
-  size_t pages = 0;
-  std::string reason;
+struct Restored : RestoreReport {
+  size_t pages = 0;  // the leading run
 };
 
 class WorkerProcess : public Process {
  public:
-  WorkerProcess(const MakePlanes& make_planes, int world_rank, const PageOrigin& origin)
+  WorkerProcess(const MakePlanes& make_planes, int world_rank, const PageOrigin& origin,
+                SpillFormat format = {})
       : Process(transport::Role::kWorker, world_rank) {
     make(make_planes, peer_options(transport::Role::kWorker, world_rank),
          {.on_up =
@@ -159,7 +159,7 @@ class WorkerProcess : public Process {
                 down_reason = error.message;
                 if (set) set->on_down(peer, error);
               }});
-    set = std::make_unique<StoreSet>(io, *data, metrics, origin);
+    set = std::make_unique<StoreSet>(io, *data, metrics, origin, std::move(format));
     run();
   }
   ~WorkerProcess() {
@@ -191,17 +191,18 @@ class WorkerProcess : public Process {
   SpillOutcome spill(std::vector<PageWrite> pages, Duration patience = kPatience) {
     return wait(start_spill(std::move(pages), patience));
   }
-  std::future<Restored> start_restore(std::vector<PageRead> pages, Duration patience = kPatience) {
+  std::future<Restored> start_restore(std::vector<PageRead> pages, Duration patience = kPatience,
+                                      RestoreOptions options = {}) {
     auto promise = std::make_shared<std::promise<Restored>>();
-    boost::asio::post(io, [this, promise, pages = std::move(pages), patience]() mutable {
-      set->restore(std::move(pages), {}, Deadline::in(patience), [promise](const RestoreReport& report) {
-        promise->set_value({report.restored, report.reason});
+    boost::asio::post(io, [this, promise, pages = std::move(pages), patience, options]() mutable {
+      set->restore(std::move(pages), options, Deadline::in(patience), [promise](const RestoreReport& report) {
+        promise->set_value({report, report.restored});
       });
     });
     return promise->get_future();
   }
-  Restored restore(std::vector<PageRead> pages, Duration patience = kPatience) {
-    return wait(start_restore(std::move(pages), patience));
+  Restored restore(std::vector<PageRead> pages, Duration patience = kPatience, RestoreOptions options = {}) {
+    return wait(start_restore(std::move(pages), patience, options));
   }
   template <class T>
   static T wait(std::future<T> future) {
@@ -223,7 +224,8 @@ class WorkerProcess : public Process {
 };
 
 inline PageOrigin test_origin() {
-  return {.model_fingerprint = {1, 2}, .layout_fingerprint = {3, 4}, .rank = 1, .num_ranks = 2};
+  return {
+      .model_fingerprint = {1, 2}, .layout_fingerprint = {3, 4}, .rank = 1, .num_ranks = 2, .num_levels = 2};
 }
 
 // A page of random bytes in two levels (and a sink when asked), and memory to restore it into.
@@ -240,6 +242,7 @@ class TestPage {
       header.checksums[s] = sizes[s] > 0 ? slab_checksum(written_[s]) : 0;
     }
     header.levels_present = 0b11;
+    header.read_at_least_level = static_cast<uint8_t>(origin.num_levels - 1);
     header.has_sink = sink;
     header.identity = hash128("page " + std::to_string(seed));
     header.model_fingerprint = origin.model_fingerprint;
@@ -262,7 +265,21 @@ class TestPage {
     }
     return page;
   }
+  // Only these slabs are wanted (bits as in wanted_slabs()).
+  PageRead read(uint32_t slabs) {
+    read();
+    return wanting(slabs);
+  }
+  // The same, and what was read before stays.
+  PageRead wanting(uint32_t slabs) {
+    PageRead page{.identity = header.identity};
+    for (size_t s = 0; s < read_.size(); ++s) {
+      if ((slabs >> s & 1) != 0) page.slabs[s] = read_[s];
+    }
+    return page;
+  }
   bool came_back() const { return written_ == read_; }
+  bool came_back(size_t slab) const { return written_[slab] == read_[slab]; }
   bool untouched() const {
     for (const auto& slab : read_) {
       for (const std::byte b : slab) {

@@ -72,7 +72,7 @@ TEST_F(StoreLoopback, ARestoreEndsAtTheFirstMissingPage) {
   ASSERT_EQ(worker->spill(std::move(some)).stored, 4u);
   const Restored restored = worker->restore(reads(pages));
   EXPECT_EQ(restored.pages, 2u);
-  EXPECT_EQ(restored.reason, "page 2 is not there");
+  EXPECT_EQ(restored.reason, "page 2: not there");
   EXPECT_TRUE(pages[1].came_back());
   EXPECT_TRUE(pages[3].untouched());
   EXPECT_EQ(worker->restored("miss"), 3);
@@ -133,7 +133,7 @@ TEST_F(StoreLoopback, AStoreThatDiesInTheMiddleOfAGetIsAMissAtOnce) {
   EXPECT_NE(restored.reason, "");
   EXPECT_TRUE(pages[0].untouched());
   EXPECT_EQ(worker->restored("failed"), 3);
-  EXPECT_EQ(worker->restore(reads(pages)).reason, "no store is connected");
+  EXPECT_EQ(worker->restore(reads(pages)).reason, "page 0: no store is connected");
   EXPECT_EQ(worker->spill(writes(pages)).failed, 3u);
 }
 
@@ -218,8 +218,9 @@ TEST_F(StoreLoopback, ADeadWorkersReservationsAndLeasesEndAtOnce) {
 
 TEST_F(StoreLoopback, PagesOfAnotherModelOrRankAreNotTaken) {
   start({.host_bytes = 1 << 20});
-  for (const PageOrigin& wrong : {PageOrigin{{7, 7}, {3, 4}, 1, 2}, PageOrigin{{1, 2}, {7, 7}, 1, 2},
-                                  PageOrigin{{1, 2}, {3, 4}, 0, 2}, PageOrigin{{1, 2}, {3, 4}, 1, 4}}) {
+  for (const PageOrigin& wrong : {PageOrigin{{7, 7}, {3, 4}, 1, 2, 2}, PageOrigin{{1, 2}, {7, 7}, 1, 2, 2},
+                                  PageOrigin{{1, 2}, {3, 4}, 0, 2, 2}, PageOrigin{{1, 2}, {3, 4}, 1, 4, 2},
+                                  PageOrigin{{1, 2}, {3, 4}, 1, 2, 1}}) {
     auto pages = std::vector{TestPage(1, 4096, false, wrong)};
     ASSERT_EQ(worker->spill(writes(pages)).stored, 1u);
     const Restored restored = worker->restore(reads(pages));
@@ -227,7 +228,7 @@ TEST_F(StoreLoopback, PagesOfAnotherModelOrRankAreNotTaken) {
     EXPECT_NE(restored.reason.find("expected"), std::string::npos) << restored.reason;
     expect_store_idle();  // reported corrupt: gone, or the next one would be already_present
   }
-  EXPECT_EQ(worker->restored("corrupt"), 4);
+  EXPECT_EQ(worker->restored("corrupt"), 5);
 }
 
 TEST_F(StoreLoopback, AHeaderThatDoesNotFitIsNotCommitted) {
