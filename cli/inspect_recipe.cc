@@ -68,6 +68,18 @@ std::string describe_tokens(const Recipe& recipe) {
                      100 * dial.recent);
 }
 
+// What a store is given of every page.
+std::string describe_spill(const ResolvedCache& cache) {
+  const PageLayout& pages = cache.pages;
+  const double stored =
+      cache.spilled ? cache.spilled->bytes_per_token() : pages.bytes_per_token(cache.spill_levels);
+  const std::string form =
+      cache.spilled ? fmt::format("as {}, and back when it is restored", cache.recipe.spilled->name)
+                    : fmt::format("the first {} of {} levels", cache.spill_levels, pages.num_levels);
+  return fmt::format("{}: {:.1f} bytes/token on a rank, {:.2f}x fewer", form, stored,
+                     pages.bytes_per_token() / stored);
+}
+
 std::string describe_dials(const ResolvedCache& cache, const std::string& profile) {
   const Recipe& recipe = cache.recipe;
   const PageLayout& pages = cache.pages;
@@ -94,6 +106,7 @@ std::string describe_dials(const ResolvedCache& cache, const std::string& profil
                                 std::max(recipe.recent_block, recipe.page_tokens)));
   line("stream", fmt::format("{} level{}, pages of {} tokens", recipe.levels.size(),
                              recipe.levels.size() == 1 ? "" : "s", recipe.page_tokens));
+  if (cache.spilled || cache.spill_levels < pages.num_levels) line("spill", describe_spill(cache));
   if (!profile.empty()) line("profile", profile);
   return text;
 }

@@ -99,10 +99,11 @@ std::string fit_table(std::span<const ResolvedCache> caches, const InspectOption
 // All ranks of one recipe.
 Result<std::vector<ResolvedCache>> resolve_ranks(const kvstore::Recipe& recipe,
                                                  const kvstore::Profile* profile,
+                                                 const kvstore::Profile* spill_profile,
                                                  const kvstore::ModelShape& model, int tp) {
   std::vector<ResolvedCache> ranks;
   for (int rank = 0; rank < tp; ++rank) {
-    LOWKEY_ASSIGN(cache, kvstore::resolve(recipe, profile, model, rank, tp));
+    LOWKEY_ASSIGN(cache, kvstore::resolve(recipe, profile, model, rank, tp, spill_profile));
     ranks.push_back(std::move(cache));
   }
   return ranks;
@@ -121,7 +122,9 @@ Status inspect_recipe(const kvstore::Recipe& recipe, const kvstore::ModelShape& 
     source = fmt::format("{}\n            {} basis, join {}; {}", file.string(), profile->basis,
                          profile->join, profile->origin);
   }
-  LOWKEY_ASSIGN(ranks, resolve_ranks(recipe, profile ? &*profile : nullptr, model, options.tp));
+  LOWKEY_ASSIGN(spilled, kvstore::read_spill_profile(recipe, options.profile, model_dir, model));
+  LOWKEY_ASSIGN(ranks, resolve_ranks(recipe, profile ? &*profile : nullptr, spilled ? &*spilled : nullptr,
+                                     model, options.tp));
   if (description != nullptr) *description += describe_recipe(ranks, source);
   caches->push_back(std::move(ranks[0]));
   return {};

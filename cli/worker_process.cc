@@ -109,6 +109,10 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   options.origin = {replica.model_fingerprint, replica.cache.fingerprint,
                     static_cast<uint16_t>(job.self().replica_rank), static_cast<uint16_t>(job.plan.tp),
                     static_cast<uint8_t>(replica.cache.pages.num_levels)};
+  options.spill.levels = replica.cache.spill_levels;
+  if (replica.cache.spilled)
+    options.spill.transcoder =
+        std::make_shared<kvstore::PageTranscoder>(replica.cache.pages, *replica.cache.spilled);
   options.on_end = [&](const Error& reason) {
     if (reason.code == Code::kCancelled) {
       orderly = true;

@@ -10,24 +10,39 @@
 
 namespace lowkey::kvstore {
 
-Result<Recipe> parse_recipe(const std::string& yaml, const std::string& where) {
+namespace {
+
+Result<Recipe> parse(const std::string& yaml, const std::string& where, bool spilled) {
   try {
-    return RecipeReader(where).read(YAML::Load(yaml));
+    return RecipeReader(where, spilled).read(YAML::Load(yaml));
   } catch (const YAML::Exception& problem) {
     return Error{
         Code::kBadInput, fmt::format("{}:{}: {}", where, problem.mark.line + 1, one_line(problem.msg)), {}};
   }
 }
 
-Result<Recipe> read_recipe(const std::filesystem::path& file) {
-  if (file.empty()) return Recipe{};
+Result<Recipe> read(const std::filesystem::path& file, bool spilled) {
   std::ifstream in(file);
   std::ostringstream text;
   if (!in || !(text << in.rdbuf())) {
     return Error{
         Code::kBadInput, fmt::format("{}: expected a recipe file, cannot read it", file.string()), {}};
   }
-  return parse_recipe(text.str(), file.string());
+  return parse(text.str(), file.string(), spilled);
+}
+
+}  // namespace
+
+Result<Recipe> parse_recipe(const std::string& yaml, const std::string& where) {
+  return parse(yaml, where, false);
+}
+
+Result<Recipe> read_recipe(const std::filesystem::path& file) {
+  return file.empty() ? Recipe{} : read(file, false);
+}
+
+Result<Recipe> read_spill_recipe(const std::filesystem::path& file) {
+  return read(file, true);
 }
 
 }  // namespace lowkey::kvstore

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,6 +34,9 @@ struct Recipe {
   bool exact_prefill = false;
   int page_tokens = 32;
   std::vector<double> levels = {1.0};  // cut points, ascending, the last is 1
+  int spill_levels = 0;                // of a page, that a store is given; 0: all
+  // stream: {spill: {recipe: FILE}}: what stores are given instead, page by page; null: pages as they are.
+  std::shared_ptr<const Recipe> spilled;
 
   bool needs_profile() const {
     return key.basis != BasisKind::kIdentity || value.basis != BasisKind::kIdentity;

@@ -363,10 +363,9 @@ Status RecipeReader::read_hot(const YAML::Node& node) {
 }
 
 Status RecipeReader::read_stream(const YAML::Node& node) {
-  bool all = false;
   return read_map(node, "stream",
                   {{"levels", [this](const YAML::Node& value) { return read_levels(value); }},
-                   {"spill", choice<bool>("stream: spill", {{"all", true}}, {}, all)},
+                   {"spill", [this](const YAML::Node& value) { return read_spill(value); }},
                    {"prefill", choice<bool>("stream: prefill", {{"encoded", false}, {"exact", true}}, {},
                                             recipe_.exact_prefill)},
                    {"page_tokens", integer("stream: page_tokens", 16, 1024, recipe_.page_tokens)}});
@@ -385,6 +384,30 @@ Status RecipeReader::read_levels(const YAML::Node& node) {
                              kernels::kMaxLevels, quoted(node)));
   recipe_.levels = std::move(levels);
   return {};
+}
+
+Status RecipeReader::read_spill(const YAML::Node& node) {
+  const std::string path = "stream: spill";
+  if (node.IsScalar() && node.Scalar() == "all") return {};
+  if (spilled_)
+    return error(node, path + ": this is what another recipe's pages are spilled in: expected all");
+  if (node.IsScalar()) {
+    if (YAML::convert<int>::decode(node, recipe_.spill_levels) && recipe_.spill_levels >= 1 &&
+        recipe_.spill_levels <= kernels::kMaxLevels)
+      return {};
+    return error(node, fmt::format("{}: expected all, a number of levels or {{recipe: FILE}}, found {}", path,
+                                   quoted(node)));
+  }
+  return read_map(
+      node, path,
+      {{"recipe", [&](const YAML::Node& value) -> Status {
+          if (!value.IsScalar() || value.Scalar().empty())
+            return error(value, fmt::format("{}: recipe: expected a file, found {}", path, quoted(value)));
+          auto spilled = read_spill_recipe(std::filesystem::path(where_).parent_path() / value.Scalar());
+          if (!spilled) return error(value, fmt::format("{}: recipe: {}", path, spilled.error().message));
+          recipe_.spilled = std::make_shared<Recipe>(*std::move(spilled));
+          return {};
+        }}});
 }
 
 }  // namespace lowkey::kvstore

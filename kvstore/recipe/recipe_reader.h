@@ -13,12 +13,16 @@
 
 namespace lowkey::kvstore {
 
+// read_recipe() and parse_recipe() of a recipe that another one's pages are spilled in.
+Result<Recipe> read_spill_recipe(const std::filesystem::path& file);
+
 // Reads one recipe. Every key is declared once, where it is read: its name, and either how its value is
 // taken, or why it is not served. Rules between dials: recipe_rules.h.
 class RecipeReader {
  public:
-  // `where` stands for the file in errors; outlives this.
-  explicit RecipeReader(const std::string& where) : where_(where) {}
+  // `where` stands for the file in errors, and recipes that it names are found beside it; outlives this.
+  // `spilled`: the recipe is what another one's pages are spilled in.
+  explicit RecipeReader(const std::string& where, bool spilled = false) : where_(where), spilled_(spilled) {}
 
   Result<Recipe> read(const YAML::Node& root);
 
@@ -57,6 +61,7 @@ class RecipeReader {
   Status read_hot(const YAML::Node& node);
   Status read_stream(const YAML::Node& node);
   Status read_levels(const YAML::Node& node);
+  Status read_spill(const YAML::Node& node);
   std::vector<Key> basis_keys(const std::string& path, SideText& side) const;
   std::vector<Key> code_keys(const std::string& path, SideText& side) const;
   // What both sides say under what one side says, with defaults; refuses what its quantizer does not have.
@@ -76,6 +81,7 @@ class RecipeReader {
   Error error_in(const char* key, const std::string& what) const;  // at the line of a top-level key
 
   const std::string& where_;
+  const bool spilled_;
   Recipe recipe_;
   bool per_head_ = false;
   SideText both_, key_, value_;

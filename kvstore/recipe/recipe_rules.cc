@@ -123,10 +123,37 @@ Broken page_rules(const Recipe& recipe) {
   return {};
 }
 
+// What is spilled goes by pages that others may read again.
+Broken spill_rules(const Recipe& recipe) {
+  const auto broken = [](std::string what) { return BrokenRule{"stream", "stream: spill: " + what}; };
+  const int levels = static_cast<int>(recipe.levels.size());
+  if (recipe.spill_levels > levels)
+    return broken(
+        fmt::format("expected at most the {} of stream: levels, found {}", levels, recipe.spill_levels));
+  if (recipe.has_archive() && (recipe.spill_levels > 0 || recipe.spilled))
+    return broken("with prefill: exact pages belong to one sequence and are not spilled: leave it out");
+  if (!recipe.spilled) return {};
+  const Recipe& spilled = *recipe.spilled;
+  const auto differs = [&](const char* what, int expected, int found) {
+    return broken(fmt::format("recipe: {}: {}: expected {}, as in the pages it is made from, found {}",
+                              spilled.name, what, expected, found));
+  };
+  if (spilled.has_archive())
+    return broken(fmt::format("recipe: {}: it chooses tokens or encodes them late, which needs the prompt",
+                              spilled.name));
+  if (spilled.share != recipe.share)
+    return broken(fmt::format("recipe: {}: expected the same layers: share", spilled.name));
+  if (spilled.page_tokens != recipe.page_tokens)
+    return differs("stream: page_tokens", recipe.page_tokens, spilled.page_tokens);
+  if (spilled.sink_tokens != recipe.sink_tokens)
+    return differs("hot: sink", recipe.sink_tokens, spilled.sink_tokens);
+  return {};
+}
+
 }  // namespace
 
 Broken broken_rule(const Recipe& recipe) {
-  for (const auto rule : {page_rules, feature_rules, token_rules, archive_rules})
+  for (const auto rule : {page_rules, feature_rules, token_rules, archive_rules, spill_rules})
     if (const Broken broken = rule(recipe)) return broken;
   for (const SideDials* side : {&recipe.key, &recipe.value})
     if (const Broken broken = side_rules(recipe, *side)) return broken;

@@ -132,7 +132,7 @@ Result<ResolvedCache> resolve_rank(const Recipe& recipe, const Profile* profile,
 }  // namespace
 
 Result<ResolvedCache> resolve(const Recipe& recipe, const Profile* profile, const ModelShape& model, int rank,
-                              int num_ranks) {
+                              int num_ranks, const Profile* spill_profile) {
   LOWKEY_CHECK(rank >= 0 && rank < num_ranks, "rank {} of {}", rank, num_ranks);
   LOWKEY_CHECK((profile != nullptr) == recipe.needs_profile(), "recipe {}: profile", recipe.name);
   // All ranks' layouts: they share slab sizes and the fingerprint.
@@ -153,6 +153,14 @@ Result<ResolvedCache> resolve(const Recipe& recipe, const Profile* profile, cons
   own.pages.pad_slabs(longest[0]);
   for (size_t bank = 0; bank < own.archive.size(); ++bank) own.archive[bank].pad_slabs(longest[1 + bank]);
   own.fingerprint = hash128(std::as_bytes(std::span(fingerprints)));
+  own.spill_levels = recipe.spill_levels == 0 ? own.pages.num_levels : recipe.spill_levels;
+  if (!recipe.spilled) return own;
+  LOWKEY_ASSIGN(spilled, resolve(*recipe.spilled, spill_profile, model, rank, num_ranks));
+  if (spilled.fingerprint == own.fingerprint) return own;  // the same pages under another name
+  // Whoever reads these pages from a store must know both forms.
+  const std::array<Hash128, 2> both{own.fingerprint, spilled.fingerprint};
+  own.fingerprint = hash128(std::as_bytes(std::span(both)));
+  own.spilled = std::move(spilled.pages);
   return own;
 }
 
@@ -201,15 +209,29 @@ Result<Profile> read_profile(const Recipe& recipe, const std::filesystem::path& 
   return profile;
 }
 
+Result<std::optional<Profile>> read_spill_profile(const Recipe& recipe,
+                                                  const std::filesystem::path& explicit_file,
+                                                  const std::filesystem::path& model_dir,
+                                                  const ModelShape& model) {
+  if (!recipe.spilled || !recipe.spilled->needs_profile()) return std::optional<Profile>();
+  const bool named = !recipe.needs_profile() || recipe.profile_stem() == recipe.spilled->profile_stem();
+  LOWKEY_ASSIGN(profile, read_profile(*recipe.spilled, named ? explicit_file : "", model_dir, model));
+  return std::optional(std::move(profile));
+}
+
 Result<ResolvedCache> resolve_files(const Recipe& recipe, const std::filesystem::path& profile_file,
                                     const std::filesystem::path& model_dir, const ModelShape& model, int rank,
                                     int num_ranks) {
-  if (!recipe.needs_profile()) {
-    if (!profile_file.empty()) return refused(recipe, "it takes no profile, so --profile must be left out");
-    return resolve(recipe, nullptr, model, rank, num_ranks);
+  const bool spilled = recipe.spilled && recipe.spilled->needs_profile();
+  if (!recipe.needs_profile() && !spilled && !profile_file.empty())
+    return refused(recipe, "it takes no profile, so --profile must be left out");
+  std::optional<Profile> own;
+  if (recipe.needs_profile()) {
+    LOWKEY_ASSIGN(profile, read_profile(recipe, profile_file, model_dir, model));
+    own = std::move(profile);
   }
-  LOWKEY_ASSIGN(profile, read_profile(recipe, profile_file, model_dir, model));
-  return resolve(recipe, &profile, model, rank, num_ranks);
+  LOWKEY_ASSIGN(other, read_spill_profile(recipe, profile_file, model_dir, model));
+  return resolve(recipe, own ? &*own : nullptr, model, rank, num_ranks, other ? &*other : nullptr);
 }
 
 }  // namespace lowkey::kvstore

@@ -37,6 +37,10 @@ struct ResolvedCache {
   // With an archive: of encoded pages, one for each bank (num_banks = 1 each, all of equal slab sizes where
   // widths are uniform); empty otherwise.
   std::vector<kernels::PageLayout> archive;
+  int spill_levels = 1;  // of a page, the first so many, that a store is given
+  // What `pages` are transcoded to for a store (all its levels), and from when they come back; none: a store
+  // is given them as they are.
+  std::optional<kernels::PageLayout> spilled;
   // Of the layouts of all ranks: equal on every rank of a replica, and ranks of equal fingerprints and slices
   // read each other's pages.
   Hash128 fingerprint;
@@ -48,10 +52,10 @@ struct ResolvedCache {
   uint64_t bytes_for(uint64_t prompt, uint64_t generated) const;
 };
 
-// `profile`: null when the recipe needs none. Slabs are padded to the longest of all ranks. Errors: kBadInput
-// / kUsage with the rule that is broken.
+// `profile`: null when the recipe needs none; `spill_profile`: likewise of the recipe that pages are spilled
+// in. Slabs are padded to the longest of all ranks. Errors: kBadInput / kUsage with the rule that is broken.
 Result<ResolvedCache> resolve(const Recipe& recipe, const Profile* profile, const ModelShape& model, int rank,
-                              int num_ranks);
+                              int num_ranks, const Profile* spill_profile = nullptr);
 
 // Where the profile of `recipe` is: `explicit_file`, or <model>/profiles/<stem>.profile.safetensors.
 std::filesystem::path profile_file(const Recipe& recipe, const std::filesystem::path& explicit_file,
@@ -61,7 +65,14 @@ std::filesystem::path profile_file(const Recipe& recipe, const std::filesystem::
 Result<Profile> read_profile(const Recipe& recipe, const std::filesystem::path& explicit_file,
                              const std::filesystem::path& model_dir, const ModelShape& model);
 
-// All of the above for one rank: reads the profile where the recipe needs one. Errors as above; kUsage when a
+// Of the recipe that pages of `recipe` are spilled in; none where it needs none. `explicit_file` stands for
+// the recipe's own profile, and for this one where they have the same name or the recipe itself needs none.
+Result<std::optional<Profile>> read_spill_profile(const Recipe& recipe,
+                                                  const std::filesystem::path& explicit_file,
+                                                  const std::filesystem::path& model_dir,
+                                                  const ModelShape& model);
+
+// All of the above for one rank: reads the profiles where they are needed. Errors as above; kUsage when a
 // profile is named and not needed.
 Result<ResolvedCache> resolve_files(const Recipe& recipe, const std::filesystem::path& profile_file,
                                     const std::filesystem::path& model_dir, const ModelShape& model, int rank,

@@ -24,7 +24,7 @@ transport::ControlHandlers WorkerService::handlers() {
 
 void WorkerService::attach(transport::ControlPlane& control, transport::DataPlane& data) {
   reporter_.attach(control);
-  stores_ = std::make_unique<kvstore::StoreSet>(io_, data, metrics_, options_.origin);
+  stores_ = std::make_unique<kvstore::StoreSet>(io_, data, metrics_, options_.origin, options_.spill);
 }
 
 void WorkerService::post(std::function<void()> task) {
@@ -83,9 +83,10 @@ void WorkerService::restore(std::vector<RestoreTarget> targets,
   std::vector<kvstore::PageRead> reads;
   reads.reserve(targets.size());
   for (const RestoreTarget& target : targets) reads.push_back({target.identity, target.slabs});
-  stores_->restore(
-      std::move(reads), {}, Deadline::in(options_.transfer_deadline),
-      [done = std::move(done)](const kvstore::RestoreReport& report) { done(report.restored, report.reason); });
+  stores_->restore(std::move(reads), {}, Deadline::in(options_.transfer_deadline),
+                   [done = std::move(done)](const kvstore::RestoreReport& report) {
+                     done(report.restored, report.reason);
+                   });
 }
 
 }  // namespace lowkey::worker

@@ -26,6 +26,7 @@ class WorkerService {
     int replica = 0;
     int replica_size = 1;
     kvstore::PageOrigin origin;
+    kvstore::SpillFormat spill;                            // what the recipe says of spilled pages
     Duration transfer_deadline = std::chrono::seconds(5);  // of a spill or restore, all of it
     // I/O thread, once. Orderly (kCancelled): the coordinator ended the cluster.
     std::function<void(const Error&)> on_end;

@@ -252,5 +252,54 @@ TEST(Recipe, ByteChangesNeverCrash) {
   EXPECT_FALSE(parse_recipe("name: " + std::string(20000, '['), "r.yaml").ok());
 }
 
+TEST(Recipe, WhatIsSpilledMayBeLess) {
+  EXPECT_EQ(parsed("stream: {spill: all}\n").spill_levels, 0);
+  const Recipe some = parsed("bits: {width: 8}\nstream: {levels: [0.25, 0.5, 1], spill: 2}\n");
+  EXPECT_EQ(some.spill_levels, 2);
+  EXPECT_EQ(some.spilled, nullptr);
+  const Recipe recoded = file("exact-spill-4x");
+  ASSERT_NE(recoded.spilled, nullptr);
+  EXPECT_EQ(recoded.spilled->name, "lowkey-4x");
+  EXPECT_FALSE(recoded.needs_profile());
+
+  EXPECT_REFUSED("stream: {levels: [0.25, 1],\n  spill: none}\n",
+                 "r.yaml:3: stream: spill: expected all, a number of levels or {recipe: FILE}, found 'none'");
+  EXPECT_REFUSED("stream: {spill: 0}\n", "stream: spill: expected all, a number of levels");
+  EXPECT_REFUSED("stream: {spill: {file: x}}\n", "unknown key 'file' in stream: spill; known: recipe");
+  EXPECT_REFUSED("bits: {width: 8}\nstream: {levels: [0.5, 1], spill: 3}\n",
+                 "stream: spill: expected at most the 2 of stream: levels, found 3");
+  EXPECT_REFUSED("stream: {prefill: exact, spill: 1}\n", "stream: spill: with prefill: exact");
+  EXPECT_REFUSED("stream: {spill: {recipe: nowhere.yaml}}\n",
+                 "r.yaml:2: stream: spill: recipe: nowhere.yaml: expected a recipe file");
+}
+
+TEST(Recipe, ASpillRecipeFitsThePagesItIsMadeFrom) {
+  testing::TempFolder folder;
+  const auto write = [&](const std::string& name, const std::string& yaml) {
+    std::ofstream(folder.path() / name) << "name: " << name << "\n" << yaml;
+    return folder.path() / name;
+  };
+  write("q8", "bits: {width: 8}\n");
+  write("sink", "bits: {width: 8}\nhot: {sink: 4}\n");
+  write("long", "bits: {width: 8}\nstream: {page_tokens: 64}\n");
+  write("late", "bits: {width: 8}\nstream: {prefill: exact}\n");
+  write("other", "stream: {spill: {recipe: q8}}\n");
+  write("wrong", "bits: {widht: 8}\n");
+  const auto refusal_of = [&](const std::string& name) {
+    const auto recipe = read_recipe(write("hot", "stream: {spill: {recipe: " + name + "}}\n"));
+    return recipe.ok() ? "accepted" : recipe.error().message;
+  };
+  EXPECT_EQ(refusal_of("q8"), "accepted") << "beside the file that names it";
+  const auto expect = [&](const std::string& name, const std::string& text) {
+    EXPECT_NE(refusal_of(name).find(text), std::string::npos) << refusal_of(name);
+  };
+  expect("sink", "hot:2: stream: spill: recipe: sink: hot: sink: expected 0, as in the pages");
+  expect("long", "recipe: long: stream: page_tokens: expected 32");
+  expect("late", "recipe: late: it chooses tokens or encodes them late");
+  expect("other", "other:2: stream: spill: this is what another recipe's pages are spilled in: expected all");
+  expect("hot", "expected all");  // itself
+  expect("wrong", "wrong:2: unknown key 'widht'");
+}
+
 }  // namespace
 }  // namespace lowkey::kvstore
