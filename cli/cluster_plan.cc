@@ -28,6 +28,35 @@ std::vector<RankRole> by_rank(const ClusterPlan& plan) {
   return ranks;
 }
 
+// One further replica, over all ranks.
+Result<ClusterPlan> joining(const ServeConfig& config, std::span<const std::optional<Role>> named) {
+  const int size = static_cast<int>(named.size());
+  if (std::count(named.begin(), named.end(), Role::kWorker) != size) {
+    return Error{Code::kUsage, "--join is for `lowkey worker`, in a job of workers alone", "join"};
+  }
+  if ((config.tp != 0 && config.tp != size) || config.replicas > 1) {
+    return Error{Code::kUsage,
+                 fmt::format("all {} rank(s) of a job that joins are one replica: leave --tp and --replicas "
+                             "out",
+                             size),
+                 "join"};
+  }
+  ClusterPlan plan{.tp = size, .replicas = 1, .stores = 0};
+  for (int rank = 0; rank < size; ++rank) plan.ranks.push_back({Role::kWorker, 0, rank});
+  return plan;
+}
+
+// A coordinator that others come to.
+Result<ClusterPlan> alone(const ServeConfig& config) {
+  if (config.cluster_port == 0) {
+    return Error{Code::kUsage,
+                 "a coordinator alone needs the --cluster-port that workers and stores come to; a whole "
+                 "cluster is started with mpirun",
+                 "cluster-port"};
+  }
+  return ClusterPlan{.tp = 1, .replicas = 0, .stores = 0, .ranks = {RankRole{Role::kCoordinator}}};
+}
+
 }  // namespace
 
 Result<ClusterPlan> ClusterPlan::make(const ServeConfig& config, std::span<const std::optional<Role>> named) {
@@ -35,6 +64,8 @@ Result<ClusterPlan> ClusterPlan::make(const ServeConfig& config, std::span<const
   const bool any_named =
       std::any_of(named.begin(), named.end(), [](const auto& role) { return role.has_value(); });
   ClusterPlan plan;
+  if (!config.join.empty()) return joining(config, named);
+  if (size == 1 && named[0] == Role::kCoordinator) return alone(config);
   plan.replicas = config.replicas == 0 ? 1 : config.replicas;
   if (!any_named) {
     plan.stores = config.stores < 0 ? 1 : config.stores;

@@ -9,9 +9,12 @@
 #include <array>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
+#include <map>
+#include <sstream>
 
 #include "base/host_memory.h"
 #include "base/log.h"
+#include "cli/cluster_member.h"
 #include "cli/serve_options.h"
 #include "transport/host_identity.h"
 #include "transport/mpi/mpi_runtime.h"
@@ -60,6 +63,10 @@ std::string first_external_address() {
   return found;
 }
 
+bool is_loopback(const std::string& address) {
+  return address.starts_with("127.") || address.starts_with("localhost:") || address.starts_with("[::1]");
+}
+
 Result<HostShare> share_of_host(const ServeConfig& config, const ClusterPlan& plan,
                                 const std::vector<std::string>& hosts, int rank) {
   HostShare share;
@@ -89,8 +96,14 @@ Result<HostShare> share_of_host(const ServeConfig& config, const ClusterPlan& pl
 
 void print_plan(const Job& job) {
   spdlog::info("settings: {}", describe(job.config));
-  spdlog::info("{} ranks: coordinator = rank 0, {} replica(s) x {} worker(s), {} store(s)",
-               job.plan.ranks.size(), job.plan.replicas, job.plan.tp, job.plan.stores);
+  if (job.is_alone()) return spdlog::info("a coordinator alone: workers and stores come to its cluster port");
+  if (job.joins()) {
+    spdlog::info("{} rank(s): one replica that joins the cluster of {}", job.plan.ranks.size(),
+                 job.config.join);
+  } else {
+    spdlog::info("{} ranks: coordinator = rank 0, {} replica(s) x {} worker(s), {} store(s)",
+                 job.plan.ranks.size(), job.plan.replicas, job.plan.tp, job.plan.stores);
+  }
   spdlog::info(
       "this host: {} KV cache / {} worker(s) = {} each; {} host tier / {} store(s) = {} each; {} compute "
       "thread(s) per worker",
@@ -144,20 +157,38 @@ Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std
   job.share = *share;
   const bool one_host =
       std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) { return host == hosts[0]; });
+  const bool near = job.joins() ? is_loopback(config.join) : one_host;
   job.listen_host = !config.cluster_listen.empty() ? config.cluster_listen
-                    : one_host                     ? "127.0.0.1"
+                    : near                         ? "127.0.0.1"
                                                    : first_external_address();
-  // Made by rank 0 unless given, and shared over MPI's own connections.
-  const std::string mine =
-      job.rank() == 0 ? (config.cluster_secret.empty() ? make_secret() : config.cluster_secret) : "";
-  LOWKEY_ASSIGN(secrets, job.world->all_gather(mine, deadline));
-  job.secret = secrets[0];
-  if (job.secret.size() < 16) {
-    const std::string found = fmt::format("expected at least 16 characters, found {}", job.secret.size());
-    return told_once({Code::kUsage, "--cluster-secret: " + found, "cluster-secret"}, job.rank() == 0);
-  }
+  LOWKEY_TRY(job.share_secret(deadline));
   if (job.rank() == 0) print_plan(job);
   return job;
+}
+
+Status Job::share_secret(Deadline deadline) {
+  const bool given = !config.cluster_secret.empty();
+  if (!given && (joins() || is_alone())) {
+    return told_once(
+        {Code::kUsage, "--cluster-secret: that of the cluster must be given to processes that come later",
+         "cluster-secret"},
+        rank() == 0);
+  }
+  // Made by rank 0 unless given, and shared over MPI's own connections, as is whether somebody else can know
+  // it and where rank 0 listens.
+  std::string mine;
+  if (rank() == 0) {
+    mine = (joins() || (config.cluster_port != 0 && given) ? "1" : "0") +
+           (given ? config.cluster_secret : make_secret());
+  }
+  LOWKEY_ASSIGN(secrets, world->all_gather(mine, deadline));
+  open = secrets[0][0] == '1';
+  secret = secrets[0].substr(1);
+  if (secret.size() < 16) {
+    const std::string found = fmt::format("expected at least 16 characters, found {}", secret.size());
+    return told_once({Code::kUsage, "--cluster-secret: " + found, "cluster-secret"}, rank() == 0);
+  }
+  return {};
 }
 
 Status Job::agree(const Status& mine, const char* phase) const {
@@ -179,7 +210,7 @@ Status Job::part() const {
 transport::ControlOptions Job::control_options(transport::PeerInfo self_info) const {
   transport::ControlOptions options;
   self_info.role = self().role;
-  self_info.world_rank = rank();
+  self_info.world_rank = cluster_rank();
   self_info.replica = self().replica;
   self_info.replica_rank = self().replica_rank;
   self_info.replica_size = plan.tp;
@@ -187,20 +218,32 @@ transport::ControlOptions Job::control_options(transport::PeerInfo self_info) co
   options.self = std::move(self_info);
   options.cluster_secret = secret;
   options.listen_host = listen_host;
+  if (self().role == Role::kCoordinator) options.listen_port = static_cast<uint16_t>(config.cluster_port);
   return options;
+}
+
+Status Job::take_place(int replica, int first_world_rank) {
+  LOWKEY_ASSIGN(places, world->all_gather(fmt::format("{} {}", replica, first_world_rank),
+                                          Deadline::in(kStartDeadline)));
+  std::istringstream place(places[0]);
+  place >> replica >> first_rank;
+  for (RankRole& rank : plan.ranks) rank.replica = replica;
+  return {};
 }
 
 Result<std::shared_ptr<transport::HostComm>> Job::meet(const std::string& address,
                                                        boost::asio::io_context& io,
-                                                       transport::ControlPlane& control) const {
+                                                       transport::ControlPlane& control,
+                                                       ClusterMember* member) const {
   LOWKEY_ASSIGN(addresses, world->all_gather(address, Deadline::in(kStartDeadline)));
+  const bool worker = self().role == Role::kWorker;
+  std::map<int, std::string> stores;
   for (size_t other = 0; other < addresses.size(); ++other) {
     const RankRole& peer = plan.ranks[other];
-    const bool to_follower = self().role == Role::kWorker && self().replica_rank == 0 &&
-                             peer.role == Role::kWorker && peer.replica == self().replica;
-    const bool to_store = self().role == Role::kWorker && peer.role == Role::kStore;
-    if (static_cast<int>(other) == rank() || !(self().role == Role::kCoordinator || to_follower || to_store))
-      continue;
+    const bool to_follower =
+        worker && self().replica_rank == 0 && peer.role == Role::kWorker && peer.replica == self().replica;
+    if (worker && peer.role == Role::kStore) stores.emplace(other, addresses[other]);
+    if (static_cast<int>(other) == rank() || !(self().role == Role::kCoordinator || to_follower)) continue;
     boost::asio::post(io, [&control, other, address = addresses[other]] {
       control.connect(address, Deadline::in(kConnectDeadline),
                       [other](Result<transport::ConnectionPtr> result) {
@@ -209,7 +252,13 @@ Result<std::shared_ptr<transport::HostComm>> Job::meet(const std::string& addres
                       });
     });
   }
-  LOWKEY_ASSIGN(comm, mpi->split(self().role == Role::kWorker ? self().replica : -1, self().replica_rank));
+  if (member) {
+    boost::asio::post(io, [member, stores, joins = joins(), address = joins() ? config.join : addresses[0]] {
+      member->set_stores(stores);
+      member->set_coordinator(address, joins);
+    });
+  }
+  LOWKEY_ASSIGN(comm, mpi->split(worker ? self().replica : -1, self().replica_rank));
   return std::shared_ptr<transport::HostComm>(std::move(comm));
 }
 

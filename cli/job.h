@@ -16,6 +16,8 @@ class MpiRuntime;
 
 namespace lowkey::cli {
 
+class ClusterMember;
+
 // What this process may use of its host.
 struct HostShare {
   int ranks = 1;  // of this job on this host
@@ -34,9 +36,16 @@ struct Job {
   HostShare share;
   std::string secret;
   std::string listen_host;  // of the control port
+  bool open = false;        // the coordinator can be found again: others may join, and it may be replaced
+  int first_rank = 0;       // of this job in the cluster
   TimePoint started = Clock::now();
 
-  int rank() const { return world->rank(); }
+  int rank() const { return world->rank(); }                // in this job
+  int cluster_rank() const { return first_rank + rank(); }  // unique in the cluster
+  bool joins() const { return !config.join.empty(); }       // a cluster that runs already
+  // How long a worker or store of this job dials a lost coordinator; 0: it would not be found.
+  Duration reconnect() const { return std::chrono::seconds(open ? config.reconnect_seconds : 0); }
+  bool is_alone() const { return !joins() && world->size() == 1; }  // a coordinator whose workers come later
   const RankRole& self() const { return plan.ranks[world->rank()]; }
   std::vector<int> ranks_of(transport::Role role) const;
   std::vector<int> ranks_of_replica(int replica) const;  // leader first
@@ -52,11 +61,18 @@ struct Job {
   // leave for a lost one. An error means that a rank is gone or late: MPI_Finalize would wait for it.
   Status part() const;
   transport::ControlOptions control_options(transport::PeerInfo self) const;
+  // Collective: the place in the cluster that the first rank was given for the replica of this job.
+  Status take_place(int replica, int first_world_rank);
   // Collective: exchanges control addresses and connects this rank to the peers it owes a connection: the
-  // coordinator to everybody, a leader to its followers, a worker to every store. Connections come up once
+  // coordinator to everybody, a leader to its followers, a worker to every store; a rank that joins also to
+  // the coordinator. `member` (not of the coordinator) learns where the others are. Connections come up once
   // `io` runs. Returns the communicator of this worker's replica; null in other roles.
   Result<std::shared_ptr<transport::HostComm>> meet(const std::string& address, boost::asio::io_context& io,
-                                                    transport::ControlPlane& control) const;
+                                                    transport::ControlPlane& control,
+                                                    ClusterMember* member) const;
+
+ private:
+  Status share_secret(Deadline deadline);
 };
 
 // 0 done, 2 usage, 3 bad input file, 4 runtime failure.

@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include "base/log.h"
+#include "cli/cluster_member.h"
 #include "cli/processes.h"
 #include "kvstore/service/store_service.h"
 #include "monitoring/metrics.h"
@@ -42,8 +43,14 @@ Ending run_store(const Job& job) {
     io.stop();
   };
 
+  ClusterMember member(io, {.role = Role::kStore,
+                            .reconnect = job.reconnect(),
+                            .on_gave_up = [&](const Error& error) {
+                              ending = {error, false};
+                              io.stop();
+                            }});
   if (auto agreed = job.agree({}, "loading the model"); !agreed.ok()) return {agreed, true};
-  auto transport = transport::make_ucx_transport(io, job.control_options({}), handlers);
+  auto transport = transport::make_ucx_transport(io, job.control_options({}), member.wrap(handlers));
   Status started = transport.ok() ? Status() : Status(transport.error());
   if (started.ok()) {
     auto made =
@@ -54,13 +61,14 @@ Ending run_store(const Job& job) {
       started = made.error();
   }
   if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
+  member.attach(*transport->control);
   reporter.attach(*transport->control);
-  if (auto met = job.meet(transport->control->address(), io, *transport->control); !met.ok()) {
+  if (auto met = job.meet(transport->control->address(), io, *transport->control, &member); !met.ok()) {
     return {met.error(), false};
   }
   auto idle = boost::asio::make_work_guard(io);
   io.run();
-  if (ending.orderly) ending.orderly = job.part().ok();
+  if (ending.orderly) ending.orderly = !member.coordinator_was_lost() && job.part().ok();
   return ending;
 }
 

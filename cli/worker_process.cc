@@ -1,11 +1,16 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <csignal>
 #include <thread>
 
 #include "base/exit_now.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "cli/cluster_member.h"
+#include "cli/join.h"
 #include "cli/model_shape.h"
 #include "cli/processes.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -96,6 +101,47 @@ class IoThread {
   std::thread thread_;
 };
 
+transport::PeerInfo fingerprints(const Replica& replica) {
+  transport::PeerInfo self;
+  self.model_fingerprint = replica.model_fingerprint;
+  self.layout_fingerprint = replica.cache.fingerprint;
+  return self;
+}
+
+// SIGTERM to the leader of a replica that has joined: it asks to leave, and the coordinator answers, once
+// what it was doing is done, by closing the connections.
+class LeaveOnSignal {
+ public:
+  LeaveOnSignal(boost::asio::io_context& io, const Job& job, ClusterMember& member, std::function<void()> end)
+      : job_(job), member_(member), end_(std::move(end)), signals_(io), patience_(io) {
+    if (!job.joins() || job.self().replica_rank != 0) return;  // the coordinator drains, and ends the cluster
+    signals_.add(SIGTERM);
+    signals_.add(SIGINT);
+    signals_.async_wait([this](boost::system::error_code failure, int) {
+      if (!failure) leave();
+    });
+  }
+
+ private:
+  // What the coordinator may need beyond the drain.
+  static constexpr auto kSlack = std::chrono::seconds(10);
+
+  void leave() {
+    spdlog::info("leaving: draining for up to {} s", job_.config.drain_seconds);
+    if (!member_.ask_to_leave(job_.config.drain_seconds)) return end_();
+    patience_.expires_after(std::chrono::seconds(job_.config.drain_seconds) + kSlack);
+    patience_.async_wait([this](boost::system::error_code failure) {
+      if (!failure) end_();
+    });
+  }
+
+  const Job& job_;
+  ClusterMember& member_;
+  const std::function<void()> end_;
+  boost::asio::signal_set signals_;
+  boost::asio::steady_timer patience_;
+};
+
 // Serves with a LeaderService and an Engine, or a FollowerService and a Follower: `attach` makes the second
 // known to the first.
 template <class Service, class MakeEngine>
@@ -124,16 +170,27 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   };
   Service service(io, metrics, std::move(options));
   running = &service;
-
-  transport::PeerInfo self;
-  self.model_fingerprint = replica.model_fingerprint;
-  self.layout_fingerprint = replica.cache.fingerprint;
-  auto transport = transport::make_ucx_transport(io, job.control_options(self), service.handlers());
+  ClusterMember member(io, {.role = Role::kWorker,
+                            .reconnect = job.reconnect(),
+                            .on_coordinator_lost = [&] { service.forget_coordinator(); },
+                            .on_gave_up =
+                                [](const Error& reason) {
+                                  spdlog::error("{}: this rank ends", reason.message);
+                                  exit_now(4);
+                                }});
+  auto transport = transport::make_ucx_transport(io, job.control_options(fingerprints(replica)),
+                                                 member.wrap(service.handlers()));
   const Status started = transport.ok() ? Status() : Status(transport.error());
   if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
+  member.attach(*transport->control);
   service.attach(*transport->control, *transport->data);
-  const auto comm = job.meet(transport->control->address(), io, *transport->control);
+  const auto comm = job.meet(transport->control->address(), io, *transport->control, &member);
   if (!comm.ok()) return {comm.error(), false};
+  const LeaveOnSignal leave(io, job, member, [&] {
+    orderly = true;
+    service.stop();
+    transport->control->shutdown();  // the followers end with it
+  });
 
   const worker::EnginePorts ports = service.ports();
   auto engine = make_engine(ports, **comm);
@@ -142,22 +199,33 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   {
     const IoThread io_thread(io);
     ended = service.run(std::chrono::seconds(job.config.step_deadline_seconds + 10));
-    if (ended.ok() && orderly) orderly = job.part().ok();
+    // Stores and followers should know a replica that leaves from one that is lost.
+    if (job.joins()) boost::asio::post(io, [&] { transport->control->shutdown(); });
+    const bool complete = job.joins() || !member.coordinator_was_lost();
+    if (ended.ok() && orderly) orderly = complete && job.part().ok();
   }
   return {ended, ended.ok() && orderly};
 }
 
 }  // namespace
 
-Ending run_worker(const Job& job) {
+Ending run_worker(const Job& given) {
+  Job job = given;
   std::signal(SIGTERM, SIG_IGN);  // the coordinator drains, and then ends the cluster
   std::signal(SIGINT, SIG_IGN);
-  monitoring::Metrics metrics({{"role", "worker"}, {"rank", std::to_string(job.rank())}});
   auto loaded = load(job);
   if (auto agreed = job.agree(loaded.ok() ? Status() : Status(loaded.error()), "loading the model");
       !agreed.ok()) {
     return {agreed, true};
   }
+  if (job.joins()) {
+    if (auto joined = join_cluster(job, fingerprints(*loaded)); !joined.ok()) return {joined, true};
+    init_logging(fmt::format("worker {}.{}", job.self().replica, job.self().replica_rank),
+                 job.config.log_level);
+    if (job.rank() == 0)
+      spdlog::info("joined as replica {}; SIGTERM to pid {} leaves", job.self().replica, getpid());
+  }
+  monitoring::Metrics metrics({{"role", "worker"}, {"rank", std::to_string(job.cluster_rank())}});
   Replica& replica = *loaded;
   report(job, replica, metrics);
   worker::ExecutorOptions executor;

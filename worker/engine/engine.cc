@@ -131,6 +131,14 @@ void Engine::cancel(uint64_t request_id) {
   inbox_->arrived.notify_one();
 }
 
+void Engine::cancel_all() {
+  {
+    std::lock_guard lock(inbox_->mutex);
+    inbox_->cancelled.assign(inbox_->live.begin(), inbox_->live.end());
+  }
+  inbox_->arrived.notify_one();
+}
+
 void Engine::drain() {
   {
     std::lock_guard lock(inbox_->mutex);

@@ -63,6 +63,7 @@ class Engine {
   // broken). After success every outcome arrives through ports.emit, the last event with a finish reason.
   Status submit(const wire::Submit& request);
   void cancel(uint64_t request_id);  // takes effect in the next step; unknown ids are ignored
+  void cancel_all();                 // the same for every request that was submitted
   // Refuses new requests; running and waiting ones end as usual. Wakes wait_for_work().
   void drain();
   void on_restore_result(int rank, const wire::RestoreResult& result);

@@ -69,6 +69,12 @@ void LeaderService::stop() {
   engine_->drain();  // wakes the step thread
 }
 
+void LeaderService::forget_coordinator() {
+  coordinator_ = nullptr;
+  last_state_.clear();
+  engine_->cancel_all();
+}
+
 void LeaderService::on_peer(const ConnectionPtr& peer) {
   const transport::PeerInfo& info = peer->peer();
   if (info.role == Role::kCoordinator) coordinator_ = peer;

@@ -36,6 +36,8 @@ class WorkerService {
   virtual ~WorkerService();
 
   transport::ControlHandlers handlers();
+  // The coordinator is lost, and another may connect: what this one asked for has nobody to go to. I/O thread.
+  virtual void forget_coordinator() {}
   // Before the first message; both outlive the service.
   void attach(transport::ControlPlane& control, transport::DataPlane& data);
 

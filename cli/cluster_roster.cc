@@ -1,0 +1,237 @@
+#include "cli/cluster_roster.h"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+
+#include "base/log.h"
+#include "coordinator/membership/membership.h"
+#include "transport/wire/lowkey.pb.h"
+
+namespace lowkey::cli {
+namespace {
+
+using transport::ConnectionPtr;
+using transport::MessageType;
+using transport::Role;
+
+// With no replica left and none that could join, a supervisor should get the chance to start the cluster
+// anew; until then /ready and /metrics tell what happened.
+constexpr auto kNoReplicaGrace = std::chrono::seconds(10);
+// A coordinator that starts without workers cannot know yet which numbers those hold who will dial it: they
+// notice the loss of its predecessor within 4 s, and dial once a second.
+constexpr auto kSettle = std::chrono::seconds(6);
+constexpr size_t kMaxJoining = 64;
+constexpr uint32_t kMaxRanks = 1024;
+constexpr uint32_t kMaxDrainSeconds = 3600;
+
+bool is_joining(const transport::PeerInfo& peer) {
+  return peer.role == Role::kWorker && peer.replica < 0;
+}
+
+template <class Message>
+bool parse(Message* message, const ConnectionPtr& peer, std::string_view body) {
+  if (message->ParseFromArray(body.data(), static_cast<int>(body.size()))) return true;
+  peer->close("malformed " + message->GetTypeName());
+  return false;
+}
+
+template <class Message>
+void send(const ConnectionPtr& peer, MessageType type, const Message& message) {
+  if (const Status sent = peer->send(type, message.SerializeAsString()); !sent.ok()) {
+    spdlog::warn("{} to {} {}: {}", message.GetTypeName(), to_string(peer->peer().role),
+                 peer->peer().world_rank, sent.error().message);
+  }
+}
+
+}  // namespace
+
+ClusterRoster::ClusterRoster(boost::asio::io_context& io, coordinator::Membership& membership,
+                             const Options& options)
+    : options_(options),
+      io_(io),
+      membership_(membership),
+      settled_(Clock::now() + (options.alone ? kSettle : Duration::zero())),
+      none_left_(io) {
+  if (options.alone) {
+    membership.expect_readoption();
+  } else {
+    membership.reserve(options.job_replicas, options.job_ranks);
+  }
+  membership.on_idle = [this](int replica) {
+    // Not from inside whatever has just noticed it.
+    boost::asio::post(io_, [this, replica] { let_go(replica); });
+  };
+}
+
+transport::ControlHandlers ClusterRoster::wrap(transport::ControlHandlers inner) {
+  inner_ = std::move(inner);
+  return {
+      .on_up = [this](const ConnectionPtr& peer) { up(peer); },
+      .on_message = [this](const ConnectionPtr& peer, MessageType type,
+                           std::string_view body) { message(peer, type, body); },
+      .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); },
+  };
+}
+
+void ClusterRoster::end() {
+  ending_ = true;
+  none_left_.cancel();
+}
+
+void ClusterRoster::up(const ConnectionPtr& peer) {
+  const transport::PeerInfo& info = peer->peer();
+  if (is_joining(info)) {
+    if (joining_.size() >= kMaxJoining) return peer->close("too many ask to join");
+    joining_.emplace(peer->id(), std::make_shared<boost::asio::steady_timer>(io_));
+    return;
+  }
+  if (info.role == Role::kCoordinator) return peer->close("this cluster has a coordinator");
+  Member& member = members_[{info.role, info.world_rank}];
+  if (const ConnectionPtr before = std::exchange(member.connection, peer)) {
+    // It lost us before we noticed; whatever was in flight there is gone.
+    replaced_.insert(before->id());
+    if (inner_.on_down)
+      inner_.on_down(before, {Code::kUnavailable, "it has lost its connection and made another", {}});
+    before->close("replaced");
+  }
+  if (info.role == Role::kWorker) replicas_.insert(info.replica);
+  if (inner_.on_up) inner_.on_up(peer);
+  if (info.role == Role::kWorker) send_stores(peer);
+}
+
+void ClusterRoster::message(const ConnectionPtr& peer, MessageType type, std::string_view body) {
+  if (is_joining(peer->peer())) {
+    if (type == MessageType::kJoin) return on_join(peer, body);
+    return peer->close("a process without a place in the cluster may only ask for one");
+  }
+  switch (type) {
+    case MessageType::kIntroduce:
+      return introduce(peer, body);
+    case MessageType::kLeave:
+      return on_leave(peer, body);
+    default:
+      if (inner_.on_message) inner_.on_message(peer, type, body);
+  }
+}
+
+void ClusterRoster::down(const ConnectionPtr& peer, const Error& error) {
+  const transport::PeerInfo& info = peer->peer();
+  if (joining_.erase(peer->id()) > 0 || replaced_.erase(peer->id()) > 0 || is_joining(info)) return;
+  const auto member = members_.find({info.role, info.world_rank});
+  if (member == members_.end() || member->second.connection != peer) return;
+  members_.erase(member);
+  if (error.code != Code::kCancelled && !ending_ && info.world_rank < options_.job_ranks) ++losses_;
+  if (inner_.on_down) inner_.on_down(peer, error);
+  if (info.role == Role::kStore) tell_stores();
+  if (info.role == Role::kWorker) lose(info);
+}
+
+void ClusterRoster::on_join(const ConnectionPtr& peer, std::string_view body) {
+  wire::Join join;
+  if (!parse(&join, peer, body)) return;
+  if (join.ranks() < 1 || join.ranks() > kMaxRanks) return peer->close("ranks out of range");
+  const auto found = joining_.find(peer->id());
+  if (found == joining_.end()) return;
+  const auto timer = found->second;
+  timer->expires_at(std::max(settled_, Clock::now()));
+  timer->async_wait([this, timer, peer, ranks = static_cast<int>(join.ranks())](boost::system::error_code) {
+    if (joining_.contains(peer->id())) answer(peer, ranks);
+  });
+}
+
+void ClusterRoster::answer(const ConnectionPtr& peer, int ranks) {
+  wire::Joined joined;
+  const Status allowed = may_join(peer->peer());
+  const auto seat = allowed.ok() ? membership_.on_join(ranks) : Result<coordinator::Seat>(allowed.error());
+  if (!seat.ok()) {
+    membership_.note_refused(fmt::format("a replica of {} rank(s) that asked to join", ranks),
+                             seat.error().message);
+    joined.set_refusal(seat.error().message);
+    joined.set_refusal_code(static_cast<uint32_t>(seat.error().code));
+  } else {
+    joined.set_replica(seat->replica);
+    joined.set_first_world_rank(seat->first_rank);
+    spdlog::info("replica {} joins: ranks {} to {}", seat->replica, seat->first_rank,
+                 seat->first_rank + ranks - 1);
+  }
+  send(peer, MessageType::kJoined, joined);
+}
+
+Status ClusterRoster::may_join(const transport::PeerInfo& peer) const {
+  if (ending_) return Error{Code::kUnavailable, "the cluster is ending", {}};
+  if (!options_.open) return Error{Code::kUsage, "this cluster was started without --cluster-port", {}};
+  for (const auto& [key, member] : members_) {
+    const transport::PeerInfo& other = member.connection->peer();
+    if (other.role != Role::kWorker || other.layout_fingerprint == peer.layout_fingerprint) continue;
+    return Error{
+        Code::kUsage,
+        fmt::format("--recipe, --profile, --dtype and the number of ranks must be those of replica {}: "
+                    "layout fingerprint {}, expected {}",
+                    other.replica, peer.layout_fingerprint.hex(), other.layout_fingerprint.hex()),
+        {}};
+  }
+  return {};
+}
+
+void ClusterRoster::introduce(const ConnectionPtr& peer, std::string_view body) {
+  wire::Introduce message;
+  const auto member = members_.find({peer->peer().role, peer->peer().world_rank});
+  if (!parse(&message, peer, body) || member == members_.end()) return;
+  member->second.control_address = message.control_address();
+  if (peer->peer().role == Role::kStore) tell_stores();
+}
+
+void ClusterRoster::on_leave(const ConnectionPtr& peer, std::string_view body) {
+  wire::Leave leave;
+  const transport::PeerInfo& info = peer->peer();
+  if (!parse(&leave, peer, body)) return;
+  if (info.role != Role::kWorker || info.replica_rank != 0) return peer->close("leads no replica");
+  auto& timer = leaving_[info.replica];
+  if (timer) return;  // asked before
+  timer = std::make_shared<boost::asio::steady_timer>(
+      io_, std::chrono::seconds(std::min(leave.drain_seconds(), kMaxDrainSeconds)));
+  timer->async_wait([this, timer = timer, replica = info.replica](boost::system::error_code failure) {
+    if (!failure) let_go(replica);
+  });
+  membership_.on_leaving(info.replica);
+}
+
+// What it still answers then goes on elsewhere, or ends.
+void ClusterRoster::let_go(int replica) {
+  leaving_.erase(replica);
+  const auto members = members_;  // closing one may call down()
+  for (const auto& [key, member] : members) {
+    const transport::PeerInfo& other = member.connection->peer();
+    if (other.role == Role::kWorker && other.replica == replica)
+      member.connection->close("the replica has left");
+  }
+}
+
+void ClusterRoster::send_stores(const ConnectionPtr& worker) const {
+  wire::Stores stores;
+  for (const auto& [key, member] : members_) {
+    if (key.first != Role::kStore || member.control_address.empty()) continue;
+    wire::StoreAddress& store = *stores.add_stores();
+    store.set_world_rank(key.second);
+    store.set_control_address(member.control_address);
+  }
+  send(worker, MessageType::kStores, stores);
+}
+
+void ClusterRoster::tell_stores() const {
+  for (const auto& [key, member] : members_) {
+    if (key.first == Role::kWorker) send_stores(member.connection);
+  }
+}
+
+// A replica that has lost a rank does not come back, unless it dials.
+void ClusterRoster::lose(const transport::PeerInfo& peer) {
+  broken_.insert(peer.replica);
+  if (ending_ || options_.open || broken_.size() < replicas_.size()) return;
+  none_left_.expires_after(kNoReplicaGrace);
+  none_left_.async_wait([this](boost::system::error_code failure) {
+    if (!failure) on_none_left();
+  });
+}
+
+}  // namespace lowkey::cli

@@ -1,0 +1,79 @@
+// Who is in the cluster, as its coordinator keeps it around what coordinator/ does with them: gives later
+// replicas their place, tells workers where the stores are, lets replicas go, and notices when nothing is
+// left to coordinate. A coordinator that has been started anew learns all of it from those who dial it.
+//
+// Thread rule: I/O thread.
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "base/deadline.h"
+#include "transport/control_plane.h"
+
+namespace lowkey::coordinator {
+class Membership;
+}
+
+namespace lowkey::cli {
+
+class ClusterRoster {
+ public:
+  struct Options {
+    int job_ranks = 1;     // ranks of this process's own MPI job: their loss matters to its end
+    int job_replicas = 0;  // replicas of that job
+    bool open = false;     // others may come: no replica left is no reason to end
+    bool alone = false;    // started without workers of its own: whoever dials with a place is adopted
+  };
+
+  // `membership` outlives it, and keeps the numbers that are given out.
+  ClusterRoster(boost::asio::io_context& io, coordinator::Membership& membership, const Options& options);
+
+  transport::ControlHandlers wrap(transport::ControlHandlers inner);
+  std::function<void()> on_none_left;  // no replica for a while, and none can come
+
+  int losses() const { return losses_; }  // of own ranks, other than at the end
+  void end();  // the cluster is ending on purpose: who leaves from now on is not lost
+
+ private:
+  struct Member {
+    transport::ConnectionPtr connection;
+    std::string control_address;  // empty until it has introduced itself
+  };
+  using Key = std::pair<transport::Role, int>;  // with the world rank
+
+  void up(const transport::ConnectionPtr& peer);
+  void message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
+  void down(const transport::ConnectionPtr& peer, const Error& error);
+
+  void on_join(const transport::ConnectionPtr& peer, std::string_view body);
+  void answer(const transport::ConnectionPtr& peer, int ranks);
+  Status may_join(const transport::PeerInfo& peer) const;
+  void introduce(const transport::ConnectionPtr& peer, std::string_view body);
+  void on_leave(const transport::ConnectionPtr& peer, std::string_view body);
+  void let_go(int replica);
+  void send_stores(const transport::ConnectionPtr& worker) const;
+  void tell_stores() const;
+  void lose(const transport::PeerInfo& peer);
+
+  const Options options_;
+  boost::asio::io_context& io_;
+  coordinator::Membership& membership_;
+  const TimePoint settled_;
+  transport::ControlHandlers inner_;
+  std::map<Key, Member> members_;
+  std::set<uint64_t> replaced_;  // connections whose loss has been told already
+  // Those who ask for a place, with the wait for it; by connection.
+  std::map<uint64_t, std::shared_ptr<boost::asio::steady_timer>> joining_;
+  std::map<int, std::shared_ptr<boost::asio::steady_timer>> leaving_;  // with the end of its patience
+  boost::asio::steady_timer none_left_;
+  std::set<int> replicas_, broken_;  // ever seen; without one of their ranks
+  int losses_ = 0;
+  bool ending_ = false;
+};
+
+}  // namespace lowkey::cli

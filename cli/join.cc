@@ -1,0 +1,120 @@
+#include "cli/join.h"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <optional>
+
+#include "base/log.h"
+#include "transport/ucx/ucx_transport.h"
+#include "transport/wire/lowkey.pb.h"
+
+namespace lowkey::cli {
+namespace {
+
+using transport::ConnectionPtr;
+using transport::MessageType;
+
+constexpr auto kAttempt = std::chrono::seconds(3);
+constexpr auto kAnswer = std::chrono::seconds(20);  // a coordinator that has just started lets it wait
+constexpr auto kPause = std::chrono::milliseconds(500);
+
+// One conversation with the coordinator, on a connection of its own.
+class JoinRequest {
+ public:
+  JoinRequest(const Job& job, const transport::PeerInfo& self)
+      : job_(job), timer_(io_), give_up_(patience(job)) {
+    options_ = job.control_options(self);
+    options_.self.replica = -1;  // no place yet
+    options_.self.world_rank = -1;
+  }
+
+  Result<wire::Joined> run() {
+    transport::ControlHandlers handlers;
+    handlers.on_message = [this](const ConnectionPtr&, MessageType type, std::string_view body) {
+      wire::Joined joined;
+      if (type != MessageType::kJoined || !joined.ParseFromArray(body.data(), static_cast<int>(body.size())))
+        return end(Error{Code::kInternal, "the coordinator answered with something else", {}});
+      if (joined.refusal().empty()) return end(joined);
+      end(Error{static_cast<Code>(joined.refusal_code()), joined.refusal(), {}});
+    };
+    handlers.on_down = [this](const ConnectionPtr&, const Error& error) {
+      end(Error{Code::kUnavailable, "the coordinator went away: " + error.message, {}});
+    };
+    LOWKEY_ASSIGN(transport, transport::make_ucx_transport(io_, options_, handlers));
+    control_ = transport.control.get();
+    dial();
+    io_.run();
+    return *result_;
+  }
+
+ private:
+  static Deadline patience(const Job& job) {
+    return Deadline::in(std::max<Duration>(std::chrono::seconds(job.config.reconnect_seconds), kAttempt));
+  }
+
+  void dial() {
+    control_->connect(job_.config.join, Deadline::in(kAttempt), [this](Result<ConnectionPtr> peer) {
+      if (result_) return;
+      if (peer.ok()) return ask(*peer);
+      const bool refused = peer.error().code == Code::kUnauthenticated ||
+                           peer.error().code == Code::kInvalidArgument || peer.error().code == Code::kUsage;
+      if (refused || give_up_.passed()) return end(peer.error());
+      timer_.expires_after(kPause);
+      timer_.async_wait([this](boost::system::error_code) { dial(); });
+    });
+  }
+
+  void ask(const ConnectionPtr& coordinator) {
+    if (coordinator->peer().role != transport::Role::kCoordinator)
+      return end(Error{Code::kUsage, "that is no coordinator's cluster port", {}});
+    wire::Join join;
+    join.set_ranks(static_cast<uint32_t>(job_.plan.tp));
+    if (const Status sent = coordinator->send(MessageType::kJoin, join.SerializeAsString()); !sent.ok())
+      return end(sent.error());
+    timer_.expires_after(kAnswer);
+    timer_.async_wait([this](boost::system::error_code failure) {
+      if (!failure) end(Error{Code::kDeadlineExceeded, "no answer from the coordinator", {}});
+    });
+  }
+
+  void end(Result<wire::Joined> result) {
+    if (!result_) result_.emplace(std::move(result));
+    timer_.cancel();
+    control_->shutdown();
+    io_.stop();
+  }
+
+  const Job& job_;
+  transport::ControlOptions options_;
+  boost::asio::io_context io_{1};
+  boost::asio::steady_timer timer_;
+  const Deadline give_up_;
+  transport::ControlPlane* control_ = nullptr;
+  std::optional<Result<wire::Joined>> result_;
+};
+
+Error explain(const Job& job, Error error) {
+  if (error.code == Code::kUnauthenticated)
+    return {Code::kUsage, "--cluster-secret: " + error.message, "cluster-secret"};
+  if (error.code == Code::kInvalidArgument)
+    return {Code::kBadInput, fmt::format("--model {}: {}", job.config.model, error.message), "model"};
+  return {error.code, fmt::format("--join {}: {}", job.config.join, error.message), "join"};
+}
+
+}  // namespace
+
+Status join_cluster(Job& job, const transport::PeerInfo& self) {
+  wire::Joined joined;
+  Status mine;
+  if (job.rank() == 0) {
+    if (auto answer = JoinRequest(job, self).run(); answer.ok()) {
+      joined = *answer;
+    } else {
+      mine = explain(job, answer.error());
+    }
+  }
+  LOWKEY_TRY(job.agree(mine, "joining"));
+  return job.take_place(joined.replica(), joined.first_world_rank());
+}
+
+}  // namespace lowkey::cli
