@@ -16,6 +16,7 @@ using transport::MessageType;
 
 constexpr auto kAttempt = std::chrono::seconds(3);
 constexpr auto kAnswer = std::chrono::seconds(20);  // a coordinator that has just started lets it wait
+constexpr auto kGoodbye = std::chrono::milliseconds(200);
 constexpr auto kPause = std::chrono::milliseconds(500);
 
 // One conversation with the coordinator, on a connection of its own.
@@ -78,10 +79,11 @@ class JoinRequest {
   }
 
   void end(Result<wire::Joined> result) {
-    if (!result_) result_.emplace(std::move(result));
-    timer_.cancel();
+    if (result_) return;
+    result_.emplace(std::move(result));
     control_->shutdown();
-    io_.stop();
+    timer_.expires_after(kGoodbye);
+    timer_.async_wait([this](boost::system::error_code) { io_.stop(); });
   }
 
   const Job& job_;

@@ -92,65 +92,40 @@ def _die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-class Cluster:
-    """`mpirun -n 1 + workers + stores lowkey serve`; ready when the `with` body begins."""
+class Launch:
+    """A command with all its processes: a log, a deadline on every wait, none of them left behind."""
 
-    def __init__(self, model=DEMO_MODEL, workers=2, stores=1, flags=(), env=None, ready_seconds=120, ranks=None,
-                 headers=None):
-        self.model = pathlib.Path(model)
-        self.ranks = ranks or 1 + workers + stores
-        self.flags = [str(flag) for flag in flags]
-        if stores != 1 and "--stores" not in self.flags:
-            self.flags += ["--tp", str(workers), "--replicas", "1", "--stores", str(stores)]
+    def __init__(self, command, env=None):
+        self.arguments = [str(part) for part in command]
         self.env = dict(env or {})
-        self.ready_seconds = ready_seconds
-        self.headers = headers or {}
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
         self._id = uuid.uuid4().hex
         self._folder = tempfile.TemporaryDirectory(prefix="lowkey-cluster-")
         self.log_path = pathlib.Path(self._folder.name) / "log"
-        self._mpirun = None
-        self.seconds_to_ready = None
+        self._process = None
 
     def command(self):
-        launcher = ["mpirun", "--oversubscribe", "--enable-recovery", "--bind-to", "none", "-n", str(self.ranks)]
-        if os.geteuid() == 0:
-            launcher.insert(1, "--allow-run-as-root")
-        return launcher + [str(binary()), "serve", "--model", str(self.model), "--port", str(self.port), *self.flags]
+        return self.arguments
 
-    def start(self):
-        if not shutil.which("mpirun"):
-            skip("mpirun is not installed")
+    def launch(self):
         env = {k: v for k, v in os.environ.items() if not k.startswith("LOWKEY_")}
         env.update(self.env)
         env[_TAG] = self._id
         atexit.register(self.kill)  # also when a test forgets, or is interrupted
-        begin = time.monotonic()
         with open(self.log_path, "wb") as log:
-            self._mpirun = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=subprocess.STDOUT, env=env, start_new_session=True,
-                                            preexec_fn=_die_with_parent)
-        try:
-            wait_until(self._ready_or_dead, self.ready_seconds, "/ready")
-            if self._mpirun.poll() is not None:
-                raise RuntimeError(f"mpirun ended with {self._mpirun.returncode} before the cluster was ready")
-        except Exception as error:
-            self.kill()
-            raise RuntimeError(f"{error}\n--- log of the cluster ---\n{self.log()}") from None
-        self.seconds_to_ready = time.monotonic() - begin
+            self._process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log,
+                                             stderr=subprocess.STDOUT, env=env, start_new_session=True,
+                                             preexec_fn=_die_with_parent)
         return self
 
-    def _ready_or_dead(self):
-        if self._mpirun.poll() is not None:
-            return True
-        try:
-            return http(self.url + "/ready", timeout=5)[0] == 200
-        except OSError:
-            return False
+    def ended(self):
+        return self._process.poll() is not None
+
+    def wait(self, seconds=30):
+        """The command's exit status."""
+        return self._process.wait(seconds)
 
     def log(self):
-        return self.log_path.read_text(errors="replace")
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     def processes(self):
         """{MPI rank: pid} of the ranks that are alive."""
@@ -162,7 +137,7 @@ class Cluster:
         return dict(sorted(found.items()))
 
     def all_pids(self):
-        """mpirun and all ranks."""
+        """The command and everything that it started."""
         return [pid for pid, _ in self._tagged()]
 
     def _tagged(self):
@@ -177,6 +152,122 @@ class Cluster:
             if state != "Z" and f"{_TAG}={self._id}".encode() in raw:
                 yield int(entry.name), dict(p.split("=", 1) for p in raw.decode(errors="replace").split("\0") if "=" in p)
 
+    def kill(self):
+        """Ends every process, whatever state it is in."""
+        for _ in range(50):
+            alive = self.all_pids()
+            for pid in alive:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if self._process:
+                self._process.poll()
+            if not alive:
+                break
+            time.sleep(0.02)
+        if self._process:
+            self._process.wait(10)
+
+    def __enter__(self):
+        return self.launch()
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            print(f"--- log of {' '.join(self.command())} ---\n{self.log()}", file=sys.stderr)
+        self.kill()
+        self._folder.cleanup()
+
+
+def mpirun(ranks, *arguments, recovery=True):
+    """Without recovery one rank's end ends all, and mpirun ends with what that rank ended with."""
+    if not shutil.which("mpirun"):
+        skip("mpirun is not installed")
+    launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+    if recovery:
+        launcher.insert(1, "--enable-recovery")
+    if os.geteuid() == 0:
+        launcher.insert(1, "--allow-run-as-root")
+    return launcher + [str(binary()), *map(str, arguments)]
+
+
+class Cluster(Launch):
+    """`mpirun -n 1 + workers + stores lowkey serve`; ready when the `with` body begins.
+
+    With `open_port=True` it has a cluster port and a given secret: replicas may join it, and its coordinator may be
+    started again. `replicas`: of `workers` ranks each."""
+
+    SECRET = "a secret of this test cluster"
+
+    def __init__(self, model=DEMO_MODEL, workers=2, stores=1, flags=(), env=None, ready_seconds=120, ranks=None,
+                 headers=None, replicas=1, open_port=False):
+        super().__init__([], env)
+        self.model = pathlib.Path(model)
+        self.replicas = replicas
+        self.ranks = ranks or 1 + replicas * workers + stores
+        self.flags = [str(flag) for flag in flags]
+        if (stores != 1 or replicas != 1) and "--stores" not in self.flags:
+            self.flags += ["--tp", str(workers), "--replicas", str(replicas), "--stores", str(stores)]
+        self.ready_seconds = ready_seconds
+        self.headers = headers or {}
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.cluster_port = free_port() if open_port else None
+        self.seconds_to_ready = None
+        self._others = []  # jobs that joined, coordinators that were started again
+
+    def shared_flags(self):
+        """What a process that comes later needs to be let in."""
+        return ["--model", self.model, "--cluster-secret", self.SECRET]
+
+    def command(self):
+        ports = ["--port", self.port]
+        if self.cluster_port:
+            ports += ["--cluster-port", self.cluster_port, "--cluster-secret", self.SECRET]
+        return mpirun(self.ranks, "serve", "--model", self.model, *ports, *self.flags)
+
+    def start(self):
+        begin = time.monotonic()
+        self.launch()
+        try:
+            wait_until(lambda: self._ready() >= self.replicas, self.ready_seconds, "/ready")
+        except Exception as error:
+            self.kill()
+            raise RuntimeError(f"{error}\n--- log of the cluster ---\n{self.log()}") from None
+        self.seconds_to_ready = time.monotonic() - begin
+        return self
+
+    def ready_replicas(self):
+        try:
+            status, answer = http(self.url + "/ready", timeout=5)
+        except OSError:
+            return 0
+        return answer["replicas"] if status == 200 else 0
+
+    def _ready(self):
+        if self.ended():
+            raise RuntimeError(f"mpirun ended with {self._process.returncode} before the cluster was ready")
+        return self.ready_replicas()
+
+    def wait_replicas(self, count, seconds=60):
+        """Until exactly so many replicas can serve."""
+        wait_until(lambda: self.ready_replicas() == count, seconds, f"{count} replica(s) that can serve")
+
+    def join(self, workers=1, flags=(), model=None, secret=None, recovery=True):
+        """A job of one more replica; not waited for."""
+        shared = ["--model", model or self.model, "--cluster-secret", secret or self.SECRET]
+        job = Launch(mpirun(workers, "worker", "--join", f"127.0.0.1:{self.cluster_port}", *shared, *flags,
+                            recovery=recovery), self.env)
+        self._others.append(job)
+        return job.launch()
+
+    def start_coordinator(self, flags=()):
+        """The coordinator again, alone, at its old addresses; not waited for."""
+        job = Launch([binary(), "coordinator", "--port", self.port, "--cluster-port", self.cluster_port,
+                      *self.shared_flags(), *flags], self.env)
+        self._others.append(job)
+        return job.launch()
+
     def metrics(self):
         """The text of /metrics."""
         status, text = http(self.url + "/metrics", headers=self.headers)
@@ -189,30 +280,25 @@ class Cluster:
         coordinator = self.processes().get(0)
         if coordinator:
             os.kill(coordinator, signal.SIGTERM)
-        return self._mpirun.wait(seconds)
+        return self.wait(seconds)
+
+    def everything(self):
+        """Every process of this cluster, of those that joined it too."""
+        return self.all_pids() + [pid for job in self._others for pid in job.all_pids()]
+
+    def all_logs(self):
+        return "\n".join([self.log()] + [f"--- {' '.join(job.command())} ---\n{job.log()}" for job in self._others])
 
     def kill(self):
-        """Ends every process of this cluster, whatever state it is in."""
-        for _ in range(50):
-            alive = self.all_pids()
-            for pid in alive:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            if self._mpirun:
-                self._mpirun.poll()
-            if not alive:
-                break
-            time.sleep(0.02)
-        if self._mpirun:
-            self._mpirun.wait(10)
+        for job in self._others:
+            job.kill()
+        super().kill()
 
     def __enter__(self):
         return self.start()
 
     def __exit__(self, kind, error, trace):
         if kind is not None:
-            print(f"--- log of the cluster ---\n{self.log()}", file=sys.stderr)
+            print(f"--- log of the cluster ---\n{self.all_logs()}", file=sys.stderr)
         self.kill()
         self._folder.cleanup()
