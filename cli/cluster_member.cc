@@ -13,6 +13,9 @@ using transport::MessageType;
 using transport::Role;
 
 constexpr auto kAttempt = std::chrono::seconds(3);  // one connection with its handshake
+// A coordinator of the same job connects at once; later than this it has ended before it came to that.
+constexpr auto kFirstContact = std::chrono::seconds(10);
+constexpr auto kOnlyContact = std::chrono::seconds(30);  // where nobody can be dialled
 constexpr auto kFirstPause = std::chrono::milliseconds(100);
 constexpr auto kLongestPause = std::chrono::seconds(1);
 constexpr auto kStorePause = std::chrono::milliseconds(500);
@@ -44,8 +47,19 @@ void ClusterMember::attach(transport::ControlPlane& control) {
 
 void ClusterMember::set_coordinator(const std::string& address, bool dial) {
   coordinator_address_ = address;
-  if (!dial) return;
-  give_up_ = Deadline::in(std::max<Duration>(options_.reconnect, kAttempt));
+  if (dial) return begin_dialling(std::max<Duration>(options_.reconnect, kAttempt));
+  // It may have ended before it came to us.
+  const bool can_dial = options_.reconnect > Duration::zero();
+  coordinator_timer_.expires_after(can_dial ? kFirstContact : kOnlyContact);
+  coordinator_timer_.async_wait([this, can_dial](boost::system::error_code failure) {
+    if (failure || coordinator_) return;
+    if (can_dial) return begin_dialling(options_.reconnect);
+    options_.on_gave_up({Code::kUnavailable, "the coordinator has not connected", {}});
+  });
+}
+
+void ClusterMember::begin_dialling(Duration patience) {
+  give_up_ = Deadline::in(patience);
   pause_ = kFirstPause;
   dial_coordinator();
 }
@@ -97,9 +111,7 @@ void ClusterMember::down(const ConnectionPtr& peer, const Error& error) {
   spdlog::warn("lost the coordinator: {}; dialling {} for up to {:.0f} s", error.message,
                coordinator_address_, seconds(options_.reconnect));
   if (options_.on_coordinator_lost) options_.on_coordinator_lost();
-  give_up_ = Deadline::in(options_.reconnect);
-  pause_ = kFirstPause;
-  dial_coordinator();
+  begin_dialling(options_.reconnect);
 }
 
 void ClusterMember::read_stores(std::string_view body) {

@@ -47,6 +47,7 @@ class ClusterMember {
   void up(const transport::ConnectionPtr& peer);
   void down(const transport::ConnectionPtr& peer, const Error& error);
   void read_stores(std::string_view body);
+  void begin_dialling(Duration patience);
   void dial_coordinator();
   void on_dialled(const Error& error);
   void dial_stores();
