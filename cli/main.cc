@@ -22,8 +22,11 @@ struct RoleCommand {
 constexpr RoleCommand kRoleCommands[] = {
     {"serve", std::nullopt,
      "one process of a cluster, its role from its rank: mpirun -n 4 lowkey serve --model DIR"},
-    {"coordinator", Role::kCoordinator, "the same, as the coordinator (MPMD launches)"},
-    {"worker", Role::kWorker, "the same, as a worker"},
+    {"coordinator", Role::kCoordinator,
+     "the same, as the coordinator of an MPMD launch; alone with --cluster-port: adopts workers and stores that run"},
+    {"worker", Role::kWorker,
+     "the same, as a worker; with --join HOST:PORT a further replica of a cluster that runs: mpirun -n 2 lowkey "
+     "worker"},
     {"store", Role::kStore, "the same, as a store"},
 };
 

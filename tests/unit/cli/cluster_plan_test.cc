@@ -57,5 +57,29 @@ TEST(ClusterPlan, NamedRolesMayComeInAnyOrderBehindTheCoordinator) {
   EXPECT_FALSE(ClusterPlan::make(ServeConfig{}, Named{Role::kCoordinator, std::nullopt, Role::kStore}).ok());
 }
 
+TEST(ClusterPlan, AJobThatJoinsIsOneReplica) {
+  ServeConfig config;
+  config.join = "127.0.0.1:7700";
+  const auto plan = ClusterPlan::make(config, Named(2, Role::kWorker));
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->tp, 2);
+  EXPECT_EQ(plan->stores, 0);
+  EXPECT_EQ(plan->ranks[1].replica_rank, 1);
+  EXPECT_EQ(ClusterPlan::make(config, Named(2)).error().code, Code::kUsage);
+  EXPECT_EQ(ClusterPlan::make(config, Named{Role::kWorker, Role::kStore}).error().code, Code::kUsage);
+  config.tp = 1;
+  EXPECT_EQ(ClusterPlan::make(config, Named(2, Role::kWorker)).error().code, Code::kUsage);
+}
+
+TEST(ClusterPlan, ACoordinatorAloneNeedsAPortToBeFoundAt) {
+  ServeConfig config;
+  EXPECT_EQ(ClusterPlan::make(config, Named{Role::kCoordinator}).error().code, Code::kUsage);
+  config.cluster_port = 7700;
+  const auto plan = ClusterPlan::make(config, Named{Role::kCoordinator});
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->ranks.size(), 1u);
+  EXPECT_EQ(plan->replicas, 0);
+}
+
 }  // namespace
 }  // namespace lowkey::cli
