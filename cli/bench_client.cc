@@ -48,6 +48,7 @@ class EventLog {
     if (const auto* problem = object.if_contains("error"))
       return fail("stream_error", json::serialize(*problem));
     if (has_text(object)) token();
+    if (object.contains("kv")) outcome_.coarse = true;  // of lowkey: below all levels
     if (const auto* usage = object.if_contains("usage"); usage && usage->is_object())
       read(usage->get_object());
   }

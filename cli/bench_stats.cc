@@ -55,6 +55,7 @@ void BenchStats::add(const RequestOutcome& outcome) {
   prompt_tokens += outcome.prompt_tokens;
   output_tokens += outcome.output_tokens;
   cached += outcome.cached;
+  coarse += outcome.coarse;
   if (!outcome.error.empty()) {
     ++failed;
     ++errors[outcome.error];
@@ -83,6 +84,7 @@ std::string BenchStats::text() const {
         fmt::format("cached prompt tokens  {} ({:.1f} %): {} on the device, {} in host memory, {} on disk\n",
                     cached.all, 100 * hit_rate(), cached.device, cached.host, cached.disk);
   }
+  if (coarse > 0) out += fmt::format("coarse answers        {}\n", coarse);
   out += fmt::format("{:<22}{:>10}{:>10}{:>10}{:>10}{:>10}\n", "milliseconds", "mean", "p50", "p90", "p99",
                      "max");
   out += row("to first token", to_first_token) + row("between tokens", between_tokens) +
@@ -127,6 +129,7 @@ std::string BenchStats::json(const BenchOptions& options) const {
       {"cached_tokens", cached.all},
       {"cached_tokens_by_tier", {{"device", cached.device}, {"host", cached.host}, {"disk", cached.disk}}},
       {"hit_rate", hit_rate()},
+      {"coarse_answers", coarse},
       {"to_first_token_seconds", to_json(to_first_token)},
       {"between_tokens_seconds", to_json(between_tokens)},
       {"whole_request_seconds", to_json(whole_request)},

@@ -49,11 +49,12 @@ struct RequestOutcome {
   std::vector<Duration> gaps;  // between events that carry text
   uint64_t prompt_tokens = 0, output_tokens = 0;
   CachedTokens cached;
+  bool coarse = false;  // the answer says that pages were read below all their levels
 };
 
 struct BenchStats {
   DurationHistogram to_first_token, between_tokens, whole_request;
-  uint64_t answered = 0, failed = 0, prompt_tokens = 0, output_tokens = 0;
+  uint64_t answered = 0, failed = 0, coarse = 0, prompt_tokens = 0, output_tokens = 0;
   CachedTokens cached;
   std::map<std::string, uint64_t> errors;          // kind -> count
   std::map<std::string, std::string> error_lines;  // kind -> the first detail

@@ -343,6 +343,8 @@ def pressure(report, clock):
         report.note(f"pressure_ladder_pages_read_at_{levels}", ratio(100 * read[levels], sum(read.values())), "%")
     tokens = sum(run["load"]["output_tokens"] for run in runs["ladder"])
     report.note("pressure_ladder_coarse_tokens_per_answer_token", ratio(sum(r["coarse_tokens"] for r in runs["ladder"]), tokens))
+    report.note("pressure_ladder_coarse_answers", median([100 * run["load"]["coarse_answers"] / run["load"]["requests_answered"]
+                                                          for run in runs["ladder"]]), "%")
     report.line("pressure_ladder_over_preempt", ratio(ladder, preempt), ">=", 2)
     return runs
 

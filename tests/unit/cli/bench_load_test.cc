@@ -139,7 +139,7 @@ TEST(RunBench, ReplaysATraceAsTokenIdsInItsTime) {
            chunk(
                "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":1,"
                "\"prompt_tokens_details\":{\"cached_tokens\":16,\"cached_tokens_by_tier\":"
-               "{\"device\":10,\"host\":4,\"disk\":2}}}}\n\ndata: [DONE]\n\n") +
+               "{\"device\":10,\"host\":4,\"disk\":2}}},\"kv\":{\"coarse_tokens\":1}}\n\ndata: [DONE]\n\n") +
            "0\r\n\r\n";
   });
   auto options = server.options();
@@ -151,6 +151,7 @@ TEST(RunBench, ReplaysATraceAsTokenIdsInItsTime) {
   EXPECT_GE(stats->seconds, 0.1) << "a second of arrivals, ten times as fast";
   EXPECT_EQ(stats->cached.all, 80u);
   EXPECT_EQ(stats->cached.host, 20u);
+  EXPECT_EQ(stats->coarse, 5u);
   EXPECT_EQ(stats->hit_rate(), 0.8);
   ASSERT_EQ(server.bodies().size(), 6u);
   std::multiset<std::pair<size_t, int64_t>> asked;  // requests of one moment may come in any order
