@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -42,9 +43,15 @@ def binary():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below the range from which the system itself hands out ports: the cluster's own connections must not take it
+    before the server binds to it."""
+    while True:
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", random.randrange(12000, 32000)))
+                return s.getsockname()[1]
+            except OSError:
+                continue
 
 
 def wait_until(condition, seconds, what):

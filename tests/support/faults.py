@@ -7,7 +7,9 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
+import subprocess
 import threading
 import time
 import urllib.error
@@ -104,6 +106,26 @@ def flip_bits_of_files(folder, stride=509, skip=4096):
         with open(path, "r+b") as file:
             file.write(data)
     return flipped
+
+
+def cut_links(pid, others):
+    """Resets every TCP connection between a process and the others (pids), as a network that goes away does, and says
+    how many there were; the one to mpirun, without which a rank ends, is not among them. None where the kernel or the
+    rights do not allow it."""
+    if not shutil.which("ss") or os.geteuid() != 0:
+        return None
+    lines = subprocess.run(["ss", "-Htnp", "state", "established"], capture_output=True, text=True).stdout.splitlines()
+
+    def ends(pids):
+        return [tuple(line.split()[2:4]) for line in lines if any(f"pid={one}," in line for one in pids)]
+
+    theirs = {(remote, local) for local, remote in ends(set(others) - {pid})}
+    links = [link for link in ends([pid]) if link in theirs]
+    for local, remote in links:
+        done = subprocess.run(["ss", "-K", "-Htn", "src", local, "dst", remote], capture_output=True, text=True)
+        if "not supported" in done.stderr or "not permitted" in done.stderr:
+            return None
+    return len(links)
 
 
 class Answer:

@@ -1,0 +1,96 @@
+"""A replica that loses a rank while it answers, or while it restores, does not take its streams along: they go on in
+another replica, with the tokens they would have had. Real processes, two replicas of two ranks."""
+
+import pathlib
+import sys
+import threading
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from support import faults  # noqa: E402
+from support.cluster import Cluster, wait_until  # noqa: E402
+from support.series import total  # noqa: E402
+
+LEADERS, FOLLOWERS, STORE = (1, 3), (2, 4), 5
+ANSWER_SECONDS = 25.0
+FLAGS = ["--dtype", "fp32", "--kv-bytes", "64MiB", "--host-bytes", "64MiB"]
+
+
+class StreamContinues(unittest.TestCase):
+    def body(self, seed, max_tokens, tokens=96):
+        return {"model": "demo-model", "prompt": faults.prompt(seed, tokens), "max_tokens": max_tokens,
+                "temperature": 0, "ignore_eos": True, "stream": True}
+
+    def check(self, rank, fault):
+        """Faults a rank while streams run on both replicas."""
+        with Cluster(workers=2, replicas=2, flags=FLAGS, open_port=True) as cluster:
+            seeds = range(4)
+            undisturbed = {seed: faults.ask(cluster.url, seed, self.body(seed, 1200)).text for seed in seeds}
+            before = total(cluster.metrics(), "lowkey_generation_tokens_total")
+            answers = []
+            threads = [threading.Thread(target=lambda seed=seed: answers.append(
+                faults.ask(cluster.url, seed, self.body(seed, 1200)))) for seed in seeds]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: total(cluster.metrics(), "lowkey_generation_tokens_total") > before + 200, 60, "tokens")
+            begin = time.monotonic()
+            pid = cluster.processes()[rank]
+            fault(pid)
+            self.assertEqual(answers, [], "streams that are still under way")
+            for thread in threads:
+                thread.join(ANSWER_SECONDS + 60)
+            print(f"all answered {time.monotonic() - begin:.2f} s after the fault", flush=True)
+            for answer in answers:
+                self.assertEqual(answer.outcome, "ok", answer.detail)
+                self.assertEqual(answer.text, undisturbed[answer.key])
+            wait_until(lambda: cluster.ready_replicas() == 1, 10, "/ready to tell")
+            if fault is faults.stop:
+                faults.go_on(pid)  # finds itself alone
+            replica = (1, 2) if rank in (1, 2) else (3, 4)
+            wait_until(lambda: not set(replica) & set(cluster.processes()), 20, "the rest of the replica to end")
+
+    def test_leader_killed(self):
+        self.check(LEADERS[0], faults.kill)
+
+    def test_follower_killed_in_a_collective(self):
+        self.check(FOLLOWERS[1], faults.kill)
+
+    def test_follower_stopped_in_a_collective(self):
+        self.check(FOLLOWERS[0], faults.stop)
+
+    def test_killed_while_it_restores(self):
+        flags = ["--dtype", "fp32", "--kv-bytes", "16MiB", "--host-bytes", "64MiB"]
+        with Cluster(workers=2, replicas=2, flags=flags, open_port=True) as cluster:
+            def body(seed):
+                return {**self.body(seed, 16, tokens=640), "stream": False}
+
+            first = faults.ask(cluster.url, 1, body(1))
+            wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") >= 40, 20,
+                       "pages in the store")
+            for seed in range(2, 26):  # push it out of both replicas
+                self.assertEqual(faults.ask(cluster.url, seed, body(seed)).outcome, "ok")
+            store = cluster.processes()[STORE]
+            faults.stop(store)  # the restore waits
+            answers = []
+            threads = [threading.Thread(target=lambda: answers.append(faults.ask(cluster.url, 1, body(1))))
+                       for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: total_waiting(cluster) > 0, 5, "a request under way")
+            faults.kill(cluster.processes()[FOLLOWERS[0]])
+            faults.go_on(store)
+            for thread in threads:
+                thread.join(ANSWER_SECONDS + 60)
+            for answer in answers:
+                self.assertEqual(answer.outcome, "ok", answer.detail)
+                self.assertEqual(answer.text, first.text)
+
+
+def total_waiting(cluster):
+    metrics = cluster.metrics()
+    return total(metrics, "lowkey_num_requests_waiting") + total(metrics, "lowkey_num_requests_running")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
