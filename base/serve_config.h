@@ -55,7 +55,7 @@ struct ServeConfig {
     v.choice("dtype", c.dtype, {"bf16", "fp32"}, "weights and exact KV; fp32 for exactness");
     v.bytes("kv-bytes", c.kv_bytes, 1 * kMiB, "KV cache per host, divided by its worker ranks");
     v.bytes("host-bytes", c.host_bytes, 1 * kMiB, "host memory tier per host, divided by its stores");
-    v.secret("api-key", c.api_key, "clients must send it as a Bearer token; empty: no check");
+    v.secret("api-key", c.api_key, "clients must send one of these, comma-separated, as a Bearer token; empty: no check");
     v.number("max-queued", c.max_queued, 1, 1000000, "requests the coordinator holds before it answers 429");
     v.number("drain-seconds", c.drain_seconds, 0, 3600, "time running requests get after SIGTERM");
     v.number("step-tokens", c.step_tokens, 1, 65536, "token budget of one engine step");

@@ -1,5 +1,7 @@
 #include "coordinator/api/answer.h"
 
+#include <algorithm>
+
 #include "coordinator/text/tokenizer.h"
 #include "coordinator/text/utf8.h"
 #include "transport/wire/lowkey.pb.h"
@@ -44,7 +46,7 @@ Answer::State Answer::add(const wire::TokenEvent& event) {
     error_ = engine_error(event);
     return State::kFailed;
   }
-  if (!started_) usage_.cached_tokens = event.cached_tokens();
+  note_cache(event);
   started_ = started_ || event.tokens_size() > 0;
   for (int i = 0; i < event.tokens_size() && finish_ == Finish::kNone; ++i)
     add_token(event.tokens(i), event, i);
@@ -61,6 +63,29 @@ Answer::State Answer::add(const wire::TokenEvent& event) {
   // With nothing to show yet (half a character, a possible stop string) logprobs wait for their text.
   if (stream_ && (!text_.empty() || !stream_begun_)) write_text();
   return State::kOpen;
+}
+
+void Answer::note_cache(const wire::TokenEvent& event) {
+  if (!started_) {
+    usage_.cached_tokens = std::min<uint64_t>(event.cached_tokens(), usage_.prompt_tokens);
+    const uint64_t stored = std::min<uint64_t>(event.cached_tokens_store(), usage_.cached_tokens);
+    usage_.cached_disk = std::min<uint64_t>(event.cached_tokens_disk(), stored);
+    usage_.cached_host = stored - usage_.cached_disk;
+  }
+  if (!event.has_kv() || event.kv().levels() == 0) return;
+  const auto& kv = event.kv();
+  cache_ = {.levels = kv.levels(),
+            .lowest_levels_read = kv.lowest_levels_read() == 0 ? kv.levels() : kv.lowest_levels_read(),
+            .coarse_tokens = kv.coarse_tokens() + cache_before_.coarse_tokens};
+  if (cache_before_.levels > 0)
+    cache_.lowest_levels_read = std::min(cache_.lowest_levels_read, cache_before_.lowest_levels_read);
+}
+
+void Answer::move() {
+  // What a lost replica knew of the tokens since its first report is lost with it. Where that one was coarse
+  // already, so were they all.
+  if (cache_.coarse()) cache_.coarse_tokens = usage_.completion_tokens;
+  cache_before_ = cache_;
 }
 
 void Answer::add_token(int32_t id, const wire::TokenEvent& event, int index) {
@@ -91,13 +116,13 @@ void Answer::end(Finish finish) {
   finish_ = finish;
   const auto* details = logprobs_ ? &details_ : nullptr;
   if (!stream_) {
-    HttpResponse response{.body = whole_answer(identity_, text_, details, finish_, usage_)};
+    HttpResponse response{.body = whole_answer(identity_, text_, details, finish_, usage_, cache_)};
     response.headers.emplace_back("x-request-id", identity_.id);
     exchange_->respond(std::move(response));
     return;
   }
   begin_stream();
-  std::string events = text_event(identity_, text_, details, finish_, include_usage_);
+  std::string events = text_event(identity_, text_, details, finish_, include_usage_, &cache_);
   if (include_usage_) events += usage_event(identity_, usage_);
   exchange_->write(events + done_event());
   exchange_->finish();
@@ -116,14 +141,16 @@ void Answer::write_text() {
   begin_stream();
   if (text_.empty()) return;
   exchange_->write(
-      text_event(identity_, text_, logprobs_ ? &details_ : nullptr, Finish::kNone, include_usage_));
+      text_event(identity_, text_, logprobs_ ? &details_ : nullptr, Finish::kNone, include_usage_, nullptr));
   text_.clear();
   details_.clear();
 }
 
 void Answer::fail(const ApiError& error) {
   if (!stream_begun_) {
-    exchange_->respond(error_http(error));
+    HttpResponse response = error_http(error);
+    response.headers.emplace_back("x-request-id", identity_.id);
+    exchange_->respond(std::move(response));
     return;
   }
   exchange_->write(error_event(error_body(error)));

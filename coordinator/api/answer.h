@@ -35,12 +35,15 @@ class Answer {
          const Tokenizer& tokenizer);
 
   State add(const wire::TokenEvent& event);
+  // The rest comes from another replica, which knows the tokens so far.
+  void move();
   // Ends it: a response with the error's status, or, when the stream has begun, an error event and the
   // connection's end.
   void fail(const ApiError& error);
 
   bool started() const { return started_; }  // a token has arrived
   const Usage& usage() const { return usage_; }
+  const std::string& id() const { return identity_.id; }
   Finish finish() const { return finish_; }
   const std::optional<Error>& error() const { return error_; }
 
@@ -48,6 +51,7 @@ class Answer {
   void add_token(int32_t id, const wire::TokenEvent& event, int index);
   void take(StopMatcher::Output output);
   void end(Finish finish);
+  void note_cache(const wire::TokenEvent& event);
   void begin_stream();
   void write_text();  // what has come since the last event
 
@@ -59,6 +63,8 @@ class Answer {
   StreamDetokenizer detokenizer_;
   StopMatcher stop_matcher_;
   Usage usage_;
+  CacheUse cache_;
+  CacheUse cache_before_;             // of the replicas that it came from before
   std::string text_;                  // not written yet
   std::vector<TokenDetail> details_;  // not written yet
   uint64_t characters_ = 0;           // of all text so far, withheld text included

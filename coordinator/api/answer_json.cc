@@ -74,7 +74,19 @@ json::object usage_value(const Usage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens},
           {"completion_tokens", usage.completion_tokens},
           {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
+          {"prompt_tokens_details",
+           {{"cached_tokens", usage.cached_tokens},
+            {"cached_tokens_by_tier",
+             {{"device", usage.cached_tokens - usage.cached_host - usage.cached_disk},
+              {"host", usage.cached_host},
+              {"disk", usage.cached_disk}}}}}};
+}
+
+void add_cache(json::object& object, const CacheUse& cache) {
+  if (!cache.coarse()) return;
+  object["kv"] = {{"levels", cache.levels},
+                  {"lowest_levels_read", cache.lowest_levels_read},
+                  {"coarse_tokens", cache.coarse_tokens}};
 }
 
 json::object envelope(const AnswerIdentity& identity, const char* object) {
@@ -93,10 +105,12 @@ std::string event(const json::object& object) {
   return "data: " + json::serialize(object) + "\n\n";
 }
 
-std::string choice_event(const AnswerIdentity& identity, json::object choice, bool include_usage) {
+std::string choice_event(const AnswerIdentity& identity, json::object choice, bool include_usage,
+                         const CacheUse* cache = nullptr) {
   json::object object = envelope(identity, chunk_object(identity.endpoint));
   object["choices"] = json::array{std::move(choice)};
   if (include_usage) object["usage"] = nullptr;
+  if (cache) add_cache(object, *cache);
   return event(object);
 }
 
@@ -115,7 +129,8 @@ const char* to_string(Finish finish) {
 }
 
 std::string whole_answer(const AnswerIdentity& identity, const std::string& text,
-                         const std::vector<TokenDetail>* details, Finish finish, const Usage& usage) {
+                         const std::vector<TokenDetail>* details, Finish finish, const Usage& usage,
+                         const CacheUse& cache) {
   const bool chat = identity.endpoint == Endpoint::kChat;
   json::object object = envelope(identity, chat ? "chat.completion" : "text_completion");
   json::object choice = {{"index", 0}};
@@ -128,6 +143,7 @@ std::string whole_answer(const AnswerIdentity& identity, const std::string& text
   choice["finish_reason"] = finish_value(finish);
   object["choices"] = json::array{std::move(choice)};
   object["usage"] = usage_value(usage);
+  add_cache(object, cache);
   return json::serialize(object);
 }
 
@@ -140,7 +156,8 @@ std::string role_event(const AnswerIdentity& identity, bool include_usage) {
 }
 
 std::string text_event(const AnswerIdentity& identity, const std::string& text,
-                       const std::vector<TokenDetail>* details, Finish finish, bool include_usage) {
+                       const std::vector<TokenDetail>* details, Finish finish, bool include_usage,
+                       const CacheUse* cache) {
   json::object choice = {{"index", 0}};
   if (identity.endpoint == Endpoint::kChat) {
     choice["delta"] = text.empty() ? json::object() : json::object{{"content", text}};
@@ -149,7 +166,7 @@ std::string text_event(const AnswerIdentity& identity, const std::string& text,
   }
   choice["logprobs"] = logprobs_value(identity.endpoint, details);
   choice["finish_reason"] = finish_value(finish);
-  return choice_event(identity, std::move(choice), include_usage);
+  return choice_event(identity, std::move(choice), include_usage, cache);
 }
 
 std::string usage_event(const AnswerIdentity& identity, const Usage& usage) {

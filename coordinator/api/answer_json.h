@@ -21,6 +21,17 @@ struct Usage {
   uint64_t prompt_tokens = 0;
   uint64_t completion_tokens = 0;
   uint64_t cached_tokens = 0;  // prompt tokens that were not computed again
+  uint64_t cached_host = 0;    // of those, restored from a store's memory
+  uint64_t cached_disk = 0;    // and from its disk; the others were on the device
+};
+
+// How finely its cache was read.
+struct CacheUse {
+  uint32_t levels = 0;  // of a page; 0: not told
+  uint32_t lowest_levels_read = 0;
+  uint64_t coarse_tokens = 0;  // of the answer, computed while something was read coarse
+
+  bool coarse() const { return coarse_tokens > 0 || lowest_levels_read < levels; }
 };
 
 struct ScoredToken {
@@ -36,14 +47,18 @@ struct TokenDetail {
 enum class Finish { kNone, kStop, kLength };
 const char* to_string(Finish finish);  // "stop", "length"
 
-// `details`: null when the request did not ask for logprobs.
+// `details`: null when the request did not ask for logprobs. An answer whose cache was read coarse says so:
+// "kv".
 std::string whole_answer(const AnswerIdentity& identity, const std::string& text,
-                         const std::vector<TokenDetail>* details, Finish finish, const Usage& usage);
+                         const std::vector<TokenDetail>* details, Finish finish, const Usage& usage,
+                         const CacheUse& cache);
 
 // Server-sent events, "data: {...}\n\n". With `include_usage` every event but the last has "usage": null.
 std::string role_event(const AnswerIdentity& identity, bool include_usage);  // chat only, the first one
+// `cache`: null but for the last one.
 std::string text_event(const AnswerIdentity& identity, const std::string& text,
-                       const std::vector<TokenDetail>* details, Finish finish, bool include_usage);
+                       const std::vector<TokenDetail>* details, Finish finish, bool include_usage,
+                       const CacheUse* cache);
 std::string usage_event(const AnswerIdentity& identity, const Usage& usage);
 std::string done_event();
 std::string error_event(const std::string& error_body);

@@ -6,12 +6,14 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include "coordinator/admission/admission.h"
+#include "coordinator/api/explainer.h"
 #include "coordinator/api/generations.h"
 #include "coordinator/api/metrics_page.h"
 #include "coordinator/api/routes.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/membership/membership.h"
+#include "coordinator/routing/router.h"
 #include "transport/metrics_reporter.h"
 #include "transport/wire/lowkey.pb.h"
 
@@ -44,10 +46,11 @@ struct Coordinator::Impl {
         membership(metrics),
         admission(config.max_queued, metrics),
         pool(kTextThreads, kTextQueue),
-        generations(io, *model, membership, admission, pool, metrics),
+        router(config, membership, metrics),
+        generations({io, *model, membership, router, explainer, admission, pool, metrics}),
         metrics_page(io, membership, reporter),
         has_no_key(!config.api_key.empty() && ApiKeys(config.api_key).none()),
-        routes({io, *model, membership, generations, metrics_page, pool}, config.api_key),
+        routes({io, *model, membership, generations, explainer, metrics_page, pool}, config.api_key),
         server(io, at_address(std::move(limits), config), routes, metrics),
         timer(io) {}
 
@@ -62,6 +65,11 @@ struct Coordinator::Impl {
       case MessageType::kReplicaState: {
         wire::ReplicaState state;
         if (parse(state, connection, body)) on_state(connection, state);
+        return;
+      }
+      case MessageType::kPrefixEvents: {
+        wire::PrefixEvents events;
+        if (parse(events, connection, body)) router.on_prefix_events(connection, events);
         return;
       }
       case MessageType::kMetricsReply: {
@@ -94,7 +102,12 @@ struct Coordinator::Impl {
     return replica ? replica->leader : nullptr;
   }
 
+  void on_up(const ConnectionPtr& connection) {
+    if (membership.on_up(connection)) router.on_up(connection);
+  }
+
   void on_down(const ConnectionPtr& connection, const Error& reason) {
+    if (membership.is_member(connection)) router.on_down(connection);
     const int replica = membership.on_down(connection, reason);
     metrics_page.on_down(connection);
     if (replica >= 0) generations.on_replica_lost(replica, reason.message);
@@ -137,6 +150,8 @@ struct Coordinator::Impl {
   Membership membership;
   Admission admission;
   WorkPool pool;
+  Router router;
+  Explainer explainer;
   Generations generations;
   MetricsPage metrics_page;
   bool has_no_key;  // although keys are asked for
@@ -156,7 +171,7 @@ Coordinator::~Coordinator() = default;
 
 transport::ControlHandlers Coordinator::control_handlers() {
   Impl* impl = impl_.get();
-  return {.on_up = [impl](const ConnectionPtr& connection) { impl->membership.on_up(connection); },
+  return {.on_up = [impl](const ConnectionPtr& connection) { impl->on_up(connection); },
           .on_message = [impl](const ConnectionPtr& connection, MessageType type,
                                std::string_view body) { impl->on_message(connection, type, body); },
           .on_down = [impl](const ConnectionPtr& connection,

@@ -8,15 +8,13 @@
 #include <unordered_map>
 
 #include "base/deadline.h"
-#include "coordinator/admission/admission.h"
-#include "coordinator/api/answer.h"
-#include "coordinator/api/api_keys.h"
+#include "coordinator/api/explainer.h"
+#include "coordinator/api/generation.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/membership/membership.h"
-#include "coordinator/routing/least_loaded.h"
+#include "coordinator/routing/router.h"
 #include "monitoring/metrics.h"
-#include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::coordinator {
 namespace {
@@ -36,26 +34,6 @@ uint64_t random_bits() {
   return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
-struct Generation {
-  uint64_t id = 0;
-  TimePoint received = Clock::now();
-  ExchangePtr exchange;
-  Admission::Ticket ticket;
-  Endpoint endpoint;
-  std::string tenant;
-  GenerationRequest request;
-  uint64_t max_tokens = 0;
-  const uint64_t seed = random_bits();  // of its draws, where the request brings none
-  std::unique_ptr<Answer> answer;       // once submitted
-  int replica = -1;
-  bool resubmitted = false;
-  TimePoint submitted{};
-  TimePoint last_token{};
-
-  Generation(ExchangePtr client, Admission::Ticket place, Endpoint kind, std::string who)
-      : exchange(std::move(client)), ticket(std::move(place)), endpoint(kind), tenant(std::move(who)) {}
-};
-
 std::string hex(uint64_t value) {
   return fmt::format("{:016x}", value);
 }
@@ -64,31 +42,18 @@ const char* param_of(Endpoint endpoint) {
   return endpoint == Endpoint::kChat ? "messages" : "prompt";
 }
 
-wire::Submit make_submit(const Generation& generation) {
-  const GenerationRequest& request = generation.request;
-  wire::Submit submit;
-  submit.set_request_id(generation.id);
-  submit.mutable_prompt()->Add(request.prompt.begin(), request.prompt.end());
-  auto& sampling = *submit.mutable_sampling();
-  sampling.set_temperature(request.temperature);
-  sampling.set_top_p(request.top_p);
-  sampling.set_top_k(request.top_k);
-  sampling.set_seed(request.seed.value_or(generation.seed));
-  sampling.set_max_tokens(static_cast<uint32_t>(generation.max_tokens));
-  sampling.set_logprobs(request.logprobs);
-  sampling.set_top_logprobs(request.top_logprobs);
-  sampling.set_ignore_eos(request.ignore_eos);
-  submit.set_salt(cache_salt_of(generation.tenant, request.cache_salt));
-  submit.set_min_levels(request.min_levels);
-  return submit;
-}
-
 }  // namespace
 
 struct Generations::Impl : std::enable_shared_from_this<Impl> {
-  Impl(asio::io_context& io_context, const ServedModel& served, Membership& members, Admission& places,
-       WorkPool& workers, monitoring::Metrics& sink)
-      : io(io_context), model(served), membership(members), admission(places), pool(workers), metrics(sink) {}
+  explicit Impl(Parts parts)
+      : io(parts.io),
+        model(parts.model),
+        membership(parts.membership),
+        router(parts.router),
+        explainer(parts.explainer),
+        admission(parts.admission),
+        pool(parts.pool),
+        metrics(parts.metrics) {}
 
   void refuse(HttpExchange& exchange, ApiError error, const char* reason) {
     metrics.add(Metric::kRejectedRequests, 1, {{"reason", reason}});
@@ -107,6 +72,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     }
     auto generation = std::make_shared<Generation>(exchange, *std::move(ticket), endpoint, std::move(tenant));
     const uint64_t id = generation->id = next_id++;
+    generation->seed = random_bits();
     active.emplace(id, generation);
     exchange->on_disconnect([weak = weak_from_this(), id] {
       if (auto self = weak.lock()) self->on_disconnect(id);
@@ -153,7 +119,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       return fail(id, api_error(503, "No replica is ready: " + membership.not_ready_reason() + "."));
     }
     if (auto error = fit_context(generation)) return fail(id, *error);
-    submit(id, -1);
+    submit(id, -1, "");
   }
 
   // Sets max_tokens; an error when prompt and answer do not fit.
@@ -170,27 +136,36 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     return std::nullopt;
   }
 
-  void submit(uint64_t id, int excluded) {
+  // Sends it to a replica, or ends it with an error. `cause`: why it has to move; empty: it is new.
+  void submit(uint64_t id, int excluded, const std::string& cause) {
     Generation& generation = *active.at(id);
-    const uint64_t tokens = generation.request.prompt.size() + generation.max_tokens;
+    const std::vector<int32_t> tokens = generation.tokens();
+    const std::string salt = generation.salt();
+    RoutingRequest request{.tokens = tokens,
+                           .total_tokens = generation.request.prompt.size() + generation.max_tokens,
+                           .salt = salt,
+                           .min_levels = generation.request.min_levels,
+                           .excluded = excluded};
+    const std::string body = generation.submit().SerializeAsString();
     for (size_t attempt = 0; attempt <= membership.replicas().size(); ++attempt) {
-      const Replica* replica =
-          membership.find(least_loaded(membership.replicas(), tokens, last_replica, excluded));
-      if (!replica) break;
-      const Status sent =
-          replica->leader->send(MessageType::kSubmit, make_submit(generation).SerializeAsString());
-      if (!sent.ok()) {
-        spdlog::warn("request {} could not be sent to replica {}: {}", id, replica->id, sent.error().message);
-        excluded = replica->id;
+      RoutingDecision decision = router.choose(request);
+      if (decision.replica < 0) break;
+      const Replica& replica = *membership.find(decision.replica);
+      if (const Status sent = replica.leader->send(MessageType::kSubmit, body); !sent.ok()) {
+        spdlog::warn("request {} could not be sent to replica {}: {}", id, replica.id, sent.error().message);
+        request.excluded = replica.id;
         continue;
       }
-      generation.replica = last_replica = replica->id;
+      generation.replica = replica.id;
       generation.submitted = Clock::now();
-      membership.note_submitted(replica->id);
-      if (!generation.answer) open_answer(generation, *replica);
+      membership.note_submitted(replica.id);
+      router.note_submitted(id, decision);
+      if (!generation.answer) open_answer(generation, replica);
+      generation.story->place(std::move(decision), cause, generation.emitted.size());
       return;
     }
-    fail(id, api_error(503, "No replica can take the request now."));
+    fail(id, api_error(503, cause.empty() ? "No replica can take the request now."
+                                          : fmt::format("{}; no other can take the request over.", cause)));
   }
 
   void open_answer(Generation& generation, const Replica& replica) {
@@ -205,23 +180,36 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
         .model = model.id,
         // Changes when answers may: weights or cache format.
         .system_fingerprint = "fp_" + hex(peer.model_fingerprint.lo ^ peer.layout_fingerprint.lo).substr(4)};
+    auto story = std::make_shared<RequestStory>();
+    story->id = identity.id;
+    story->tenant = generation.tenant;
+    story->created = identity.created;
+    story->received = generation.received;
+    story->prompt_tokens = generation.request.prompt.size();
+    explainer.remember(generation.story = std::move(story));
     generation.answer = std::make_unique<Answer>(generation.exchange, std::move(identity), generation.request,
                                                  *model.tokenizer);
   }
 
   void on_events(int replica, const wire::TokenEvents& events) {
     for (const auto& event : events.events()) {
-      const auto found = active.find(event.request_id());
-      // Unknown: cancelled while this was on its way.
-      if (found != active.end() && found->second->replica == replica) on_event(found->second, event);
+      const auto found = active.find(event.request_id() >> Generation::kAttemptBits);
+      // Unknown: cancelled, or moved, while this was on its way.
+      if (found == active.end()) continue;
+      const auto& generation = found->second;
+      if (generation->replica == replica && generation->wire_id() == event.request_id())
+        on_event(generation, event);
     }
   }
 
-  void on_event(const std::shared_ptr<Generation>& generation, const wire::TokenEvent& event) {
+  // Takes a reference of its own: the generation may end here.
+  void on_event(std::shared_ptr<Generation> generation, const wire::TokenEvent& event) {
     const TimePoint now = Clock::now();
     Answer& answer = *generation->answer;
     if (event.tokens_size() > 0) note_tokens(*generation, event, now);
-    switch (answer.add(event)) {
+    const Answer::State state = answer.add(event);
+    note_report(*generation, event);
+    switch (state) {
       case Answer::State::kOpen:
         return;
       case Answer::State::kStopped:
@@ -230,25 +218,36 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       case Answer::State::kFinished:
         note_finished(*generation, now);
         metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", to_string(answer.finish())}});
+        generation->story->ended = to_string(answer.finish());
         return remove(generation->id);
       case Answer::State::kFailed:
+        // A replica that is ending, or leaving and got the request too late; another may take it.
+        if (answer.error()->code == Code::kUnavailable)
+          return move(generation->id,
+                      fmt::format("Replica {}: {}", generation->replica, answer.error()->message));
         return fail(generation->id, api_error(*answer.error()));
     }
   }
 
   void note_tokens(Generation& generation, const wire::TokenEvent& event, TimePoint now) {
-    if (!generation.answer->started()) {
+    if (!generation.started()) {
+      generation.story->first_token_seconds = seconds(now - generation.received);
       metrics.observe(Metric::kTimeToFirstToken, seconds(now - generation.received));
       metrics.observe(Metric::kQueueTime,
                       seconds(generation.submitted - generation.received) + event.queue_seconds());
-      generation.request.prompt.clear();  // no retry from here on
-      generation.request.prompt.shrink_to_fit();
     } else {
       for (int i = 0; i < event.tokens_size(); ++i)
         metrics.observe(Metric::kInterTokenLatency,
                         seconds(now - generation.last_token) / event.tokens_size());
     }
+    router.note_started(generation.id);
     generation.last_token = now;
+    generation.emitted.insert(generation.emitted.end(), event.tokens().begin(), event.tokens().end());
+  }
+
+  void note_report(Generation& generation, const wire::TokenEvent& event) {
+    generation.story->answer_tokens = generation.answer->usage().completion_tokens;
+    if (event.has_kv()) generation.story->report = event.kv();
   }
 
   void note_finished(const Generation& generation, TimePoint now) {
@@ -264,6 +263,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     metrics.add(Metric::kClientDisconnects);
     metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", "cancelled"}});
     cancel(*found->second);
+    if (const auto& story = found->second->story) story->ended = "cancelled";
     remove(id);
   }
 
@@ -271,7 +271,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     const Replica* replica = membership.find(generation.replica);
     if (!replica || !replica->leader) return;
     wire::Cancel message;
-    message.set_request_id(generation.id);
+    message.set_request_id(generation.wire_id());
     const Status sent = replica->leader->send(MessageType::kCancel, message.SerializeAsString());
     if (!sent.ok()) spdlog::warn("cancel of request {}: {}", generation.id, sent.error().message);
   }
@@ -281,15 +281,30 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     for (const auto& [id, generation] : active)
       if (generation->replica == replica) lost.push_back(id);
     for (const uint64_t id : lost) {
-      Generation& generation = *active.at(id);
-      cancel(generation);  // its leader may still be there
-      membership.note_ended(std::exchange(generation.replica, -1));
-      if (!generation.answer->started() && !generation.resubmitted) {
-        generation.resubmitted = true;
-        submit(id, replica);
-      } else {
-        fail(id, api_error(503, fmt::format("The replica was lost while answering: {}.", reason)));
-      }
+      const auto found = active.find(id);
+      if (found != active.end() && found->second->replica == replica)
+        move(id, fmt::format("Replica {} was lost: {}", replica, reason));
+    }
+  }
+
+  // Away from its replica: to another one, or to its end.
+  void move(uint64_t id, const std::string& reason) {
+    Generation& generation = *active.at(id);
+    const int lost = generation.replica;
+    const bool started = generation.started();
+    cancel(generation);  // its leader may still be there
+    membership.note_ended(std::exchange(generation.replica, -1));
+    router.note_started(id);
+    if (std::exchange(started ? generation.continued : generation.resubmitted, true)) {
+      fail(id, api_error(503, fmt::format("{}; the request had been moved once already.", reason)));
+    } else {
+      ++generation.attempt;
+      generation.answer->move();
+      submit(id, lost, reason);
+    }
+    if (started) {
+      const bool goes_on = active.count(id) > 0;
+      metrics.add(Metric::kContinuedRequests, 1, {{"outcome", goes_on ? "continued" : "ended"}});
     }
   }
 
@@ -298,6 +313,8 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     if (error.retry_after_seconds > 0) error.retry_after_seconds = admission.retry_after_seconds();
     if (error.status >= 500) metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", "error"}});
     if (generation->answer) {
+      generation->story->ended = error.message;
+      generation->story->failed = true;
       generation->answer->fail(error);
     } else {
       generation->exchange->respond(error_http(error));
@@ -307,6 +324,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
 
   void remove(uint64_t id) {
     const auto node = active.extract(id);
+    router.note_started(id);
     membership.note_ended(node.mapped()->replica);
     tell_when_idle();
   }
@@ -318,6 +336,8 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
   asio::io_context& io;
   const ServedModel& model;
   Membership& membership;
+  Router& router;
+  Explainer& explainer;
   Admission& admission;
   WorkPool& pool;
   monitoring::Metrics& metrics;
@@ -325,14 +345,11 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
   const uint64_t id_prefix = random_bits();
   // Of no use to a former coordinator's requests, should a worker still answer them.
   uint64_t next_id = random_bits() >> 16;
-  int last_replica = -1;
   bool draining = false;
   std::function<void()> idle;
 };
 
-Generations::Generations(asio::io_context& io, const ServedModel& model, Membership& membership,
-                         Admission& admission, WorkPool& pool, monitoring::Metrics& metrics)
-    : impl_(std::make_shared<Impl>(io, model, membership, admission, pool, metrics)) {}
+Generations::Generations(Parts parts) : impl_(std::make_shared<Impl>(parts)) {}
 
 Generations::~Generations() = default;
 

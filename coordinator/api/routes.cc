@@ -6,12 +6,13 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/json.hpp>
-#include <charconv>
 
 #include "base/version.h"
 #include "coordinator/api/api_error.h"
+#include "coordinator/api/explainer.h"
 #include "coordinator/api/generations.h"
 #include "coordinator/api/metrics_page.h"
+#include "coordinator/api/percent.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/membership/membership.h"
@@ -32,6 +33,7 @@ enum class Action {
   kHealth,
   kReady,
   kMetrics,
+  kExplain,
   kVersion
 };
 
@@ -53,6 +55,7 @@ constexpr std::array kRoutes = {
     Route{"/health", "GET", Action::kHealth, "/health", true},
     Route{"/ready", "GET", Action::kReady, "/ready", true},
     Route{"/metrics", "GET", Action::kMetrics, "/metrics"},
+    Route{"/v1/kv/explain", "GET", Action::kExplain, "/v1/kv/explain"},
     Route{"/version", "GET", Action::kVersion, "/version"},
 };
 
@@ -67,23 +70,6 @@ const Route* find_route(std::string_view path) {
       return &route;
   }
   return nullptr;
-}
-
-// RFC 3986, section 2.1; what is no escape stays as it is. Clients escape the '/' of names like org/model.
-std::string percent_decoded(std::string_view text) {
-  std::string decoded;
-  for (size_t i = 0; i < text.size(); ++i) {
-    unsigned char byte = 0;
-    const std::string_view digits = text.substr(i, 3).substr(1);
-    if (text[i] == '%' && digits.size() == 2 &&
-        std::from_chars(digits.begin(), digits.end(), byte, 16).ptr == digits.end()) {
-      decoded += static_cast<char>(byte);
-      i += 2;
-    } else {
-      decoded += text[i];
-    }
-  }
-  return decoded;
 }
 
 std::string allowed(const Route& route) {
@@ -158,6 +144,8 @@ void Routes::handle(ExchangePtr exchange) {
       return exchange->respond(ready());
     case Action::kMetrics:
       return parts_.metrics_page.serve(std::move(exchange));
+    case Action::kExplain:
+      return exchange->respond(parts_.explainer.explain(exchange->request().query, tenant));
     case Action::kVersion:
       return exchange->respond(json_response({{"version", kVersion}}));
   }

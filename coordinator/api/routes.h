@@ -13,6 +13,7 @@ class io_context;
 
 namespace lowkey::coordinator {
 
+class Explainer;
 class Generations;
 class Membership;
 class MetricsPage;
@@ -26,6 +27,7 @@ class Routes final : public HttpHandler {
     const ServedModel& model;
     Membership& membership;
     Generations& generations;
+    const Explainer& explainer;
     MetricsPage& metrics_page;
     WorkPool& pool;
   };

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -60,8 +61,10 @@ HttpRequest make_request(const http::request_header<>& header) {
   const auto method = header.method_string();
   request.method = header.method() == http::verb::head ? "GET" : std::string(method.data(), method.size());
   const auto target = header.target();
-  const std::string_view path(target.data(), target.size());
-  request.path = std::string(path.substr(0, path.find_first_of("?#")));
+  const std::string_view whole(target.data(), target.size());
+  const std::string_view asked = whole.substr(0, whole.find('#'));
+  request.path = std::string(asked.substr(0, asked.find('?')));
+  request.query = std::string(asked.substr(std::min(request.path.size() + 1, asked.size())));
   const auto authorization = header[http::field::authorization];
   request.authorization = std::string(authorization.data(), authorization.size());
   return request;

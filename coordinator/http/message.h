@@ -11,6 +11,7 @@ namespace lowkey::coordinator {
 struct HttpRequest {
   std::string method;         // "GET", "POST", ...; HEAD arrives as GET (the server leaves the body out)
   std::string path;           // without the query, as sent
+  std::string query;          // behind the '?', as sent
   std::string authorization;  // value of the header; may be empty
   std::string body;           // empty while the request is only being screened
 

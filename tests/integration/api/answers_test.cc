@@ -28,7 +28,8 @@ TEST_F(Answers, Completion) {
   EXPECT_TRUE(choice.at("logprobs").is_null());
   EXPECT_EQ(
       json::serialize(body.at("usage")),
-      R"({"prompt_tokens":3,"completion_tokens":4,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":1}})");
+      R"({"prompt_tokens":3,"completion_tokens":4,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":1,)"
+      R"("cached_tokens_by_tier":{"device":1,"host":0,"disk":0}}})");
 }
 
 TEST_F(Answers, ModelDefaultsApplyWhereTheRequestIsSilent) {

@@ -37,6 +37,10 @@ class ScriptedLeader {
     size_t hold_after = SIZE_MAX;         // tokens after which an answer waits for release()
     bool answer_metrics = true;
     std::optional<Error> error;  // instead of an answer, after `hold_after` tokens
+    wire::KvReport kv;           // with the first and the last event, where it is set
+    uint32_t cached_store = 0;   // of cached_tokens
+    uint32_t cached_disk = 0;    // of those
+    wire::ReplicaState state;    // the rest of its reports: cache identity, rates, queue
   };
 
   ScriptedLeader(const std::shared_ptr<transport::LoopbackNetwork>& network, const std::string& coordinator,
@@ -62,8 +66,8 @@ class ScriptedLeader {
   }
   ~ScriptedLeader() { stop(); }
 
-  // Leaves the network. What is still queued for it may belong to others and the other way round: flush() both
-  // sides before either goes.
+  // Leaves the network. What is still queued for it may belong to others and the other way round: flush()
+  // both sides before either goes.
   void stop() {
     if (!thread_.joinable()) return;
     boost::asio::post(io_, [this] {
@@ -96,12 +100,26 @@ class ScriptedLeader {
     });
   }
 
+  // Pages that its device has gained; `sequence` 0: the one that is due.
+  void send_pages(const std::vector<Hash128>& pages, bool reset = false, uint64_t sequence = 0) {
+    boost::asio::post(io_, [this, pages, reset, sequence] {
+      wire::PrefixEvents events;
+      events.set_sequence(sequence > 0 ? (prefix_sequence_ = sequence) : ++prefix_sequence_);
+      events.set_reset(reset);
+      events.set_added(pages.data(), pages.size() * sizeof(Hash128));
+      (void)connection_->send(transport::MessageType::kPrefixEvents, events.SerializeAsString());
+    });
+  }
+
   // What has arrived. wait_* are false when patience ran out.
   bool wait_submits(size_t n) {
     return wait([this, n] { return submits_.size() >= n; });
   }
   bool wait_cancels(size_t n) {
     return wait([this, n] { return cancels_ >= n; });
+  }
+  bool wait_resyncs(size_t n) {
+    return wait([this, n] { return resyncs_ >= n; });
   }
   bool wait_drained() {
     return wait([this] { return drained_; });
@@ -127,9 +145,12 @@ class ScriptedLeader {
         Sequence sequence;
         sequence.submit.ParseFromArray(body.data(), static_cast<int>(body.size()));
         note([&] { submits_.push_back(sequence.submit); });
+        sequence.sent = sequence.submit.emitted_size();
         answer(sequence.submit.request_id(), sequence);
         return;
       }
+      case transport::MessageType::kPrefixResync:
+        return note([&] { ++resyncs_; });
       case transport::MessageType::kCancel: {
         wire::Cancel cancel;
         cancel.ParseFromArray(body.data(), static_cast<int>(body.size()));
@@ -165,8 +186,15 @@ class ScriptedLeader {
           entry.set_logprob(-0.5f - static_cast<float>(i));
         }
       }
-      if (sequence.sent == 0) event.set_cached_tokens(1);
+      const bool first = sequence.sent == static_cast<size_t>(sequence.submit.emitted_size());
+      if (first) {
+        event.set_cached_tokens(1 + script_.cached_store);
+        event.set_cached_tokens_store(script_.cached_store);
+        event.set_cached_tokens_disk(script_.cached_disk);
+      }
       if (++sequence.sent == sampling.max_tokens()) event.set_finish(wire::FINISH_LENGTH);
+      if (script_.kv.levels() > 0 && (first || event.finish() != wire::FINISH_NONE))
+        *event.mutable_kv() = script_.kv;
       send(events);
     }
     if (sequence.sent == sampling.max_tokens()) return;
@@ -187,7 +215,7 @@ class ScriptedLeader {
       (void)connection_->send(transport::MessageType::kTokenEvents, events.SerializeAsString());
   }
   void send_state() {
-    wire::ReplicaState state;
+    wire::ReplicaState state = script_.state;
     state.set_ready(script_.ready);
     state.set_not_ready_reason(reason_);
     state.set_max_sequence_tokens(script_.max_sequence_tokens);
@@ -228,6 +256,8 @@ class ScriptedLeader {
   std::condition_variable changed_;
   std::vector<wire::Submit> submits_;
   size_t cancels_ = 0;
+  size_t resyncs_ = 0;
+  uint64_t prefix_sequence_ = 0;
   bool drained_ = false;
   std::thread thread_;
 };

@@ -14,7 +14,11 @@ AnswerIdentity identity(Endpoint endpoint) {
   return {
       .endpoint = endpoint, .id = "x-1", .created = 1700000000, .model = "m", .system_fingerprint = "fp_0"};
 }
-constexpr Usage kUsage{.prompt_tokens = 5, .completion_tokens = 2, .cached_tokens = 4};
+constexpr Usage kUsage{
+    .prompt_tokens = 5, .completion_tokens = 2, .cached_tokens = 4, .cached_host = 2, .cached_disk = 1};
+
+constexpr CacheUse kFine{.levels = 3, .lowest_levels_read = 3};
+constexpr CacheUse kCoarse{.levels = 3, .lowest_levels_read = 1, .coarse_tokens = 2};
 
 std::vector<TokenDetail> two_tokens() {
   return {{.token = {" a", -0.25f}, .top = {{" a", -0.25f}, {" b", -1.5f}}, .text_offset = 0},
@@ -23,20 +27,36 @@ std::vector<TokenDetail> two_tokens() {
 
 TEST(AnswerJson, Completion) {
   EXPECT_EQ(
-      whole_answer(identity(Endpoint::kCompletions), "hé\"", nullptr, Finish::kLength, kUsage),
+      whole_answer(identity(Endpoint::kCompletions), "hé\"", nullptr, Finish::kLength, kUsage, kFine),
       R"({"id":"x-1","object":"text_completion","created":1700000000,"model":"m","system_fingerprint":"fp_0",)"
       R"("choices":[{"index":0,"text":"hé\"","logprobs":null,"finish_reason":"length"}],)"
       R"("usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,)"
-      R"("prompt_tokens_details":{"cached_tokens":4}}})");
+      R"("prompt_tokens_details":{"cached_tokens":4,)"
+      R"("cached_tokens_by_tier":{"device":1,"host":2,"disk":1}}}})");
 }
 
 TEST(AnswerJson, Chat) {
   EXPECT_EQ(
-      whole_answer(identity(Endpoint::kChat), "hi", nullptr, Finish::kStop, kUsage),
+      whole_answer(identity(Endpoint::kChat), "hi", nullptr, Finish::kStop, kUsage, kFine),
       R"({"id":"x-1","object":"chat.completion","created":1700000000,"model":"m","system_fingerprint":"fp_0",)"
       R"("choices":[{"index":0,"message":{"role":"assistant","content":"hi","refusal":null},"logprobs":null,)"
       R"("finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,)"
-      R"("prompt_tokens_details":{"cached_tokens":4}}})");
+      R"("prompt_tokens_details":{"cached_tokens":4,)"
+      R"("cached_tokens_by_tier":{"device":1,"host":2,"disk":1}}}})");
+}
+
+TEST(AnswerJson, AnAnswerReadCoarseSaysSo) {
+  const std::string kv = R"("kv":{"levels":3,"lowest_levels_read":1,"coarse_tokens":2}})";
+  const auto ends_so = [&](const std::string& text) { return text.find(kv) != std::string::npos; };
+  const auto chat = identity(Endpoint::kChat);
+  EXPECT_TRUE(ends_so(whole_answer(chat, "a", nullptr, Finish::kStop, kUsage, kCoarse)));
+  EXPECT_TRUE(ends_so(text_event(chat, "a", nullptr, Finish::kStop, true, &kCoarse)));
+  const CacheUse rounded{.levels = 3, .lowest_levels_read = 3, .coarse_tokens = 1};  // a lossy spill format
+  EXPECT_NE(whole_answer(chat, "a", nullptr, Finish::kStop, kUsage, rounded).find("\"kv\""),
+            std::string::npos);
+  for (const CacheUse& fine : {kFine, CacheUse{}})
+    EXPECT_EQ(whole_answer(chat, "a", nullptr, Finish::kStop, kUsage, fine).find("\"kv\""),
+              std::string::npos);
 }
 
 TEST(AnswerJson, Events) {
@@ -46,17 +66,18 @@ TEST(AnswerJson, Events) {
   EXPECT_EQ(role_event(chat, false),
             head + R"("choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,)" +
                 "\"finish_reason\":null}]}\n\n");
-  EXPECT_EQ(text_event(chat, "hi", nullptr, Finish::kNone, true),
+  EXPECT_EQ(text_event(chat, "hi", nullptr, Finish::kNone, true, nullptr),
             head +
                 R"("choices":[{"index":0,"delta":{"content":"hi"},"logprobs":null,"finish_reason":null}],)" +
                 "\"usage\":null}\n\n");
-  EXPECT_EQ(text_event(chat, "", nullptr, Finish::kStop, false),
+  EXPECT_EQ(text_event(chat, "", nullptr, Finish::kStop, false, nullptr),
             head + R"("choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]})" + "\n\n");
   EXPECT_EQ(usage_event(chat, kUsage),
             head + R"("choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,)" +
-                R"("total_tokens":7,"prompt_tokens_details":{"cached_tokens":4}}})" + "\n\n");
+                R"("total_tokens":7,"prompt_tokens_details":{"cached_tokens":4,)" +
+                R"("cached_tokens_by_tier":{"device":1,"host":2,"disk":1}}}})" + "\n\n");
   EXPECT_EQ(
-      text_event(identity(Endpoint::kCompletions), "hi", nullptr, Finish::kNone, false),
+      text_event(identity(Endpoint::kCompletions), "hi", nullptr, Finish::kNone, false, nullptr),
       R"(data: {"id":"x-1","object":"text_completion","created":1700000000,"model":"m",)"
       R"("system_fingerprint":"fp_0","choices":[{"index":0,"text":"hi","logprobs":null,"finish_reason":null}]})"
       "\n\n");
@@ -65,7 +86,8 @@ TEST(AnswerJson, Events) {
 
 TEST(AnswerJson, LogprobsOfChat) {
   const auto details = two_tokens();
-  const std::string answer = whole_answer(identity(Endpoint::kChat), " a", &details, Finish::kStop, kUsage);
+  const std::string answer =
+      whole_answer(identity(Endpoint::kChat), " a", &details, Finish::kStop, kUsage, kFine);
   EXPECT_NE(
       answer.find(R"("logprobs":{"content":[{"token":" a","logprob":-2.5E-1,"bytes":[32,97],"top_logprobs":[)"
                   R"({"token":" a","logprob":-2.5E-1,"bytes":[32,97]},)"
@@ -79,7 +101,7 @@ TEST(AnswerJson, LogprobsOfChat) {
 TEST(AnswerJson, LogprobsOfCompletions) {
   const auto details = two_tokens();
   const std::string answer =
-      whole_answer(identity(Endpoint::kCompletions), " a", &details, Finish::kStop, kUsage);
+      whole_answer(identity(Endpoint::kCompletions), " a", &details, Finish::kStop, kUsage, kFine);
   EXPECT_NE(
       answer.find(
           R"("logprobs":{"tokens":[" a","bytes:\\xe2\\x82"],"token_logprobs":[-2.5E-1,-5E-1],)"
@@ -91,7 +113,7 @@ TEST(AnswerJson, LogprobsOfCompletions) {
 TEST(AnswerJson, ImpossibleTokensAreFinite) {
   const std::vector<TokenDetail> details = {{.token = {"a", -std::numeric_limits<float>::infinity()}}};
   const std::string answer =
-      whole_answer(identity(Endpoint::kCompletions), "a", &details, Finish::kStop, kUsage);
+      whole_answer(identity(Endpoint::kCompletions), "a", &details, Finish::kStop, kUsage, kFine);
   EXPECT_NE(answer.find(R"("token_logprobs":[-9.999E3])"), std::string::npos) << answer;
 }
 

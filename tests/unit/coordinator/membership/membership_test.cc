@@ -5,7 +5,6 @@
 #include <array>
 #include <sstream>
 
-#include "coordinator/routing/least_loaded.h"
 #include "monitoring/metrics.h"
 #include "transport/wire/lowkey.pb.h"
 
@@ -200,25 +199,6 @@ TEST_F(MembershipTest, ComesBackAndIsReadopted) {
   const Seat seat = *membership.on_join(1);
   up(Role::kWorker, seat.first_rank, seat.replica, 0);
   EXPECT_EQ(count("lowkey_membership_events_total", "event=\"readopted\""), 2);
-}
-
-TEST_F(MembershipTest, LeastLoaded) {
-  const auto& replicas = membership.replicas();
-  EXPECT_EQ(least_loaded(replicas, 1, -1), -1);
-  const auto leaders = std::array{leader(0), leader(1), leader(2, 50)};
-  EXPECT_EQ(least_loaded(replicas, 1, -1), 0);
-  EXPECT_EQ(least_loaded(replicas, 1, 0), 1);  // equals take turns
-  EXPECT_EQ(least_loaded(replicas, 1, 2), 0);
-  membership.note_submitted(0);
-  membership.note_submitted(0);
-  membership.note_submitted(1);
-  EXPECT_EQ(least_loaded(replicas, 1, 0), 2);
-  EXPECT_EQ(least_loaded(replicas, 51, 0), 1);  // too long for replica 2
-  EXPECT_EQ(least_loaded(replicas, 51, 0, 1), 0);
-  EXPECT_EQ(least_loaded(replicas, 101, 0), -1);
-  membership.note_submitted(1);
-  state(leaders[0], true, 100, 5);
-  EXPECT_EQ(least_loaded(replicas, 51, 1), 1);  // ours are equal: its own report decides
 }
 
 }  // namespace
