@@ -28,7 +28,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bench import oracle  # noqa: E402
 from bench.report import Report, machine, median, ratio, samples  # noqa: E402
-from support.cluster import ROOT, Cluster, binary, sse, wait_until  # noqa: E402
+from support.cluster import DEMO_MODEL, ROOT, Cluster, binary, sse, wait_until  # noqa: E402
 from support.series import total  # noqa: E402
 
 MINUTES = 12
@@ -183,13 +183,13 @@ def spill(report, clock):
 # ---- preemption ----------------------------------------------------------------------------------------------
 
 def preempting_run(stores):
-    """Prompts of the length of Azure's conversation trace (1,155), and room for those of five requests with little of their
-    answers: 39 pages each at their start, 49 at their end, and two pages of 720 KiB in every 2 MiB."""
-    flags = ["--tp", 1, "--replicas", 1, "--stores", stores, "--threads", 2, "--pressure", "preempt", "--kv-bytes", "200MiB",
-             "--host-bytes", "1GiB"]
-    with Cluster(random_model("135M"), ranks=2 + stores, flags=flags) as cluster:
-        done = load(cluster, "--concurrency", 8, "--requests", 12, "--prompt-tokens", "uniform:1055,1255", "--output-tokens",
-                    "uniform:300,400", seconds=240)
+    """Demo model, sixteen clients, and room for the prompts of five, 24 pages each with the next page and the incomplete one,
+    but not for their answers, nine pages more: 21 pages of 96 KiB in every 2 MiB."""
+    flags = ["--tp", 1, "--replicas", 1, "--stores", stores, "--threads", 2, "--pressure", "preempt", "--kv-bytes", "12MiB",
+             "--host-bytes", "256MiB"]
+    with Cluster(DEMO_MODEL, ranks=2 + stores, flags=flags) as cluster:
+        done = load(cluster, "--concurrency", 16, "--requests", 80, "--prompt-tokens", "uniform:640,680", "--output-tokens",
+                    "uniform:270,300", seconds=240)
         page = cluster.metrics()
     again = {cause: total(page, "lowkey_recomputed_tokens_total", cause=cause)
              for cause in ("preemption", "retry", "restore_miss")}
