@@ -44,6 +44,35 @@ uint64_t host_memory_limit_bytes() {
   return limit;
 }
 
+namespace {
+
+// The number behind `key` in a file of lines "key number ..."; 0 when it is not there.
+uint64_t number_in(const std::filesystem::path& path, const std::string& key) {
+  std::ifstream file(path);
+  std::string word;
+  for (uint64_t number = 0; file >> word; file.ignore(std::numeric_limits<std::streamsize>::max(), '\n')) {
+    if (word == key && file >> number) return number;
+  }
+  return 0;
+}
+
+}  // namespace
+
+uint64_t host_memory_available_bytes() {
+  uint64_t available = number_in("/proc/meminfo", "MemAvailable:") * 1024;
+  if (available == 0) available = host_memory_limit_bytes();
+  for_each_cgroup([&](const std::filesystem::path& folder) {
+    std::ifstream max_file(folder / "memory.max"), current_file(folder / "memory.current");
+    uint64_t max = 0, current = 0;
+    if (!(max_file >> max) || !(current_file >> current)) return;
+    const uint64_t reclaimable =
+        number_in(folder / "memory.stat", "inactive_file") + number_in(folder / "memory.stat", "active_file");
+    const uint64_t used = current - std::min(current, reclaimable);
+    available = std::min(available, max - std::min(max, used));
+  });
+  return available;
+}
+
 int usable_cores() {
   cpu_set_t mask;
   CPU_ZERO(&mask);

@@ -6,6 +6,8 @@
 namespace lowkey {
 
 uint64_t host_memory_limit_bytes();
+// What is left of it now, clean file pages included: they give way.
+uint64_t host_memory_available_bytes();
 int usable_cores();  // affinity mask and cgroup quota respected, at least 1
 
 }  // namespace lowkey

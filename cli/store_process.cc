@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <csignal>
 
+#include "base/bytes.h"
 #include "base/log.h"
 #include "cli/cluster_member.h"
 #include "cli/processes.h"
@@ -15,10 +17,52 @@ using transport::ConnectionPtr;
 using transport::MessageType;
 using transport::Role;
 
+namespace {
+
+// Pages that were stored last are not yet on disk when the cluster ends: they get this long.
+constexpr Duration kDiskFlush = std::chrono::seconds(2);
+
+Result<kvstore::StoreService::Options> store_options(const Job& job) {
+  kvstore::StoreService::Options options{.host_bytes = job.share.host_bytes};
+  if (job.config.disk.empty()) return options;
+  const uint64_t capacity = job.config.disk_bytes / std::max(1, job.share.stores);
+  if (capacity < kMiB) {
+    return Error{
+        Code::kUsage,
+        fmt::format("--disk-bytes: {} for {} store(s) of this host is too little for --disk, expected at "
+                    "least 1 MiB each",
+                    format_bytes(job.config.disk_bytes), job.share.stores),
+        "disk-bytes"};
+  }
+  const std::vector<int> stores = job.ranks_of(Role::kStore);
+  const auto number = std::find(stores.begin(), stores.end(), job.rank()) - stores.begin();
+  spdlog::info("disk tier: {}/store-{}, {}", job.config.disk, number, format_bytes(capacity));
+  options.disk = kvstore::DiskTier::Options{
+      .log = {.folder = job.config.disk, .number = static_cast<int>(number), .capacity = capacity}};
+  return options;
+}
+
+Status make_service(const Job& job, boost::asio::io_context& io, transport::DataPlane& data,
+                    monitoring::Metrics& metrics, std::shared_ptr<kvstore::StoreService>& service) {
+  LOWKEY_ASSIGN(options, store_options(job));
+  LOWKEY_ASSIGN(made, kvstore::StoreService::make(io, data, metrics, options));
+  service = std::move(made);
+  return {};
+}
+
+void flush(kvstore::StoreService& service, boost::asio::io_context& io) {
+  const Deadline deadline = Deadline::in(kDiskFlush);
+  io.restart();
+  while (!service.disk_idle() && !deadline.passed()) io.run_one_for(std::chrono::milliseconds(50));
+}
+
+}  // namespace
+
 Ending run_store(const Job& job) {
   std::signal(SIGTERM,
               SIG_IGN);  // the coordinator drains and then ends the cluster; a store outlives its readers
   std::signal(SIGINT, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit of file sizes is a full disk, not the end of the store
   boost::asio::io_context io(1);
   monitoring::Metrics metrics({{"role", "store"}, {"rank", std::to_string(job.rank())}});
   transport::MetricsReporter reporter(metrics);
@@ -27,15 +71,18 @@ Ending run_store(const Job& job) {
 
   transport::ControlHandlers handlers;
   handlers.on_up = [&](const ConnectionPtr& peer) {
-    if (peer->peer().role == Role::kWorker) service->on_up(peer);
+    service->on_up(peer);
     if (peer->peer().role == Role::kCoordinator) reporter.set_ready();
   };
   handlers.on_message = [&](const ConnectionPtr& peer, MessageType type, std::string_view body) {
-    if (peer->peer().role == Role::kWorker) return service->on_message(peer, type, body);
-    if (type == MessageType::kMetricsRequest) (void)reporter.answer(*peer, body);
+    if (type != MessageType::kMetricsRequest || peer->peer().role != Role::kCoordinator) {
+      return service->on_message(peer, type, body);
+    }
+    service->measure();
+    (void)reporter.answer(*peer, body);
   };
   handlers.on_down = [&](const ConnectionPtr& peer, const Error& error) {
-    if (peer->peer().role == Role::kWorker) service->on_down(peer);
+    service->on_down(peer);
     if (peer->peer().role != Role::kCoordinator) return;
     ending.orderly = error.code == Code::kCancelled;
     if (!ending.orderly)
@@ -52,15 +99,9 @@ Ending run_store(const Job& job) {
   if (auto agreed = job.agree({}, "loading the model"); !agreed.ok()) return {agreed, true};
   auto transport = transport::make_ucx_transport(io, job.control_options({}), member.wrap(handlers));
   Status started = transport.ok() ? Status() : Status(transport.error());
-  if (started.ok()) {
-    auto made =
-        kvstore::StoreService::make(io, *transport->data, metrics, {.host_bytes = job.share.host_bytes});
-    if (made.ok())
-      service = *made;
-    else
-      started = made.error();
-  }
+  if (started.ok()) started = make_service(job, io, *transport->data, metrics, service);
   if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
+  service->adopt_folders();  // all stores of the job have opened theirs
   member.attach(*transport->control);
   reporter.attach(*transport->control);
   if (auto met = job.meet(transport->control->address(), io, *transport->control, &member); !met.ok()) {
@@ -68,6 +109,7 @@ Ending run_store(const Job& job) {
   }
   auto idle = boost::asio::make_work_guard(io);
   io.run();
+  flush(*service, io);
   if (ending.orderly) ending.orderly = !member.coordinator_was_lost() && job.part().ok();
   return ending;
 }

@@ -290,7 +290,7 @@ std::optional<StoreIndex::Found> StoreIndex::lease(Owner owner, const Hash128& i
   leases_.emplace(lease, Lease{known->second, owner, expires});
   if (owner != kStoreItself) lease_expiry_.emplace(expires, lease);
   ++leases_by_owner_[owner];
-  return Found{.lease = lease, .header = page.header, .slabs = page.slabs};
+  return Found{.lease = lease, .expires = expires, .header = page.header, .slabs = page.slabs};
 }
 
 void StoreIndex::touch(std::span<const Hash128> identities) {

@@ -102,6 +102,7 @@ class StoreIndex {
   };
   struct Found {
     uint64_t lease = 0;
+    TimePoint expires;
     size_t index = 0;  // in the lookup
     kernels::PageHeader header;
     Slabs slabs;
@@ -144,7 +145,7 @@ class StoreIndex {
   std::optional<TimePoint> next_expiry() const;  // empty: nothing can expire
 
   bool contains(const Hash128& identity) const { return present(identity) != 0; }
-  size_t num_leases() const { return leases_.size(); }
+  size_t num_leases() const { return lease_expiry_.size(); }  // of others than the store itself
   StoreLedger ledger() const;
   const StoreCounters& counters() const { return counters_; }
   void for_each(const std::function<void(const kernels::PageHeader&)>& visit) const;  // committed, findable

@@ -1,9 +1,11 @@
 #include "kvstore/service/store_service.h"
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 
 #include <algorithm>
 
+#include "base/host_memory.h"
 #include "base/log.h"
 #include "kvstore/service/page_io.h"
 #include "monitoring/metrics.h"
@@ -48,25 +50,83 @@ Result<std::shared_ptr<StoreService>> StoreService::make(boost::asio::io_context
                                                          transport::DataPlane& data,
                                                          monitoring::Metrics& metrics,
                                                          const Options& options) {
+  LOWKEY_TRY(check_memory(options.host_bytes, host_memory_available_bytes()));
+  const NumaInterleave interleave;
   LOWKEY_ASSIGN(pool, data.allocate(options.host_bytes));
-  return std::shared_ptr<StoreService>(
+  std::shared_ptr<StoreService> service(
       new StoreService(io, std::move(pool), data.address(), metrics, options));
+  LOWKEY_TRY(service->start_disk());
+  service->settle();
+  return service;
 }
 
 StoreService::StoreService(boost::asio::io_context& io, std::shared_ptr<transport::MemoryPool> pool,
                            std::string data_address, monitoring::Metrics& metrics, const Options& options)
-    : options_(options),
+    : io_(io),
+      options_(options),
       pool_(std::move(pool)),
       data_address_(std::move(data_address)),
       metrics_(metrics),
+      residency_(pool_->bytes()),
+      announcer_(io, metrics, options.announce_delay, options.announce_retry),
       index_({.capacity = pool_->bytes().size(),
               .reservation_ttl = options.reservation_ttl,
-              .lease_ttl = options.lease_ttl}),
+              .lease_ttl = options.lease_ttl,
+              .on_change = [this](const auto& header, bool held) { on_index_change(header, held); }}),
       timer_(io) {
+  residency_.measure_all();
+  metrics_.set(Metric::kStorePoolBytes, static_cast<double>(pool_->bytes().size()), {{"kind", "requested"}});
+  measure();
+}
+
+Status StoreService::start_disk() {
+  if (!options_.disk) return {};
+  LOWKEY_ASSIGN(
+      disk, DiskTier::open(
+                *options_.disk, [&io = io_](std::function<void()> f) { boost::asio::post(io, std::move(f)); },
+                [weak = weak_from_this()](const std::vector<DiskChange>& changes) {
+                  if (const auto self = weak.lock()) self->on_disk_change(changes);
+                }));
+  disk_ = std::move(disk);
+  const auto on_progress = [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->settle();
+  };
+  writer_ = std::make_shared<DiskWriter>(index_, pool_->bytes(), *disk_, metrics_, on_progress);
+  tiered_ = std::make_shared<TieredLookup>(io_, index_, pool_->bytes(), *disk_, metrics_, options_.tiered,
+                                           on_progress);
+  return {};
+}
+
+void StoreService::on_index_change(const kernels::PageHeader& header, bool held) {
+  if (header.rank == 0) announcer_.changed(header.identity, PrefixAnnouncer::kMemory, held);
+  if (held && writer_) writer_->committed(header.identity);
+}
+
+void StoreService::on_disk_change(const std::vector<DiskChange>& changes) {
+  for (const DiskChange& change : changes) {
+    if (change.rank == 0) announcer_.changed(change.identity, PrefixAnnouncer::kDisk, change.held);
+  }
   settle();
 }
 
+void StoreService::adopt_folders() {
+  if (disk_) disk_->adopt();
+}
+
+bool StoreService::disk_idle() const {
+  return !writer_ || writer_->idle();
+}
+
+void StoreService::measure() {
+  metrics_.set(Metric::kStorePoolBytes, static_cast<double>(residency_.measure()), {{"kind", "resident"}});
+}
+
+std::optional<DiskStats> StoreService::disk_stats() const {
+  return disk_ ? std::optional(disk_->stats()) : std::nullopt;
+}
+
 void StoreService::on_up(const ConnectionPtr& peer) {
+  if (peer->peer().role == transport::Role::kCoordinator) return announcer_.connect(peer);
   if (peer->peer().role != transport::Role::kWorker) return;
   const auto milliseconds = [](Duration d) {
     return static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(d).count());
@@ -89,11 +149,17 @@ void StoreService::on_message(const ConnectionPtr& peer, MessageType type, std::
 }
 
 void StoreService::on_down(const ConnectionPtr& peer) {
+  if (peer->peer().role == transport::Role::kCoordinator) return announcer_.connect(nullptr);
+  if (tiered_) tiered_->drop_owner(peer->id());
   index_.drop_owner(peer->id());
   settle();
 }
 
 Status StoreService::handle(const ConnectionPtr& peer, MessageType type, std::string_view body) {
+  if (peer->peer().role == transport::Role::kCoordinator) {
+    if (type == MessageType::kPrefixResync) announcer_.resync();
+    return {};  // its other messages are the process's business
+  }
   switch (type) {
     case MessageType::kReserveRequest: {
       LOWKEY_ASSIGN(request, parse<wire::ReserveRequest>(body, "ReserveRequest"));
@@ -192,20 +258,31 @@ Status StoreService::lookup(const ConnectionPtr& peer, const wire::LookupRequest
       metrics_.observe(Metric::kEvictToReuse, seconds(*since));
     }
   }
-  wire::LookupReply reply;
-  reply.set_id(request.id());
-  for (const auto& found : index_.lookup(peer->id(), identities, request.slabs(), request.gaps(), now)) {
-    wire::FoundPage& page = *reply.add_pages();
-    page.set_lease(found.lease);
-    page.set_header(std::string(page_header_bytes(found.header)));
-    page.set_tier(1);
-    page.set_index(static_cast<uint32_t>(found.index));
-    for (const Slab& slab : found.slabs) {
-      page.add_offsets(slab.offset);
-      page.add_slab_bytes(slab.bytes);
+  const auto answer = [peer, id = request.id()](const std::vector<TieredLookup::Page>& pages) {
+    wire::LookupReply reply;
+    reply.set_id(id);
+    for (const auto& [found, tier] : pages) {
+      wire::FoundPage& page = *reply.add_pages();
+      page.set_lease(found.lease);
+      page.set_header(std::string(page_header_bytes(found.header)));
+      page.set_tier(tier);
+      page.set_index(static_cast<uint32_t>(found.index));
+      for (const Slab& slab : found.slabs) {
+        page.add_offsets(slab.offset);
+        page.add_slab_bytes(slab.bytes);
+      }
     }
+    send(peer, MessageType::kLookupReply, reply);
+  };
+  if (tiered_) {
+    tiered_->lookup(peer->id(), std::move(identities), request.slabs(), request.gaps(), answer);
+    return {};
   }
-  send(peer, MessageType::kLookupReply, reply);
+  std::vector<TieredLookup::Page> pages;
+  for (auto& found : index_.lookup(peer->id(), identities, request.slabs(), request.gaps(), now)) {
+    pages.push_back({std::move(found)});
+  }
+  answer(pages);
   return {};
 }
 
@@ -232,7 +309,24 @@ void StoreService::settle() {
                static_cast<double>(now.expired_reservations - counted_.expired_reservations),
                {{"what", "reservation"}});
   counted_ = now;
+  if (disk_) count_disk();
+  if (writer_) writer_->pump();
   arm();
+}
+
+void StoreService::count_disk() {
+  const DiskStats disk = disk_->stats();
+  const auto bytes = [&](const char* state, uint64_t value) {
+    metrics_.set(Metric::kKvBytes, static_cast<double>(value), {{"tier", "disk"}, {"state", state}});
+  };
+  bytes("capacity", disk.capacity);
+  bytes("used", disk.bytes);
+  bytes("free", disk.capacity - std::min(disk.bytes, disk.capacity));
+  metrics_.set(Metric::kKvPages, static_cast<double>(disk.pages), {{"tier", "disk"}, {"state", "used"}});
+  if (disk.torn > counted_torn_) {
+    metrics_.add(Metric::kDiskPages, static_cast<double>(disk.torn - counted_torn_), {{"outcome", "torn"}});
+    counted_torn_ = disk.torn;
+  }
 }
 
 void StoreService::arm() {

@@ -2,6 +2,9 @@
 // a StoreIndex over one pool that workers write and read one-sidedly; the store's CPU never touches the
 // slabs.
 //
+// With a disk tier, committed pages are written behind, and pages that are only on disk are read back before
+// the lookup that wants them is answered. The coordinator is told which pages there are.
+//
 // A peer that dies loses its reservations and leases at once; others expire by a timer that runs only while
 // there is something to expire. A malformed message closes its peer, with the reason. Thread rule: everything
 // on the io_context's single thread.
@@ -14,7 +17,12 @@
 
 #include "base/deadline.h"
 #include "base/result.h"
+#include "kvstore/service/disk_writer.h"
+#include "kvstore/service/pool_memory.h"
+#include "kvstore/service/prefix_announcer.h"
 #include "kvstore/service/store_index.h"
+#include "kvstore/service/tiered_lookup.h"
+#include "kvstore/tier/disk/disk_tier.h"
 #include "transport/control_plane.h"
 #include "transport/data_plane.h"
 
@@ -37,18 +45,27 @@ class StoreService : public std::enable_shared_from_this<StoreService> {
     uint64_t host_bytes = 0;  // of the pool, allocated and touched by make()
     Duration reservation_ttl = std::chrono::seconds(30);
     Duration lease_ttl = std::chrono::seconds(30);
+    std::optional<DiskTier::Options> disk;
+    TieredLookup::Options tiered;
+    Duration announce_delay = std::chrono::milliseconds(20);
+    Duration announce_retry = std::chrono::seconds(1);
   };
 
+  // One line says why not: the memory is not there, or the disk's folder cannot be used.
   static Result<std::shared_ptr<StoreService>> make(boost::asio::io_context& io, transport::DataPlane& data,
                                                     monitoring::Metrics& metrics, const Options& options);
 
-  // To be called from the ControlHandlers of the store's control plane. on_message() takes every message of a
-  // worker; those of the coordinator are not the store's business.
+  // To be called from the ControlHandlers of the store's control plane, for workers and the coordinator.
   void on_up(const transport::ConnectionPtr& peer);  // tells workers about the pool
   void on_message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
   void on_down(const transport::ConnectionPtr& peer);
 
+  void adopt_folders();    // once all stores of the job were made: DiskTier::adopt()
+  bool disk_idle() const;  // nothing waits to be written
+  void measure();          // brings metrics up to date that cost time: when they are asked for
+
   StoreLedger ledger() const { return index_.ledger(); }
+  std::optional<DiskStats> disk_stats() const;
 
  private:
   StoreService(boost::asio::io_context& io, std::shared_ptr<transport::MemoryPool> pool,
@@ -59,15 +76,26 @@ class StoreService : public std::enable_shared_from_this<StoreService> {
   Status commit(const transport::ConnectionPtr& peer, const wire::CommitRequest& request);
   Status lookup(const transport::ConnectionPtr& peer, const wire::LookupRequest& request);
   bool commit_page(uint64_t owner, uint64_t reservation, std::string_view header);
-  void settle();  // after every change: metrics and the expiry timer
+  Status start_disk();
+  void on_index_change(const kernels::PageHeader& header, bool held);
+  void on_disk_change(const std::vector<DiskChange>& changes);
+  void settle();  // after every change: metrics, the expiry timer and the disk's writer
+  void count_disk();
   void arm();
 
+  boost::asio::io_context& io_;
   const Options options_;
   const std::shared_ptr<transport::MemoryPool> pool_;
   const std::string data_address_;
   monitoring::Metrics& metrics_;
+  PoolResidency residency_;
+  PrefixAnnouncer announcer_;
   StoreIndex index_;
+  std::unique_ptr<DiskTier> disk_;  // null: none. Its thread works on the pool, so it goes first
+  std::shared_ptr<DiskWriter> writer_;
+  std::shared_ptr<TieredLookup> tiered_;
   StoreCounters counted_;  // what the metrics have seen so far
+  uint64_t counted_torn_ = 0;
   boost::asio::steady_timer timer_;
   std::optional<TimePoint> armed_;
 };

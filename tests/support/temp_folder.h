@@ -11,8 +11,8 @@ namespace lowkey::testing {
 
 class TempFolder {
  public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "lowkey-XXXXXX").string();
+  explicit TempFolder(const std::filesystem::path& where = std::filesystem::temp_directory_path()) {
+    std::string name = (where / "lowkey-XXXXXX").string();
     path_ = ::mkdtemp(name.data());
   }
   ~TempFolder() {

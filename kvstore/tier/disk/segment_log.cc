@@ -1,0 +1,432 @@
+#include "kvstore/tier/disk/segment_log.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <thread>
+
+#include "base/log.h"
+
+namespace lowkey::kvstore {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr uint64_t kMinSegmentBytes = 64ull << 10;
+
+bool read_fully(int fd, std::span<std::byte> into, uint64_t offset) {
+  while (!into.empty()) {
+    const ssize_t n = ::pread(fd, into.data(), into.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    into = into.subspan(static_cast<size_t>(n));
+    offset += static_cast<uint64_t>(n);
+  }
+  return true;
+}
+
+bool write_fully(int fd, std::span<iovec> parts, uint64_t offset) {
+  while (!parts.empty()) {
+    ssize_t n = ::pwritev(fd, parts.data(), static_cast<int>(parts.size()), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return false;
+    offset += static_cast<uint64_t>(n);
+    for (; !parts.empty() && n >= static_cast<ssize_t>(parts[0].iov_len); parts = parts.subspan(1)) {
+      n -= static_cast<ssize_t>(parts[0].iov_len);
+    }
+    if (n > 0) {
+      parts[0].iov_base = static_cast<std::byte*>(parts[0].iov_base) + n;
+      parts[0].iov_len -= static_cast<size_t>(n);
+    }
+  }
+  return true;
+}
+
+DiskOutcome outcome_of(int error) {
+  return error == ENOSPC || error == EDQUOT || error == EFBIG ? DiskOutcome::kFull : DiskOutcome::kFailed;
+}
+
+// Empty: somebody else has it; an error where there is nothing to lock.
+Result<UniqueFd> try_lock(const fs::path& folder) {
+  UniqueFd fd(::open((folder / "lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644));
+  if (!fd) fd = UniqueFd(::open((folder / "lock").c_str(), O_RDONLY | O_CLOEXEC));  // a read-only disk
+  if (!fd) {
+    return Error{Code::kUsage,
+                 fmt::format("--disk: cannot open {}/lock: {}", folder.string(), std::strerror(errno)),
+                 "disk"};
+  }
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return UniqueFd();
+  return fd;
+}
+
+// An iterator's own ++ throws.
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> entries;
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    entries.push_back(at->path());
+  }
+  return entries;
+}
+
+uint64_t file_bytes(const fs::path& path) {
+  std::error_code error;
+  const uint64_t bytes = fs::file_size(path, error);
+  return error ? 0 : bytes;
+}
+
+}  // namespace
+
+std::optional<uint64_t> segment_number(const std::string& name) {
+  constexpr std::string_view kPrefix = "segment-";
+  if (!name.starts_with(kPrefix) || name.size() != kPrefix.size() + 16) return std::nullopt;
+  uint64_t number = 0;
+  const auto [end, error] =
+      std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), number, 16);
+  return error == std::errc() && end == name.data() + name.size() ? std::optional(number) : std::nullopt;
+}
+
+// ---- folder
+// -------------------------------------------------------------------------------------------------
+
+SegmentLog::SegmentLog(const Options& options)
+    : options_(options),
+      segment_bytes_(std::min(options.segment_bytes, std::max(options.capacity / 8, kMinSegmentBytes))),
+      folder_(fs::path(options.folder) / fmt::format("store-{}", options.number)) {}
+
+Result<std::unique_ptr<SegmentLog>> SegmentLog::open(const Options& options) {
+  std::unique_ptr<SegmentLog> log(new SegmentLog(options));
+  std::error_code error;
+  fs::create_directories(log->folder_, error);
+  if (error) {
+    return Error{Code::kUsage,
+                 fmt::format("--disk: cannot make {}: {}", log->folder_.string(), error.message()), "disk"};
+  }
+  const Deadline deadline = Deadline::in(options.lock_patience);
+  for (;;) {
+    LOWKEY_ASSIGN(lock, try_lock(log->folder_));
+    if (lock) {
+      log->locks_.push_back(std::move(lock));
+      return log;
+    }
+    if (deadline.passed()) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the kernel gives no deadline for locks
+  }
+  return Error{Code::kUsage, fmt::format("--disk: {} is in use by another process", log->folder_.string()),
+               "disk"};
+}
+
+SegmentLog::~SegmentLog() {
+  seal();
+}
+
+void SegmentLog::scan() {
+  scan_folder(folder_, true, true);
+}
+
+void SegmentLog::adopt() {
+  for (const fs::path& folder : entries_of(options_.folder)) {
+    if (!folder.filename().string().starts_with("store-") || folder == folder_) continue;
+    auto lock = try_lock(folder);
+    if (!lock) continue;
+    const bool own = static_cast<bool>(lock.value());
+    if (own) locks_.push_back(std::move(lock.value()));
+    scan_folder(folder, own, own);
+  }
+  make_room(0);
+}
+
+void SegmentLog::scan_folder(const fs::path& folder, bool own, bool newest_was_open) {
+  std::vector<std::pair<uint64_t, fs::path>> files;
+  for (const fs::path& path : entries_of(folder)) {
+    if (const auto number = segment_number(path.filename().string())) files.emplace_back(*number, path);
+  }
+  std::sort(files.begin(), files.end());
+  for (size_t i = 0; i < files.size(); ++i) {
+    const auto& [number, path] = files[i];
+    const bool adopted = folder != folder_;
+    if (!adopted) next_number_ = std::max(next_number_, number + 1);
+    segments_.push_back({.number = number,
+                         .path = path,
+                         .bytes = file_bytes(path),
+                         .last_use = adopted ? 0 : next_use_++,
+                         .own = own});
+    {
+      std::lock_guard lock(mutex_);
+      if (own) bytes_ += segments_.back().bytes;
+    }
+    scan_segment(std::prev(segments_.end()), newest_was_open && i + 1 == files.size());
+  }
+}
+
+// `newest`: may have been written to when its process or machine stopped.
+void SegmentLog::scan_segment(Segments::iterator segment, bool newest) {
+  const UniqueFd fd(::open(segment->path.c_str(), O_RDONLY | O_CLOEXEC));
+  DiskBlock block;
+  if (!fd || !read_fully(fd.get(), block, 0) || !is_segment(block, segment->number)) {
+    segment->last_use = 0;  // of another format, or nothing at all: the first to go
+    if (!segment->own || segment->bytes < kDiskAlignment) drop(segment, segment->own);
+    return;
+  }
+  uint64_t good_end = kDiskAlignment, torn = 0;
+  bool in_damage = false;
+  std::vector<DiskChange> changes;
+  for (uint64_t offset = kDiskAlignment; offset + kDiskAlignment <= segment->bytes;) {
+    std::optional<DiskRecord> record;
+    if (read_fully(fd.get(), block, offset)) record = unpack_record(block, segment->number);
+    const bool whole = record && offset + record->bytes() <= segment->bytes;
+    if (whole && (!newest || slabs_good(fd.get(), offset, *record))) {
+      insert(segment, offset, *record, changes);
+      offset += record->bytes();
+      good_end = offset;
+      in_damage = false;
+      continue;
+    }
+    torn += !in_damage;
+    in_damage = true;
+    offset += whole ? record->bytes() : kDiskAlignment;  // whatever follows may be good again
+  }
+  if (!in_damage && good_end < segment->bytes) ++torn;  // less than a block
+  if (newest && segment->own && good_end < segment->bytes) {
+    if (::truncate(segment->path.c_str(), static_cast<off_t>(good_end)) == 0) {
+      std::lock_guard lock(mutex_);
+      bytes_ -= segment->bytes - good_end;
+      segment->bytes = good_end;
+    }
+  }
+  {
+    std::lock_guard lock(mutex_);
+    torn_ += torn;
+  }
+  changed(changes);
+}
+
+bool SegmentLog::slabs_good(int fd, uint64_t offset, const DiskRecord& record) const {
+  std::vector<std::byte> bytes;
+  for (int i = 0; i < kernels::kMaxSlabs; ++i) {
+    bytes.resize(record.slab_bytes[i]);
+    if (bytes.empty()) continue;
+    if (!read_fully(fd, bytes, offset + record.slab_offset(i))) return false;
+    if (slab_checksum(bytes) != record.header.checksums[i]) return false;
+  }
+  return true;
+}
+
+// ---- index
+// --------------------------------------------------------------------------------------------------
+
+std::optional<DiskPage> SegmentLog::find(const Hash128& identity) const {
+  std::lock_guard lock(mutex_);
+  const auto known = index_.find(identity);
+  return known == index_.end() ? std::nullopt : std::optional(known->second.page);
+}
+
+DiskStats SegmentLog::stats() const {
+  std::lock_guard lock(mutex_);
+  return {.capacity = options_.capacity, .bytes = bytes_, .pages = index_.size(), .torn = torn_};
+}
+
+void SegmentLog::insert(Segments::iterator segment, uint64_t offset, const DiskRecord& record,
+                        std::vector<DiskChange>& changes) {
+  const Hash128 identity = record.header.identity;
+  const Place place{segment,
+                    offset,
+                    {.slab_bytes = record.slab_bytes,
+                     .levels_known = record.header.levels_present,
+                     .has_sink = record.header.has_sink != 0,
+                     .rank = record.header.rank}};
+  segment->identities.push_back(identity);
+  std::lock_guard lock(mutex_);
+  const auto [at, inserted] = index_.try_emplace(identity, place);
+  if (!inserted && (segment->own || !at->second.segment->own)) at->second = place;
+  if (inserted) changes.push_back({identity, record.header.rank, true});
+}
+
+void SegmentLog::erase(const Hash128& identity) {
+  std::vector<DiskChange> changes;
+  {
+    std::lock_guard lock(mutex_);
+    const auto known = index_.find(identity);
+    if (known == index_.end()) return;
+    changes.push_back({identity, known->second.page.rank, false});
+    index_.erase(known);
+  }
+  changed(changes);
+}
+
+void SegmentLog::drop(Segments::iterator segment, bool remove_file) {
+  std::vector<DiskChange> changes;
+  {
+    std::lock_guard lock(mutex_);
+    for (const Hash128& identity : segment->identities) {
+      const auto known = index_.find(identity);
+      if (known == index_.end() || known->second.segment != segment) continue;
+      changes.push_back({identity, known->second.page.rank, false});
+      index_.erase(known);
+    }
+    if (segment->own) bytes_ -= segment->bytes;
+  }
+  if (remove_file && ::unlink(segment->path.c_str()) != 0 && errno != ENOENT) {
+    spdlog::warn("--disk: cannot delete {}: {}", segment->path.string(), std::strerror(errno));
+  }
+  segments_.erase(segment);
+  changed(changes);
+}
+
+void SegmentLog::changed(const std::vector<DiskChange>& changes) const {
+  if (options_.on_change && !changes.empty()) options_.on_change(changes);
+}
+
+// ---- writing
+// ------------------------------------------------------------------------------------------------
+
+DiskOutcome SegmentLog::append(const kernels::PageHeader& header, const Slabs& slabs) {
+  DiskRecord record{.header = header};
+  for (size_t i = 0; i < slabs.size(); ++i) {
+    record.slab_bytes[i] = static_cast<uint32_t>(slabs[i].size());
+    if (!slabs[i].empty() && slab_checksum(slabs[i]) != header.checksums[i]) return DiskOutcome::kCorrupt;
+  }
+  const uint64_t bytes = record.bytes();
+  if (open_ && (*open_)->bytes + bytes > segment_bytes_) seal();
+  if (!make_room(bytes)) return DiskOutcome::kFull;
+  if (!open_) {
+    if (const DiskOutcome begun = begin_segment(); begun != DiskOutcome::kDone) return begun;
+  }
+  record.segment = (*open_)->number;
+  return write_record(record, slabs);
+}
+
+// Drops the least recently used segments until a record of `bytes` fits.
+bool SegmentLog::make_room(uint64_t bytes) {
+  if (bytes + kDiskAlignment > options_.capacity) return false;
+  for (;;) {
+    const uint64_t needed = bytes + (open_ ? 0 : kDiskAlignment);
+    if (stats().bytes + needed <= options_.capacity) return true;
+    auto oldest = segments_.end();
+    for (auto segment = segments_.begin(); segment != segments_.end(); ++segment) {
+      if (!segment->own || (open_ && segment == *open_)) continue;
+      if (oldest == segments_.end() || segment->last_use < oldest->last_use) oldest = segment;
+    }
+    if (oldest != segments_.end()) {
+      drop(oldest, true);
+    } else if (open_) {
+      seal();
+    } else {
+      return bytes == 0;
+    }
+  }
+}
+
+DiskOutcome SegmentLog::begin_segment() {
+  const uint64_t number = next_number_++;
+  const fs::path path = folder_ / fmt::format("segment-{:016x}", number);
+  UniqueFd fd(::open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0644));
+  if (!fd) return outcome_of(errno);
+  DiskBlock block = pack_segment(number);
+  iovec part{block.data(), block.size()};
+  if (!write_fully(fd.get(), {&part, 1}, 0)) {
+    const DiskOutcome outcome = outcome_of(errno);
+    ::unlink(path.c_str());
+    return outcome;
+  }
+  segments_.push_back({.number = number, .path = path, .bytes = kDiskAlignment, .last_use = next_use_++});
+  open_ = std::prev(segments_.end());
+  open_fd_ = std::move(fd);
+  std::lock_guard lock(mutex_);
+  bytes_ += kDiskAlignment;
+  return DiskOutcome::kDone;
+}
+
+DiskOutcome SegmentLog::write_record(const DiskRecord& record, const Slabs& slabs) {
+  static constexpr std::array<std::byte, kDiskAlignment> kPadding{};
+  DiskBlock block = pack_record(record);
+  std::array<iovec, 1 + 2 * kernels::kMaxSlabs> parts;
+  size_t n = 0;
+  const auto add = [&](const std::byte* bytes, size_t size) {  // pwritev only reads
+    if (size > 0) parts[n++] = {const_cast<std::byte*>(bytes), size};
+  };
+  add(block.data(), block.size());
+  for (const auto& slab : slabs) {
+    add(slab.data(), slab.size());
+    add(kPadding.data(), disk_rounded(slab.size()) - slab.size());
+  }
+  const auto segment = *open_;
+  if (!write_fully(open_fd_.get(), std::span(parts).first(n), segment->bytes)) {
+    const DiskOutcome outcome = outcome_of(errno);
+    // What was written of it must not stand in the way of the next record.
+    if (::ftruncate(open_fd_.get(), static_cast<off_t>(segment->bytes)) != 0 ||
+        outcome == DiskOutcome::kFailed)
+      seal();
+    return outcome;
+  }
+  std::vector<DiskChange> changes;
+  insert(segment, segment->bytes, record, changes);
+  segment->bytes += record.bytes();
+  segment->last_use = next_use_++;
+  {
+    std::lock_guard lock(mutex_);
+    bytes_ += record.bytes();
+  }
+  changed(changes);
+  return DiskOutcome::kDone;
+}
+
+void SegmentLog::sync() {
+  if (open_ && ::fdatasync(open_fd_.get()) != 0) {
+    spdlog::warn("--disk: {} may not survive a power loss: {}", (*open_)->path.string(),
+                 std::strerror(errno));
+  }
+}
+
+void SegmentLog::seal() {
+  sync();
+  open_.reset();
+  open_fd_.reset();
+}
+
+// ---- reading
+// ------------------------------------------------------------------------------------------------
+
+DiskOutcome SegmentLog::read(const Hash128& identity, const Targets& targets, kernels::PageHeader* header) {
+  Segments::iterator segment;
+  uint64_t offset = 0;
+  {
+    std::lock_guard lock(mutex_);
+    const auto known = index_.find(identity);
+    if (known == index_.end()) return DiskOutcome::kMiss;
+    segment = known->second.segment;
+    offset = known->second.offset;
+  }
+  segment->last_use = next_use_++;
+  const UniqueFd fd(::open(segment->path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    if (errno == ENOENT) drop(segment, false);  // its owner needed the space
+    return errno == ENOENT ? DiskOutcome::kMiss : DiskOutcome::kFailed;
+  }
+  const auto gone = [&](DiskOutcome outcome) {
+    erase(identity);
+    return outcome;
+  };
+  DiskBlock block;
+  if (!read_fully(fd.get(), block, offset)) return gone(DiskOutcome::kFailed);
+  const auto record = unpack_record(block, segment->number);
+  if (!record || record->header.identity != identity) return gone(DiskOutcome::kCorrupt);
+  for (int i = 0; i < kernels::kMaxSlabs; ++i) {
+    if (targets[i].empty()) continue;
+    if (targets[i].size() != record->slab_bytes[i]) return DiskOutcome::kMiss;
+    if (!read_fully(fd.get(), targets[i], offset + record->slab_offset(i))) return gone(DiskOutcome::kFailed);
+    if (slab_checksum(targets[i]) != record->header.checksums[i]) return gone(DiskOutcome::kCorrupt);
+  }
+  *header = record->header;
+  return DiskOutcome::kDone;
+}
+
+}  // namespace lowkey::kvstore
