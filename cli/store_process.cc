@@ -92,10 +92,12 @@ Ending run_store(const Job& job) {
 
   ClusterMember member(io, {.role = Role::kStore,
                             .reconnect = job.reconnect(),
-                            .on_gave_up = [&](const Error& error) {
-                              ending = {error, false};
-                              io.stop();
-                            }});
+                            .on_coordinator_lost = [&] { service->on_coordinator_lost(); },
+                            .on_gave_up =
+                                [&](const Error& error) {
+                                  ending = {error, false};
+                                  io.stop();
+                                }});
   if (auto agreed = job.agree({}, "loading the model"); !agreed.ok()) return {agreed, true};
   auto transport = transport::make_ucx_transport(io, job.control_options({}), member.wrap(handlers));
   Status started = transport.ok() ? Status() : Status(transport.error());

@@ -149,10 +149,14 @@ void StoreService::on_message(const ConnectionPtr& peer, MessageType type, std::
 }
 
 void StoreService::on_down(const ConnectionPtr& peer) {
-  if (peer->peer().role == transport::Role::kCoordinator) return announcer_.connect(nullptr);
+  if (peer->peer().role == transport::Role::kCoordinator) return on_coordinator_lost();
   if (tiered_) tiered_->drop_owner(peer->id());
   index_.drop_owner(peer->id());
   settle();
+}
+
+void StoreService::on_coordinator_lost() {
+  announcer_.connect(nullptr);
 }
 
 Status StoreService::handle(const ConnectionPtr& peer, MessageType type, std::string_view body) {

@@ -59,6 +59,7 @@ class StoreService : public std::enable_shared_from_this<StoreService> {
   void on_up(const transport::ConnectionPtr& peer);  // tells workers about the pool
   void on_message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
   void on_down(const transport::ConnectionPtr& peer);
+  void on_coordinator_lost();  // as on_down() of the coordinator, where nobody has its connection any more
 
   void adopt_folders();    // once all stores of the job were made: DiskTier::adopt()
   bool disk_idle() const;  // nothing waits to be written

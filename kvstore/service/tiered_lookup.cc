@@ -130,7 +130,10 @@ bool TieredLookup::read(const std::shared_ptr<Lookup>& lookup, size_t i) {
   }
   const Source source = source_of(identity, lookup->wanted, lookup->gaps);
   if (source.where != Where::kDisk) return false;  // since the lookup came
-  const auto reserved = index_.reserve(StoreIndex::kStoreItself, identity, source.load, options_.now());
+  auto reserved = index_.reserve(StoreIndex::kStoreItself, identity, source.load, options_.now());
+  while (reserved.grant == StoreIndex::Grant::kFull && give_up_end(*lookup, i)) {
+    reserved = index_.reserve(StoreIndex::kStoreItself, identity, source.load, options_.now());
+  }
   if (reserved.grant != StoreIndex::Grant::kGranted) return false;
   SegmentLog::Targets targets;
   Read read{.reservation = reserved.id};
@@ -151,6 +154,19 @@ bool TieredLookup::read(const std::shared_ptr<Lookup>& lookup, size_t i) {
   bytes_ += read.bytes;
   reads_.emplace(identity, std::move(read));
   return true;
+}
+
+// A run that is larger than memory: what is leased at its end makes room for page i.
+bool TieredLookup::give_up_end(Lookup& lookup, size_t i) {
+  if (lookup.gaps) return false;
+  for (size_t last = lookup.pages.size(); last-- > i + 1;) {
+    if (!lookup.pages[last]) continue;
+    index_.release(lookup.owner, lookup.pages[last]->found.lease);
+    lookup.pages[last].reset();
+    lookup.end = std::min(lookup.end, last);
+    return true;
+  }
+  return false;
 }
 
 void TieredLookup::read_ended(const Hash128& identity, const DiskTier::Job& job) {

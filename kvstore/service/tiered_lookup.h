@@ -65,6 +65,7 @@ class TieredLookup : public std::enable_shared_from_this<TieredLookup> {
   bool lease(Lookup& lookup, size_t i, uint32_t tier);
   void advance();  // starts reads, ends lookups that wait for nothing more
   bool read(const std::shared_ptr<Lookup>& lookup, size_t i);
+  bool give_up_end(Lookup& lookup, size_t i);
   void read_ended(const Hash128& identity, const DiskTier::Job& job);
   void settle(Lookup& lookup, size_t i, bool good);
   void finish(const std::shared_ptr<Lookup>& lookup);
