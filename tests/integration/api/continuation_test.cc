@@ -121,6 +121,19 @@ TEST_F(Continuation, MovedWhenItsReplicaSaysItIsEnding) {
   EXPECT_EQ(leaders_[1]->submits()[0].emitted_size(), 1);
 }
 
+TEST_F(Continuation, WithinFiveSecondsOfASilentLeader) {
+  start_two(2);
+  auto streaming = client();
+  streaming.send(post_text("/v1/completions", R"({"prompt":"a","stream":true,"max_tokens":4})"));
+  ASSERT_TRUE(eventually([&] { return metric("lowkey_inter_token_latency_seconds_count") == 1; }));
+  add_second();
+  const auto begin = Clock::now();
+  network_->stall(leaders_[0]->address());
+  EXPECT_EQ(streaming.read().events().back(), "[DONE]");
+  EXPECT_LT(seconds(Clock::now() - begin), 5 + 1);  // a second for a loaded machine
+  network_->resume(leaders_[0]->address());
+}
+
 TEST_F(Continuation, CoarseTokensAreCountedOverTheGap) {
   wire::KvReport coarse, fine;
   coarse.set_levels(3);

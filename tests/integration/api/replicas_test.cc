@@ -1,4 +1,7 @@
 // Replicas that come, go and drain; the metrics of all ranks.
+#include <atomic>
+
+#include "coordinator/membership/membership.h"
 #include "tests/integration/api/api_fixture.h"
 
 namespace lowkey::coordinator {
@@ -86,6 +89,33 @@ TEST_F(Replicas, SilentLeaderIsNoticedByHeartbeat) {
   EXPECT_LT(seconds(Clock::now() - begin), 5 + 1);  // a second for a loaded machine
   EXPECT_NE(answer.body.find("event: error"), std::string::npos) << answer.body;
   network_->resume(leaders_[0]->address());
+}
+
+TEST_F(Replicas, OneThatLeavesEndsWhatItAnswers) {
+  start();
+  add_leader({.hold_after = 1});
+  ASSERT_TRUE(wait_ready());
+  auto running = client();
+  running.send(post_text("/v1/completions", R"({"prompt":"a","stream":true,"max_tokens":3})"));
+  ASSERT_TRUE(leaders_[0]->wait_submits(1));
+  add_leader();
+  ASSERT_TRUE(eventually([&] { return client().get("/ready").json().at("replicas") == 2; }));
+  std::atomic<int> idle = 0;
+  on_io([&] {
+    coordinator_->membership().on_idle = [&](int) { ++idle; };
+    return coordinator_->membership().on_leaving(0);
+  });
+  EXPECT_EQ(client().get("/ready").json().at("replicas"), 1);
+  EXPECT_EQ(metric("lowkey_replicas", {R"(state="draining")"}), 1);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(client().post("/v1/completions", R"({"prompt":"a"})").status, 200);
+  EXPECT_EQ(leaders_[0]->submits().size(), 1u);
+  EXPECT_EQ(idle, 0);
+  leaders_[0]->release();
+  EXPECT_EQ(running.read().events().back(), "[DONE]");
+  EXPECT_TRUE(eventually([&] { return idle == 1; }));
+  network_->drop(leaders_[0]->address());
+  EXPECT_TRUE(eventually([&] { return metric("lowkey_membership_events_total", {R"(event="left")"}) == 1; }));
+  EXPECT_EQ(metric("lowkey_replicas"), 1);  // it is not counted as gone
 }
 
 TEST_F(Replicas, MetricsOfAllRanksOnOnePage) {
