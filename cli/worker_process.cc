@@ -239,6 +239,7 @@ Ending run_worker(const Job& given) {
         job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
           worker::EngineOptions options;
           options.executor = executor;
+          options.min_levels = job.config.min_levels;
           options.scheduler = {.step_tokens = job.config.step_tokens, .max_batch = job.config.max_batch};
           return std::make_unique<worker::Engine>(options, *replica.model, *replica.memory, comm, ports,
                                                   metrics);

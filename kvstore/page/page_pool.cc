@@ -113,6 +113,7 @@ void PagePool::set_levels(const PageRef& page, int levels, bool lossy) {
   record.levels = static_cast<uint8_t>(levels);
   record.lossy = lossy;
   record.version = ++versions_;
+  ++level_changes_;
 }
 
 void PagePool::drop_level(PageId page) {
@@ -123,6 +124,7 @@ void PagePool::drop_level(PageId page) {
   free_levels(page, records_[page].held - 1);
   if (idle) evictable_bytes_ += held_bytes(records_[page]);
   ++(idle ? idle_level_drops_ : in_use_level_drops_);
+  ++level_changes_;
 }
 
 std::optional<TailRef> PagePool::allocate_tail() {

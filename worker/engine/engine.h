@@ -20,6 +20,7 @@
 #include "monitoring/metrics.h"
 #include "worker/engine/engine_ports.h"
 #include "worker/engine/executor.h"
+#include "worker/engine/prefix_events.h"
 #include "worker/engine/prefix_restores.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/spill_queue.h"
@@ -30,6 +31,8 @@ class Submit;
 class TokenEvent;
 class TokenEvents;
 class Compaction;
+class CacheIdentity;
+class PlannedSequence;
 }  // namespace lowkey::wire
 
 namespace lowkey::worker {
@@ -39,6 +42,7 @@ struct EngineOptions {
   ExecutorOptions executor;
   Duration restore_wait = std::chrono::seconds(2);  // longest that a sequence waits for a store
   size_t max_waiting = 256;                         // requests not yet started; more are refused
+  int min_levels = 1;  // that are read of every page, unless a request asks for more
 };
 
 struct EngineState {
@@ -47,6 +51,8 @@ struct EngineState {
   uint64_t max_sequence_tokens = 0;  // longest prompt + answer that can ever fit
   uint64_t kv_bytes_used = 0;
   uint64_t kv_bytes_capacity = 0;
+  uint64_t queued_prompt_tokens = 0;  // known tokens of all sequences that are still to be computed
+  MeasuredRates rates;
   bool draining = false;
   bool broken = false;  // a step was lost: nothing runs any more, the process should go
 };
@@ -67,7 +73,11 @@ class Engine {
   // Refuses new requests; running and waiting ones end as usual. Wakes wait_for_work().
   void drain();
   void on_restore_result(int rank, const wire::RestoreResult& result);
+  void resync_prefixes();  // the findable pages are announced anew
   EngineState state() const;
+  void describe_cache(wire::CacheIdentity* out) const;
+  int num_levels() const { return memory_.layout().num_levels; }
+  uint64_t page_bytes(int levels) const;  // of a page without sink on this rank
 
   // One iteration. False when there was nothing to do.
   bool step();
@@ -75,12 +85,6 @@ class Engine {
   void wait_for_work(Deadline deadline);
 
  private:
-  struct RestoreAnswer {
-    int rank;
-    uint64_t restore_id;
-    size_t pages;
-    std::string reason;
-  };
   // What other threads leave for the step thread.
   struct Inbox {
     std::mutex mutex;
@@ -93,9 +97,10 @@ class Engine {
     uint64_t next_sequence_id = 1;
     bool work_left = false;  // the last step ended with more to do
     bool woken = false;      // by drain(): its caller may wait for the step thread to notice
+    bool resync = false;
     std::optional<TimePoint> restore_deadline;
 
-    void answer(RestoreAnswer answer);
+    void answer(int rank, const wire::RestoreResult& result);
   };
   struct Step {
     Schedule schedule;
@@ -113,19 +118,23 @@ class Engine {
   bool commit(const Step& step, const Status& status);
 
   void take_inbox();
-  void end_restores();
-  void on_restore_finished(const PrefixRestores::Finished& finished);
-  void run_on(Sequence& sequence, size_t restored_pages);
+  void on_landed(const RestoreCommands::Landed& landed);
+  void run_on(const PrefixRestores::Ready& ready);
+  uint64_t queued_tokens();
   void plan_spills(Step* step);
+  void plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned);
   void plan_compaction(Sequence& sequence, wire::Compaction* compaction) const;
   void commit_sequence(const ScheduledSequence& scheduled, const float* logits_row,
                        wire::TokenEvents* events);
   uint64_t used_pages();
+  void count_tokens(Sequence& sequence, int before, int num_tokens);
+  void report_first(Sequence& sequence, wire::TokenEvent* event);
   void publish_pages(Sequence& sequence, int first_page);
   void sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event);
   void finish(Sequence& sequence);
   void fail_all(const Error& error);
   void emit(const wire::TokenEvents& events);
+  void send_prefix_events();
   void update_state(bool work_left);
   void count_step(const Step& step);
 
@@ -134,11 +143,14 @@ class Engine {
   kvstore::PageMemory& memory_;
   const EnginePorts ports_;
   monitoring::Metrics& metrics_;
+  const int num_ranks_;
   std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
   kvstore::PagePool pool_;
   Executor executor_;
+  CostModel cost_;
   PrefixRestores restores_;
   SpillQueue spills_;
+  PrefixEventQueue prefix_events_;
   Scheduler scheduler_;
   std::vector<std::unique_ptr<wire::TokenEvent>> ended_;  // by cancellation, to be emitted with the next step
   uint64_t step_number_ = 0;

@@ -1,6 +1,7 @@
 // The third line of a step: what the ranks have computed becomes real. Tokens are sampled, complete pages
 // published, events sent, and ended sequences return their memory.
 #include <algorithm>
+#include <array>
 
 #include "base/log.h"
 #include "transport/wire/lowkey.pb.h"
@@ -25,6 +26,7 @@ bool Engine::commit(const Step& step, const Status& status) {
     commit_sequence(scheduled, logits, &events);
   }
   if (events.events_size() > 0) emit(events);
+  send_prefix_events();
   count_step(step);
   const bool worked = !step.empty();
   update_state(!broken_ && (worked || scheduler_.has_released()));
@@ -36,9 +38,7 @@ void Engine::commit_sequence(const ScheduledSequence& scheduled, const float* lo
   Sequence& sequence = *scheduled.sequence;
   const int before = sequence.computed;
   sequence.computed += scheduled.num_tokens;
-  const int again = std::min(sequence.computed_before, sequence.computed) - before;
-  if (again > 0) metrics_.add(Metric::kRecomputedTokens, again, {{"cause", "preemption"}});
-  sequence.computed_before = std::max(sequence.computed_before, sequence.computed);
+  count_tokens(sequence, before, scheduled.num_tokens);
   if (!memory_.archive()) publish_pages(sequence, before / memory_.layout().page_tokens);
   if (scheduled.compacts) {
     sequence.tokens_archived(
@@ -48,26 +48,50 @@ void Engine::commit_sequence(const ScheduledSequence& scheduled, const float* lo
 
   wire::TokenEvent& event = *events->add_events();
   event.set_request_id(sequence.request_id);
-  if (!std::exchange(sequence.reported, true)) {
-    event.set_cached_tokens(sequence.cached_device + sequence.cached_store);
-    event.set_cached_tokens_store(sequence.cached_store);
-    event.set_queue_seconds(sequence.queue_seconds);
-    const int cached = sequence.cached_device + sequence.cached_store;
-    metrics_.add(Metric::kPromptTokens, sequence.prompt_tokens - cached, {{"source", "computed"}});
-    metrics_.add(Metric::kPromptTokens, sequence.cached_device, {{"source", "device"}});
-    metrics_.add(Metric::kPromptTokens, sequence.cached_store, {{"source", "host"}});
-    metrics_.add(Metric::kPrefixHits, sequence.cached_device, {{"tier", "device"}});
-    metrics_.add(Metric::kPrefixHits, sequence.cached_store, {{"tier", "host"}});
-  }
+  const bool first = !std::exchange(sequence.reported, true);
+  if (first) report_first(sequence, &event);
   sample_token(sequence, {logits_row, static_cast<size_t>(model_.config().vocab_size)}, &event);
-  if (event.finish() != wire::FINISH_NONE) finish(sequence);
+  const bool last = event.finish() != wire::FINISH_NONE;
+  if (first || last)
+    sequence.report.to_wire(sequence.prompt_tokens, memory_.layout().num_levels, event.mutable_kv());
+  if (last) finish(sequence);
 }
 
-// Pages completed by this step exist from here on. An equal one may have been published by a batch mate: then
-// the sequence goes on with that, and its own copy is returned.
+void Engine::count_tokens(Sequence& sequence, int before, int num_tokens) {
+  const int again = std::max(0, std::min(sequence.computed_before, sequence.computed) - before);
+  if (again > 0) metrics_.add(Metric::kRecomputedTokens, again, {{"cause", "preemption"}});
+  sequence.computed_before = std::max(sequence.computed_before, sequence.computed);
+  // All that a continued stream computes before its first token here, it had computed elsewhere.
+  const int retried = sequence.emitted_before > 0 && !sequence.reported ? num_tokens - again : 0;
+  if (retried > 0) metrics_.add(Metric::kRecomputedTokens, retried, {{"cause", "retry"}});
+  sequence.report.recomputed_tokens += again + retried;
+  if (sequence.recomputing.until == 0 || sequence.computed < sequence.recomputing.until) return;
+  const auto done = std::exchange(sequence.recomputing, {});
+  const double regret = seconds(Clock::now() - done.begin) - done.restore_seconds;
+  if (regret > 0) metrics_.add(Metric::kCostRegret, regret, {{"decision", "recompute"}});
+}
+
+void Engine::report_first(Sequence& sequence, wire::TokenEvent* event) {
+  const RequestReport& report = sequence.report;
+  event->set_cached_tokens(report.cached_tokens());
+  event->set_cached_tokens_store(report.store_tokens());
+  event->set_cached_tokens_disk(report.disk_tokens);
+  event->set_queue_seconds(report.queue_seconds);
+  const int computed = sequence.prompt_tokens - report.cached_tokens();
+  const std::array<std::pair<const char*, int>, 3> found{
+      {{"device", report.device_tokens}, {"host", report.host_tokens}, {"disk", report.disk_tokens}}};
+  metrics_.add(Metric::kPromptTokens, computed, {{"source", "computed"}});
+  for (const auto& [tier, tokens] : found) {
+    metrics_.add(Metric::kPromptTokens, tokens, {{"source", tier}});
+    metrics_.add(Metric::kPrefixHits, tokens, {{"tier", tier}});
+  }
+}
+
+// Pages completed by this step exist from here on, for everybody unless they are tainted. An equal one may
+// have been published by a batch mate: then the sequence goes on with that, and its own copy is returned.
 void Engine::publish_pages(Sequence& sequence, int first_page) {
   const int page_tokens = memory_.layout().page_tokens;
-  const int complete = sequence.computed / page_tokens;
+  const int complete = std::min(sequence.computed, sequence.tainted_from) / page_tokens;
   Scheduler::extend_identities(sequence, complete, page_tokens);
   for (int page = first_page; page < complete; ++page) {
     const Hash128& identity = sequence.identities[page];
@@ -76,7 +100,7 @@ void Engine::publish_pages(Sequence& sequence, int first_page) {
                                    std::span(sequence.tokens).subspan(first_token, page_tokens));
     if (!(shared == sequence.pages[page])) {
       sequence.pages[page] = std::move(shared);
-      sequence.pages_sent = std::min<size_t>(sequence.pages_sent, page);
+      sequence.table.exchanged(page);
     }
     if (executor_.can_spill()) {
       spills_.offer({sequence.pages[page].id(), identity, static_cast<uint64_t>(first_token)});
@@ -125,6 +149,7 @@ void Engine::finish(Sequence& sequence) {
     std::lock_guard lock(inbox_->mutex);
     inbox_->live.erase(sequence.request_id);
   }
+  restores_.forget(sequence.id);
   scheduler_.remove(sequence);
 }
 
@@ -156,14 +181,39 @@ void Engine::emit(const wire::TokenEvents& events) {
   if (ports_.emit) ports_.emit(events);
 }
 
+void Engine::send_prefix_events() {
+  if (prefix_events_.empty() || !ports_.prefix_events) return;
+  prefix_events_.take(
+      [this] { return pool_.identities(); },
+      [this](const wire::PrefixEvents& events) {
+        if (events.reset()) metrics_.add(Metric::kPrefixEventsSent, 1, {{"kind", "reset"}});
+        const auto count = [](const std::string& ids) { return ids.size() / sizeof(Hash128); };
+        metrics_.add(Metric::kPrefixEventsSent, count(events.added()), {{"kind", "added"}});
+        metrics_.add(Metric::kPrefixEventsSent, count(events.removed()), {{"kind", "removed"}});
+        ports_.prefix_events(events);
+      });
+}
+
 void Engine::update_state(bool work_left) {
   const kvstore::Ledger ledger = pool_.ledger();
   metrics_.set(Metric::kRequestsRunning, static_cast<double>(scheduler_.running()));
   metrics_.set(Metric::kRequestsWaiting, static_cast<double>(scheduler_.waiting()));
+  metrics_.set(Metric::kRestoresInFlight, static_cast<double>(restores_.in_flight()));
+  metrics_.set(Metric::kSpillQueuePages, static_cast<double>(spills_.pending()));
+  const MeasuredRates rates = cost_.rates();
+  metrics_.set(Metric::kPrefillRate, rates.prefill_tokens_per_second);
+  metrics_.set(Metric::kRestoreRate, rates.restore_bytes_per_second);
+  metrics_.set(Metric::kEncodeRate, rates.spill_bytes_per_second);
+  uint64_t queued = 0;
+  for (const Sequence* sequence : scheduler_.all()) {
+    if (sequence->remaining() > 1) queued += sequence->remaining();
+  }
   std::lock_guard lock(inbox_->mutex);
   inbox_->state.running = static_cast<uint32_t>(scheduler_.running());
   inbox_->state.waiting = static_cast<uint32_t>(scheduler_.waiting());
   inbox_->state.kv_bytes_used = ledger.used;
+  inbox_->state.queued_prompt_tokens = queued;
+  inbox_->state.rates = rates;
   inbox_->state.broken = broken_;
   inbox_->work_left = work_left;
   inbox_->restore_deadline = restores_.next_deadline();
@@ -175,7 +225,11 @@ void Engine::count_step(const Step& step) {
   metrics_.add(Metric::kPrefixQueries,
                scheduler_.prefix_queries() - std::exchange(queries_counted_, scheduler_.prefix_queries()));
   if (step.schedule.sequences.empty()) return;
-  metrics_.observe(Metric::kStepSeconds, seconds(Clock::now() - step.start));
+  const double took = seconds(Clock::now() - step.start);
+  const auto [copied, copying] = executor_.take_spilled();
+  cost_.on_spill(copied, copying);
+  cost_.on_step(step.schedule.prefill_tokens, step.schedule.decode_tokens, took);
+  metrics_.observe(Metric::kStepSeconds, took);
   metrics_.observe(Metric::kStepTokens, step.schedule.prefill_tokens + step.schedule.decode_tokens);
   metrics_.observe(Metric::kStepSequences, static_cast<double>(step.schedule.sequences.size()));
 }

@@ -10,11 +10,13 @@
 
 #include "base/hash128.h"
 #include "kernels/page/page_header.h"
+#include "kvstore/service/page_io.h"
 
 namespace lowkey::wire {
 class TokenEvents;
 class StepPlan;
 class RestoreCommand;
+class PrefixEvents;
 }  // namespace lowkey::wire
 
 namespace lowkey::worker {
@@ -27,21 +29,19 @@ struct StagedPage {
   std::shared_ptr<void> keep_alive;                                  // owns the bytes
 };
 
-// A page of this rank to be filled from a store.
-struct RestoreTarget {
-  Hash128 identity;  // rank slice mixed in
-  std::array<std::span<std::byte>, kernels::kMaxSlabs> slabs;
-};
-
 // Called on the step thread; must not block.
 struct EnginePorts {
   std::function<void(const wire::StepPlan&)> publish_plan;  // leader: to every follower, in order
   std::function<void(const wire::TokenEvents&)> emit;       // leader: to the coordinator
   std::function<void(const wire::RestoreCommand&)>
-      send_restore;                                    // leader: to every follower (own rank apart)
-  std::function<void(std::vector<StagedPage>)> spill;  // every rank: own slices
-  // Every rank: fetch the targets in order up to the first miss; `done(pages, reason)` on any thread.
-  std::function<void(std::vector<RestoreTarget>, std::function<void(size_t, std::string)> done)> restore;
+      send_restore;                                              // leader: to every follower (own rank apart)
+  std::function<void(const wire::PrefixEvents&)> prefix_events;  // leader: to the coordinator; may be empty
+  std::function<void(std::vector<StagedPage>)> spill;            // every rank: own slices
+  // Every rank: fetch the wanted slabs of the pages (identities with the rank slice mixed in), in order;
+  // without gaps it ends at the first page that cannot be had. `done` exactly once, on any thread.
+  std::function<void(std::vector<kvstore::PageRead>, kvstore::RestoreOptions,
+                     std::function<void(const kvstore::RestoreReport&)> done)>
+      restore;
 };
 
 }  // namespace lowkey::worker

@@ -24,6 +24,17 @@ Error bad_plan(const std::string& what) {
   return Error{Code::kInternal, "step plan: " + what, {}};
 }
 
+// Where slabs lie on this rank; null for those that are not there, or not meant.
+Status resolve(const kvstore::PageMemory& memory, std::span<const uint32_t> ids, std::byte** out) {
+  for (int slab = 0; slab < static_cast<int>(ids.size()); ++slab) {
+    const bool there = ids[slab] != kvstore::kNoSlab;
+    if (there && ids[slab] >= memory.slabs(slab).max_slabs())
+      return bad_plan("a slab beyond this rank's memory");
+    out[slab] = there ? memory.slab_address(slab, ids[slab]) : nullptr;
+  }
+  return {};
+}
+
 }  // namespace
 
 Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMemory& memory,
@@ -62,30 +73,50 @@ Status Executor::execute(const wire::StepPlan& plan) {
 Status Executor::apply(const wire::PlannedSequence& planned, Table* table) {
   if (planned.tail() >= memory_.tails().max_slabs()) return bad_plan("a tail beyond this rank's memory");
   size_t page = planned.first_page();
-  if (page * kMaxSlabs > table->slabs.size()) {
+  if (page > table->pages()) {
     return bad_plan(fmt::format("sequence {}: pages from {} on, but {} are known", planned.sequence_id(),
-                                page, table->slabs.size() / kMaxSlabs));
+                                page, table->pages()));
   }
   table->slabs.resize(page * kMaxSlabs);
-  for (int next = 0; next < planned.slabs_size(); ++page) {
-    table->slabs.resize((page + 1) * kMaxSlabs, nullptr);
-    const int count = memory_.slabs_of_page(page);
-    if (next + count > planned.slabs_size()) return bad_plan("a page lacks slabs");
-    for (int slab = 0; slab < count; ++slab, ++next) {
-      if (planned.slabs(next) >= memory_.slabs(slab).max_slabs())
-        return bad_plan("a slab beyond this rank's memory");
-      table->slabs[page * kMaxSlabs + slab] = memory_.slab_address(slab, planned.slabs(next));
-    }
+  table->page_levels.resize(page);
+  std::span<const uint32_t> slabs(planned.slabs().data(), planned.slabs_size());
+  for (; !slabs.empty(); ++page) {
+    const size_t count = memory_.slabs_of_page(page);
+    if (count > slabs.size()) return bad_plan("a page lacks slabs");
+    LOWKEY_TRY(enter(slabs.first(count), page, table));
+    slabs = slabs.subspan(count);
   }
-  const size_t complete = (planned.first_slot() + planned.tokens_size()) / memory_.layout().page_tokens;
-  if (planned.tokens_size() == 0 || table->slabs.size() < complete * kMaxSlabs) {
+  for (const wire::PageChange& change : planned.changes()) {
+    if (change.page() >= table->pages() || change.slabs_size() != memory_.slabs_of_page(change.page()))
+      return bad_plan(fmt::format("sequence {}: a change of page {} with {} slabs", planned.sequence_id(),
+                                  change.page(), change.slabs_size()));
+    LOWKEY_TRY(
+        enter(std::span<const uint32_t>(change.slabs().data(), change.slabs_size()), change.page(), table));
+  }
+  const size_t page_tokens = memory_.layout().page_tokens;
+  const size_t complete = (planned.first_slot() + planned.tokens_size()) / page_tokens;
+  if (planned.tokens_size() == 0 || table->pages() < complete) {
     return bad_plan(fmt::format("sequence {}: {} pages for {} tokens from {}", planned.sequence_id(),
-                                table->slabs.size() / kMaxSlabs, planned.tokens_size(),
-                                planned.first_slot()));
+                                table->pages(), planned.tokens_size(), planned.first_slot()));
   }
-  table->page_levels.assign(table->slabs.size() / kMaxSlabs,
-                            static_cast<uint8_t>(memory_.layout().num_levels));
+  for (size_t i = planned.first_slot() / page_tokens; i < complete; ++i) {
+    if (table->page_levels[i] != memory_.layout().num_levels)
+      return bad_plan(fmt::format("sequence {}: page {} cannot be written", planned.sequence_id(), i));
+  }
   return memory_.archive() ? observe(planned, table) : Status();
+}
+
+Status Executor::enter(std::span<const uint32_t> slabs, size_t page, Table* table) const {
+  table->slabs.resize(std::max(table->slabs.size(), (page + 1) * kMaxSlabs), nullptr);
+  table->page_levels.resize(std::max(table->page_levels.size(), page + 1));
+  std::byte** mine = &table->slabs[page * kMaxSlabs];
+  LOWKEY_TRY(resolve(memory_, slabs, mine));
+  const int levels = memory_.layout().num_levels;
+  const auto leading = std::find(mine, mine + levels, nullptr) - mine;
+  const bool sink = static_cast<int>(slabs.size()) == levels || mine[levels] != nullptr;
+  if (leading == 0 || !sink) return bad_plan("a page without its first level or its sink");
+  table->page_levels[page] = static_cast<uint8_t>(leading);
+  return {};
 }
 
 Status Executor::run_model(const wire::StepPlan& plan) {
@@ -146,17 +177,15 @@ Result<std::vector<std::byte*>> Executor::addresses(const wire::PlacedPage& page
   if (page.slabs_size() != levels && page.slabs_size() != memory_.layout().num_slabs()) {
     return bad_plan(fmt::format("a page with {} slabs", page.slabs_size()));
   }
-  std::vector<std::byte*> slabs;
-  for (int slab = 0; slab < page.slabs_size(); ++slab) {
-    if (page.slabs(slab) >= memory_.slabs(slab).max_slabs())
-      return bad_plan("a slab beyond this rank's memory");
-    slabs.push_back(memory_.slab_address(slab, page.slabs(slab)));
-  }
+  std::vector<std::byte*> slabs(page.slabs_size());
+  LOWKEY_TRY(
+      resolve(memory_, std::span<const uint32_t>(page.slabs().data(), page.slabs_size()), slabs.data()));
   return slabs;
 }
 
 Status Executor::spill(const wire::StepPlan& plan) {
   if (!ports_.spill) return {};
+  const TimePoint begin = Clock::now();
   std::vector<StagedPage> staged;
   for (const wire::PlacedPage& page : plan.spills()) {
     LOWKEY_ASSIGN(identity, identity_from_bytes(page.identity()));
@@ -165,6 +194,10 @@ Status Executor::spill(const wire::StepPlan& plan) {
       metrics_.add(Metric::kSpillOutcomes, 1, {{"outcome", "dropped_staging_full"}});
     }
   }
+  for (const StagedPage& page : staged) {
+    for (const auto& slab : page.slabs) spilled_.first += slab.size();
+  }
+  spilled_.second += seconds(Clock::now() - begin);
   if (!staged.empty()) ports_.spill(std::move(staged));
   return {};
 }
@@ -176,7 +209,6 @@ bool Executor::stage(const wire::PlacedPage& page, const Hash128& identity, std:
   const kernels::PageLayout& layout = memory_.layout();
   StagedPage copy;
   kernels::PageHeader& header = copy.header;
-  header.levels_present = static_cast<uint8_t>((1u << layout.num_levels) - 1);
   header.read_at_least_level = static_cast<uint8_t>(layout.num_levels - 1);
   header.has_sink = static_cast<int>(slabs.size()) > layout.num_levels;
   header.identity = kvstore::rank_identity(identity, comm_.rank(), comm_.size());
@@ -187,6 +219,8 @@ bool Executor::stage(const wire::PlacedPage& page, const Hash128& identity, std:
   header.first_token = page.first_token();
   std::byte* to = buffer.get();
   for (size_t i = 0; i < slabs.size(); ++i) {
+    if (slabs[i] == nullptr) continue;
+    if (static_cast<int>(i) < layout.num_levels) header.levels_present |= static_cast<uint8_t>(1u << i);
     const size_t bytes = layout.slab_bytes[i];
     std::memcpy(to, slabs[i], bytes);
     copy.slabs[i] = {to, bytes};
@@ -203,13 +237,15 @@ void Executor::restore(const wire::RestoreCommand& command,
                        std::function<void(const wire::RestoreResult&)> done) {
   wire::RestoreResult result;
   result.set_restore_id(command.restore_id());
-  std::vector<RestoreTarget> targets;
+  std::vector<kvstore::PageRead> reads;
   const auto add = [&](const wire::PlacedPage& page) -> Status {
     LOWKEY_ASSIGN(identity, identity_from_bytes(page.identity()));
     LOWKEY_ASSIGN(slabs, addresses(page));
-    RestoreTarget& target = targets.emplace_back();
-    target.identity = kvstore::rank_identity(identity, comm_.rank(), comm_.size());
-    for (size_t i = 0; i < slabs.size(); ++i) target.slabs[i] = {slabs[i], memory_.layout().slab_bytes[i]};
+    kvstore::PageRead& read = reads.emplace_back();
+    read.identity = kvstore::rank_identity(identity, comm_.rank(), comm_.size());
+    for (size_t i = 0; i < slabs.size(); ++i) {
+      if (slabs[i] != nullptr) read.slabs[i] = {slabs[i], memory_.layout().slab_bytes[i]};
+    }
     return {};
   };
   Status status = ports_.restore ? Status() : Error{Code::kUnavailable, "this rank has no store", {}};
@@ -218,10 +254,15 @@ void Executor::restore(const wire::RestoreCommand& command,
     result.set_first_miss_reason(status.error().message);
     return done(result);
   }
-  ports_.restore(std::move(targets),
-                 [result, done = std::move(done)](size_t pages, std::string reason) mutable {
-                   result.set_pages_restored(static_cast<uint32_t>(pages));
-                   result.set_first_miss_reason(std::move(reason));
+  ports_.restore(std::move(reads), {.gaps = command.gaps()},
+                 [result, done = std::move(done)](const kvstore::RestoreReport& report) mutable {
+                   result.set_pages_restored(static_cast<uint32_t>(report.restored));
+                   result.set_first_miss_reason(report.reason);
+                   for (const kvstore::PageSource source : report.sources)
+                     result.mutable_sources()->push_back(static_cast<char>(source));
+                   result.set_bytes(report.bytes);
+                   result.set_seconds(report.seconds);
+                   result.set_lossy(report.lossy);
                    done(result);
                  });
 }

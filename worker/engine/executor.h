@@ -14,6 +14,7 @@
 #include <memory>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/deadline.h"
@@ -63,11 +64,14 @@ class Executor {
   bool can_spill() const { return ports_.spill != nullptr; }
   size_t spill_room() const { return staging_->available(); }  // pages
   size_t known_sequences() const { return tables_.size(); }
+  // Bytes and seconds of copies for stores since the last call.
+  std::pair<uint64_t, double> take_spilled() { return std::exchange(spilled_, {}); }
 
  private:
   struct Table {
-    std::vector<std::byte*> slabs;     // [page * kMaxSlabs + slab]
-    std::vector<uint8_t> page_levels;  // [page] to be read
+    std::vector<std::byte*> slabs;     // [page * kMaxSlabs + slab]; null: not there
+    std::vector<uint8_t> page_levels;  // [page] to be read: the leading ones that are there
+    size_t pages() const { return page_levels.size(); }
     // Where the recipe has an archive: [bank], and the addresses behind them.
     std::vector<kernels::ArchivedPages> archives;
     std::vector<std::vector<std::byte*>> archive_slabs;
@@ -76,6 +80,7 @@ class Executor {
   };
 
   Status apply(const wire::PlannedSequence& planned, Table* table);
+  Status enter(std::span<const uint32_t> slabs, size_t page, Table* table) const;
   Status observe(const wire::PlannedSequence& planned, Table* table) const;
   Status compact(const wire::PlannedSequence& planned, Table* table);
   Status add_archived(const wire::Compaction& compaction, Table* table) const;
@@ -95,9 +100,10 @@ class Executor {
   monitoring::Metrics& metrics_;
   std::shared_ptr<StagingPool> staging_;
   std::unordered_map<uint64_t, Table> tables_;  // by sequence id
-  std::vector<float> shard_logits_;             // [rows, vocab_shard]
-  std::vector<float> gathered_;                 // [ranks, rows, vocab_shard], leader
-  std::vector<float> logits_;                   // [rows, vocab_size], leader
+  std::pair<uint64_t, double> spilled_;
+  std::vector<float> shard_logits_;  // [rows, vocab_shard]
+  std::vector<float> gathered_;      // [ranks, rows, vocab_shard], leader
+  std::vector<float> logits_;        // [rows, vocab_size], leader
 };
 
 }  // namespace lowkey::worker

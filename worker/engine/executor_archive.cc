@@ -97,6 +97,7 @@ Status Executor::compact(const wire::PlannedSequence& planned, Table* table) {
     archived.num_pages += pages;
   }
   table->slabs.clear();
+  table->page_levels.clear();
   return {};
 }
 

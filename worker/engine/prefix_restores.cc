@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "transport/wire/lowkey.pb.h"
-#include "worker/engine/plan_codec.h"
+#include "base/log.h"
 
 namespace lowkey::worker {
 
@@ -12,94 +11,221 @@ using kvstore::PageRef;
 
 namespace {
 
-// One lookup message names at most this many pages (kvstore/service); longer prefixes compute the rest.
-constexpr size_t kMaxPages = 4096;
+// A prediction that was wrong by more than this factor has lost.
+constexpr double kPatience = 2;
+constexpr double kMaxPredictedSeconds = 30;
 
 }  // namespace
 
-PrefixRestores::PrefixRestores(const PrefixRestoreOptions& options, kvstore::PagePool& pool, Send send)
-    : options_(options), pool_(&pool), send_(std::move(send)) {}
+PrefixRestores::PrefixRestores(const PrefixRestoreOptions& options, kvstore::PagePool& pool, CostModel& cost,
+                               Hooks hooks)
+    : options_(options),
+      pool_(&pool),
+      cost_(&cost),
+      hooks_(std::move(hooks)),
+      num_levels_(pool.memory().layout().num_levels),
+      page_tokens_(pool.memory().layout().page_tokens),
+      commands_(options.num_ranks, pool, hooks_.send) {}
 
 Scheduler::Prefix PrefixRestores::begin(Sequence& sequence) {
-  const int page_tokens = pool_->memory().layout().page_tokens;
-  const size_t first = sequence.pages.size();
-  const size_t limit = std::min((sequence.tokens.size() - 1) / page_tokens, first + kMaxPages);
-  if (first >= limit) return Scheduler::Prefix::kCompute;
-  Scheduler::extend_identities(sequence, limit, page_tokens);
-  size_t waiting = 0;
-  for (const auto& [id, record] : records_) {
-    // A store that owes an answer beyond its time is not waited for again until it has given it.
-    if (record.sequence_id == 0) return Scheduler::Prefix::kCompute;
-    if (record.identities.front() == sequence.identities[first]) return Scheduler::Prefix::kLater;
-    ++waiting;
+  const Missing missing = survey(sequence);
+  const bool starts = missing.ready == missing.limit;
+  if (starts && !missing.coarse) return Scheduler::Prefix::kCompute;
+  if (sequence.exact_only && lossy_) return Scheduler::Prefix::kCompute;
+  if (commands_.late() > 0) {
+    sequence.report.note("a store owes an answer beyond its time: it was not asked");
+    return Scheduler::Prefix::kCompute;
   }
-  if (waiting >= options_.max_in_flight) return Scheduler::Prefix::kLater;
+  if (starts) {
+    const PrefixForecast forecast = cost_->forecast(missing.question);
+    if (!forecast.stepwise && waits_.size() < options_.max_waiting) return fetch(sequence, missing, forecast);
+    start_refining(sequence);
+    return Scheduler::Prefix::kCompute;
+  }
+  if (missing.in_flight || waits_.size() >= options_.max_waiting) return wait(sequence);
+  const PrefixForecast forecast = cost_->decide(missing.question);
+  hooks_.decided(to_string(forecast.decision));
+  sequence.report.decided(forecast);
+  if (forecast.decision != Decision::kRecompute) return fetch(sequence, missing, forecast);
+  return recompute(sequence, missing, forecast);
+}
 
-  Record record{.sequence_id = sequence.id,
-                .first_page = first,
-                .answered = std::vector<bool>(options_.num_ranks),
-                .outstanding = static_cast<size_t>(options_.num_ranks),
-                .deadline = Deadline::in(options_.wait)};
-  wire::RestoreCommand command;
-  command.set_restore_id(next_id_);
-  while (sequence.pages.size() < limit) {
-    const size_t index = sequence.pages.size();
-    auto page = pool_->allocate(index == 0);
+Scheduler::Prefix PrefixRestores::wait(Sequence& sequence) const {
+  if (!std::exchange(sequence.waited, true)) {
+    hooks_.decided("wait");
+    sequence.report.note("waited in the queue for restores of other requests");
+  }
+  return Scheduler::Prefix::kLater;
+}
+
+Scheduler::Prefix PrefixRestores::recompute(Sequence& sequence, const Missing& missing,
+                                            const PrefixForecast& forecast) {
+  sequence.report.note(fmt::format("{} tokens are computed: {:.3f} s against {:.3f} s to restore them",
+                                   missing.question.tokens, forecast.compute_seconds,
+                                   forecast.restore_seconds()));
+  sequence.recomputing = {.until = static_cast<int>(missing.limit) * page_tokens_,
+                          .begin = Clock::now(),
+                          .restore_seconds = forecast.restore_seconds()};
+  start_refining(sequence);
+  return Scheduler::Prefix::kCompute;
+}
+
+PrefixRestores::Missing PrefixRestores::survey(Sequence& sequence) const {
+  Missing missing{.hits = sequence.pages.size(), .ready = sequence.ready_pages()};
+  missing.limit = std::min((sequence.tokens.size() - 1) / page_tokens_, missing.hits + kMaxPages);
+  Scheduler::extend_identities(sequence, missing.limit, page_tokens_);
+  std::array<uint64_t, kernels::kMaxLevels + 1> bytes{};  // of the first levels of a page
+  for (int level = 0; level < num_levels_; ++level)
+    bytes[level + 1] = bytes[level] + pool_->memory().layout().slab_bytes[level];
+  const auto add = [&](int levels, uint64_t pages) {
+    missing.question.first_bytes += pages * (bytes[std::max(levels, sequence.min_levels)] - bytes[levels]);
+    missing.question.all_bytes += pages * (bytes[num_levels_] - bytes[levels]);
+  };
+  for (const PageRef& page : sequence.pages) {
+    if (page.lossy() || lossy_ || page.levels() == num_levels_) continue;
+    missing.coarse = true;
+    add(page.levels(), 1);
+  }
+  add(0, missing.limit - missing.hits);
+  missing.question.tokens = (missing.limit - missing.ready) * page_tokens_;
+  missing.question.queued_tokens = hooks_.queued_tokens();
+  missing.question.queued_bytes = commands_.bytes_in_flight();
+  if (missing.ready < missing.hits) {
+    missing.in_flight = commands_.busy(sequence.pages[missing.ready].id());
+  } else if (missing.ready < missing.limit) {
+    missing.in_flight = commands_.fetching(sequence.identities[missing.ready]);
+  }
+  return missing;
+}
+
+Scheduler::Prefix PrefixRestores::fetch(Sequence& sequence, const Missing& missing,
+                                        const PrefixForecast& forecast) {
+  Wait wait{.levels = forecast.decision == Decision::kProgressive ? sequence.min_levels : num_levels_,
+            .ready = missing.ready,
+            .forecast = forecast};
+  while (sequence.pages.size() < missing.limit) {
+    auto page = pool_->allocate(sequence.pages.empty(), wait.levels);
     if (!page) break;
-    *command.add_pages() = place_page(*page, sequence.identities[index], index * page_tokens);
-    record.identities.push_back(sequence.identities[index]);
-    record.pages.push_back(*page);
+    pool_->set_levels(*page, 0);
     sequence.pages.push_back(std::move(*page));
   }
-  if (record.pages.empty()) return Scheduler::Prefix::kCompute;
-  const auto begin = sequence.tokens.begin() + first * page_tokens;
-  record.tokens.assign(begin, begin + record.pages.size() * page_tokens);
-  record.restored = record.pages.size();
-  records_.emplace(next_id_++, std::move(record));
-  send_(command);
+  wait.sources.resize(sequence.pages.size());
+  wait.commands = raise(sequence, 0, sequence.pages.size(), wait.levels);
+  if (wait.commands == 0) {
+    start_refining(sequence);
+    return Scheduler::Prefix::kCompute;
+  }
+  const double predicted = std::min(kPatience * forecast.restore_seconds(), kMaxPredictedSeconds);
+  wait.deadline = Deadline::in(
+      options_.wait + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(predicted)));
+  waits_.insert_or_assign(sequence.id, std::move(wait));
   return Scheduler::Prefix::kFetching;
 }
 
-std::optional<PrefixRestores::Finished> PrefixRestores::on_result(int rank, uint64_t restore_id, size_t pages,
-                                                                  const std::string& reason) {
-  const auto found = records_.find(restore_id);
-  if (found == records_.end()) return std::nullopt;
-  Record& record = found->second;
-  if (rank < 0 || rank >= options_.num_ranks || record.answered[rank]) return std::nullopt;
-  record.answered[rank] = true;
-  if (pages < record.restored) {
-    record.restored = pages;
-    record.miss_reason = fmt::format("rank {}: {}", rank, reason);
+// Asks for what pages [first, end) lack of `levels` levels; returns the number of commands.
+size_t PrefixRestores::raise(Sequence& sequence, size_t first, size_t end, int levels) {
+  size_t commands = 0;
+  for (int from = 0; from < levels; ++from) {
+    std::vector<size_t> pages;
+    for (size_t i = first; i < end; ++i) {
+      const PageRef& page = sequence.pages[i];
+      if (page.levels() != from || page.lossy() || commands_.busy(page.id())) continue;
+      if (from > 0 && (lossy_ || !pool_->grow(page, levels))) continue;
+      pages.push_back(i);
+    }
+    if (pages.empty()) continue;
+    send(sequence, pages, from, levels, true);
+    ++commands;
   }
-  if (--record.outstanding > 0) return std::nullopt;
-
-  const size_t page_tokens = pool_->memory().layout().page_tokens;
-  for (size_t i = 0; i < record.restored; ++i) {
-    pool_->publish(record.pages[i], record.identities[i],
-                   std::span(record.tokens).subspan(i * page_tokens, page_tokens));
-  }
-  Finished finished{record.sequence_id, record.first_page, record.restored, std::move(record.identities),
-                    std::move(record.miss_reason)};
-  while (!record.pages.empty()) record.pages.pop_back();
-  records_.erase(found);
-  return finished;
+  return commands;
 }
 
-std::vector<uint64_t> PrefixRestores::expire() {
-  std::vector<uint64_t> expired;
-  for (auto& [id, record] : records_) {
-    if (record.sequence_id == 0 || !record.deadline.passed()) continue;
-    expired.push_back(std::exchange(record.sequence_id, 0));
+void PrefixRestores::send(const Sequence& sequence, const std::vector<size_t>& pages, int from, int to,
+                          bool waited) {
+  PageFetch fetch{.sequence_id = sequence.id, .waited = waited, .from = from, .to = to};
+  for (const size_t i : pages) {
+    PageFetch::Page& page = fetch.pages.emplace_back(i, sequence.pages[i], sequence.identities[i]);
+    if (from > 0) continue;
+    const auto begin = sequence.tokens.begin() + i * page_tokens_;
+    page.tokens.assign(begin, begin + page_tokens_);
   }
-  return expired;
+  commands_.send(std::move(fetch));
+}
+
+std::optional<RestoreCommands::Landed> PrefixRestores::on_answer(const RestoreAnswer& answer) {
+  auto landed = commands_.on_answer(answer);
+  if (!landed) return std::nullopt;
+  cost_->on_restore(landed->bytes, landed->seconds);
+  lossy_ |= landed->lossy;
+  const PageFetch& fetch = landed->fetch;
+  if (!fetch.waited) {
+    const auto refined = std::ranges::find(refining_, fetch.sequence_id, &Refinement::sequence_id);
+    if (refined != refining_.end() && !landed->reason.empty()) refined->reason = landed->reason;
+    return landed;
+  }
+  const auto found = waits_.find(fetch.sequence_id);
+  if (landed->late || found == waits_.end()) return landed;
+  Sequence& sequence = *hooks_.find(fetch.sequence_id);
+  Wait& wait = found->second;
+  for (size_t i = 0; i < fetch.pages.size(); ++i) {
+    // Published already by somebody faster: theirs is shared.
+    sequence.pages[fetch.pages[i].index] = fetch.pages[i].page;
+    if (landed->sources[i] != 0) wait.sources[fetch.pages[i].index] = landed->sources[i];
+  }
+  if (!landed->reason.empty()) wait.reason = landed->reason;
+  --wait.commands;
+  return landed;
+}
+
+std::vector<PrefixRestores::Ready> PrefixRestores::take_ready() {
+  std::vector<Ready> ready;
+  for (auto it = waits_.begin(); it != waits_.end();) {
+    Wait& wait = it->second;
+    Sequence& sequence = *hooks_.find(it->first);
+    const bool late = wait.commands > 0 && wait.deadline.passed();
+    if (wait.commands == 0 && wait.levels > sequence.min_levels && commands_.late() == 0) {
+      // Some pages are not whole in the stores: the levels that must be are asked for alone.
+      wait.levels = sequence.min_levels;
+      wait.commands = raise(sequence, sequence.ready_pages(), sequence.pages.size(), wait.levels);
+    }
+    if (wait.commands > 0 && !late) {
+      ++it;
+      continue;
+    }
+    ready.push_back(finish(sequence, wait, late));
+    it = waits_.erase(it);
+  }
+  return ready;
+}
+
+PrefixRestores::Ready PrefixRestores::finish(Sequence& sequence, const Wait& wait, bool late) {
+  if (late) commands_.give_up(sequence.id);
+  const size_t ready = sequence.ready_pages();
+  sequence.keep_pages(ready);
+  sequence.computed = static_cast<int>(ready) * page_tokens_;
+  const auto came = std::string_view(wait.sources).substr(0, ready).substr(std::min(wait.ready, ready));
+  const int disk_pages = static_cast<int>(std::ranges::count(came, '\2'));
+  start_refining(sequence);
+  return {.sequence_id = sequence.id,
+          .restored_tokens = static_cast<int>(came.size()) * page_tokens_,
+          .disk_tokens = disk_pages * page_tokens_,
+          .late = late,
+          .seconds = seconds(Clock::now() - wait.begin),
+          .forecast = wait.forecast,
+          .reason = wait.reason};
 }
 
 std::optional<TimePoint> PrefixRestores::next_deadline() const {
   std::optional<TimePoint> next;
-  for (const auto& [id, record] : records_) {
-    if (record.sequence_id != 0 && (!next || record.deadline.at() < *next)) next = record.deadline.at();
+  for (const auto& [id, wait] : waits_) {
+    if (!next || wait.deadline.at() < *next) next = wait.deadline.at();
   }
   return next;
+}
+
+void PrefixRestores::forget(uint64_t sequence_id) {
+  waits_.erase(sequence_id);
+  std::erase_if(refining_, [&](const Refinement& r) { return r.sequence_id == sequence_id; });
 }
 
 }  // namespace lowkey::worker

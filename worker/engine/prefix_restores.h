@@ -1,8 +1,14 @@
-// Prefix pages on their way back from a store: which, for whom, and how far every rank has got. Leader only.
+// Prefixes on their way back from the stores: what is fetched at an admission, who waits for it, and which
+// pages get finer while their sequence runs. Leader only.
 //
-// A restore reserves its pages before it asks and holds them until every rank has answered, also when nobody
-// waits any more: a late transfer must not land in memory that belongs to someone else. What counts is the
-// shortest run over the ranks.
+// At its admission a sequence has the pages that were found on the device, some of them perhaps below all
+// levels, and may have more in the stores. The cost model chooses: everything is fetched and then it starts;
+// or only the levels that it must have, and the others while it runs, level by level in batches; or the
+// prefix is computed. A page of which the upper levels cannot be had stays as it is. Where everything was
+// asked for and a page is not whole any more, the levels that must be are asked for alone.
+//
+// A sequence waits for a bounded time, then it computes what is not there. While a store owes an answer
+// beyond its time nobody else waits for it.
 //
 // Thread rule: the step thread only.
 #pragma once
@@ -15,68 +21,115 @@
 #include <vector>
 
 #include "base/deadline.h"
+#include "worker/engine/cost_model.h"
+#include "worker/engine/restore_commands.h"
 #include "worker/engine/scheduler.h"
-
-namespace lowkey::wire {
-class RestoreCommand;
-}
 
 namespace lowkey::worker {
 
 struct PrefixRestoreOptions {
   int num_ranks = 1;
-  Duration wait = std::chrono::seconds(2);  // longest that a sequence waits; then it computes
-  size_t max_in_flight = 16;                // sequences beyond it stay in the queue
+  Duration wait = std::chrono::seconds(2);  // longest that a sequence waits beyond the predicted time
+  size_t max_waiting = 16;                  // sequences beyond it stay in the queue
+  size_t max_refining = 2;                  // commands in flight that nobody waits for
+  uint64_t refining_bytes = 4ull << 20;     // of one of them on one rank, or one page
 };
 
 class PrefixRestores {
  public:
-  using Send = std::function<void(const wire::RestoreCommand&)>;  // to every rank, this one included
+  using Decision = PrefixForecast::Decision;
+  // One lookup message names at most this many pages (kvstore/service); longer prefixes compute the rest.
+  static constexpr size_t kMaxPages = 4096;
 
-  // A restore that every rank has answered.
-  struct Finished {
-    uint64_t sequence_id = 0;  // 0: nobody waits any more
-    size_t first_page = 0;
-    size_t restored = 0;              // pages in place on all ranks, published
-    std::vector<Hash128> identities;  // of all pages asked for
-    std::string miss_reason;          // why the run ended early; empty when complete
+  struct Hooks {
+    RestoreCommands::Send send;
+    std::function<Sequence*(uint64_t sequence_id)> find;  // null: ended
+    std::function<uint64_t()> queued_tokens;              // to be computed before a new sequence's
+    std::function<void(const char* decision)> decided;    // restore, progressive, recompute or wait
   };
 
-  PrefixRestores(const PrefixRestoreOptions& options, kvstore::PagePool& pool, Send send);
+  // A sequence that has waited to the end: `computed` and its pages are set, it can run.
+  struct Ready {
+    uint64_t sequence_id = 0;
+    int restored_tokens = 0;
+    int disk_tokens = 0;  // of those
+    bool late = false;    // the time was up
+    double seconds = 0;   // since its admission
+    PrefixForecast forecast;
+    std::string reason;  // why not everything came; empty when all did
+  };
 
-  // Decides about the pages behind the sequence's device hits. When kFetching, the reserved pages are
-  // appended to sequence.pages and the command is out.
+  PrefixRestores(const PrefixRestoreOptions& options, kvstore::PagePool& pool, CostModel& cost, Hooks hooks);
+
+  // Decides about the prefix of a sequence that holds its device hits. When kFetching, the pages it waits for
+  // are appended to sequence.pages and the commands are out.
   Scheduler::Prefix begin(Sequence& sequence);
 
-  // One rank's answer. Publishes what is in place once all have answered.
-  std::optional<Finished> on_result(int rank, uint64_t restore_id, size_t pages, const std::string& reason);
-
-  // Ids of sequences that have waited long enough: each is told once, and its reserved pages are no longer
-  // its own.
-  std::vector<uint64_t> expire();
+  // One rank's answer; what it completes, if anything.
+  std::optional<RestoreCommands::Landed> on_answer(const RestoreAnswer& answer);
+  // After on_answer: who needs to wait no longer, and those whose time is up.
+  std::vector<Ready> take_ready();
   std::optional<TimePoint> next_deadline() const;
 
-  size_t in_flight() const { return records_.size(); }
+  // Once per step: asks for upper levels of running sequences' pages, as far as the bounds allow.
+  void refine();
+  void forget(uint64_t sequence_id);  // ended
+
+  size_t in_flight() const { return commands_.in_flight(); }
 
  private:
-  struct Record {
-    uint64_t sequence_id = 0;
-    size_t first_page = 0;
-    std::vector<kvstore::PageRef> pages;
-    std::vector<Hash128> identities;
-    std::vector<int32_t> tokens;
-    std::vector<bool> answered;  // by rank
-    size_t outstanding = 0;
-    size_t restored = 0;
-    std::string miss_reason;
+  // A sequence that waits.
+  struct Wait {
+    int levels = 0;    // asked for
+    size_t ready = 0;  // pages that were, at the admission
+    PrefixForecast forecast;
+    size_t commands = 0;  // that are not answered
+    std::string sources;  // [page] of what has come, as in RestoreAnswer
+    TimePoint begin = Clock::now();
     Deadline deadline{TimePoint()};
+    std::string reason;
   };
+  // A running sequence whose pages get finer. `level`: what a page had when it was last looked at.
+  struct Refinement {
+    struct Item {
+      size_t index;
+      int level;
+      bool tried = false;  // level `level` was asked for
+    };
+    uint64_t sequence_id = 0;
+    std::vector<Item> items;
+    std::string reason;
+  };
+  // What a sequence lacks at its admission.
+  struct Missing {
+    size_t hits = 0;         // pages found on the device, at any number of levels
+    size_t ready = 0;        // the leading ones with which it could start
+    size_t limit = 0;        // pages that it could have: the last token is always computed
+    bool coarse = false;     // a hit is below all levels, and the stores might have more of it
+    bool in_flight = false;  // the first page that is not ready is on its way for somebody else
+    PrefixQuestion question;
+  };
+
+  Missing survey(Sequence& sequence) const;
+  Scheduler::Prefix wait(Sequence& sequence) const;
+  Scheduler::Prefix recompute(Sequence& sequence, const Missing& missing, const PrefixForecast& forecast);
+  Scheduler::Prefix fetch(Sequence& sequence, const Missing& missing, const PrefixForecast& forecast);
+  size_t raise(Sequence& sequence, size_t first, size_t end, int levels);
+  void send(const Sequence& sequence, const std::vector<size_t>& pages, int from, int to, bool waited);
+  Ready finish(Sequence& sequence, const Wait& wait, bool late);
+  void start_refining(const Sequence& sequence);
+  void look_again(const Sequence& sequence, Refinement* refinement) const;
+  bool next_batch(Sequence& sequence, Refinement* refinement);
 
   PrefixRestoreOptions options_;
   kvstore::PagePool* pool_;
-  Send send_;
-  uint64_t next_id_ = 1;
-  std::map<uint64_t, Record> records_;
+  CostModel* cost_;
+  Hooks hooks_;
+  const int num_levels_, page_tokens_;
+  RestoreCommands commands_;
+  std::map<uint64_t, Wait> waits_;  // by sequence id
+  std::vector<Refinement> refining_;
+  bool lossy_ = false;  // what the stores gave so far came through a lossy format
 };
 
 }  // namespace lowkey::worker

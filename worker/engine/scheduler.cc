@@ -172,15 +172,17 @@ Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
     return Admission::kNoRoom;
   }
   if (!hold_memory(sequence, std::move(hits))) return Admission::kNoRoom;
-  sequence.computed = static_cast<int>(sequence.pages.size()) * page_tokens_;
+  const size_t ready = sequence.ready_pages();
   const Prefix prefix = fetch_prefix_ ? fetch_prefix_(sequence) : Prefix::kCompute;
   if (prefix == Prefix::kLater) {
     sequence.release_memory();
     return Admission::kLater;
   }
+  if (prefix == Prefix::kCompute) sequence.keep_pages(ready);
+  sequence.computed = static_cast<int>(ready) * page_tokens_;
   if (sequence.admissions++ == 0) {
-    sequence.queue_seconds = seconds(Clock::now() - sequence.submitted);
-    sequence.cached_device = sequence.computed;
+    sequence.report.queue_seconds = seconds(Clock::now() - sequence.submitted);
+    sequence.report.device_tokens = std::min(sequence.computed, sequence.prompt_tokens);
     if (!archive_) prefix_queries_ += sequence.prompt_tokens;
   }
   return prefix == Prefix::kFetching ? Admission::kRestoring : Admission::kRunning;

@@ -1,13 +1,17 @@
 // One sequence as the leader sees it: a request's tokens and what of them is in the cache. Step thread only.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "base/deadline.h"
 #include "base/hash128.h"
 #include "kvstore/page/page_pool.h"
 #include "kvstore/page/sequence_archive.h"
+#include "worker/engine/page_table.h"
+#include "worker/engine/request_report.h"
 #include "worker/engine/sampler.h"
 
 namespace lowkey::worker {
@@ -20,6 +24,9 @@ struct Sequence {
   SamplingParams sampling;
   std::vector<int32_t> tokens;  // prompt, then what was sampled
   int prompt_tokens = 0;
+  int emitted_before = 0;   // answer tokens that the client had when the request came here
+  int min_levels = 1;       // that must be read of every page
+  bool exact_only = false;  // nothing that came back through a lossy format either
 
   State state = State::kWaiting;
   int computed = 0;                 // tokens whose K and V are in the cache (pages, then tail)
@@ -29,7 +36,11 @@ struct Sequence {
   std::vector<kvstore::PageRef>
       pages;  // pages[0 .. computed / page_tokens) are complete; more may be reserved
   kvstore::TailRef tail;
-  size_t pages_sent = 0;  // leading pages that the ranks' tables hold as they are here
+  PageTable table;  // what the ranks know of `pages`
+  // Position of the first token that was computed while a page was read coarse. Pages completed from there on
+  // are not what other sequences would compute: they are never published or spilled.
+  int tainted_from = kUntainted;
+  static constexpr int kUntainted = std::numeric_limits<int>::max();
 
   // Where the recipe has an archive (kvstore/page/archive_spec.h). A slot counts the tokens in the sequence's
   // own pages and tail, a position all tokens before it.
@@ -41,33 +52,49 @@ struct Sequence {
   bool known_to_ranks = false;
 
   TimePoint submitted = Clock::now();
-  int admissions = 0;     // the first one decides queue_seconds and the two counts below
+  int admissions = 0;     // the first one decides the report's queue time and where the prompt was found
   bool reported = false;  // its first event is out
-  double queue_seconds = 0;
-  int cached_device = 0;  // prompt tokens found on the device at the first admission
-  int cached_store = 0;   // prompt tokens restored after it
+  bool waited = false;    // in the queue, for somebody who is fetching the same
+  struct Recomputing {    // a prefix that the cost model would rather compute than restore
+    int until = 0;        // 0: none
+    TimePoint begin{};
+    double restore_seconds = 0;  // as predicted
+  } recomputing;
+  RequestReport report;
 
   int next_slot() const { return computed - moved; }
   int remaining() const { return static_cast<int>(tokens.size()) - computed; }
   int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens; }
 
+  // Leading pages that can be read as the request demands.
+  size_t ready_pages() const {
+    const auto ready = [&](const kvstore::PageRef& page) {
+      return page.levels() >= min_levels && !(exact_only && page.lossy());
+    };
+    return std::ranges::find_if_not(pages, ready) - pages.begin();
+  }
+  void keep_pages(size_t count) {
+    while (pages.size() > count) pages.pop_back();
+  }
+
   // The last pages go first, so that the pool, which evicts the longest unused, keeps the front of the prefix
   // longest.
   void release_memory() {
-    while (!pages.empty()) pages.pop_back();
+    keep_pages(0);
     tail = {};
     archive = {};
     archive_sent.clear();
     scores = {};
     prompt_archived = false;
     moved = 0;
-    pages_sent = 0;
+    table.clear();
+    tainted_from = kUntainted;
     computed = 0;
   }
   // Its own tokens have moved, `exact` of them to the front of the tail.
   void tokens_archived(int exact) {
-    while (!pages.empty()) pages.pop_back();
-    pages_sent = 0;
+    keep_pages(0);
+    table.clear();
     scores = {};
     prompt_archived = true;
     moved = computed - exact;

@@ -27,6 +27,7 @@ class SpillQueue {
 
   void offer(const PendingSpill& page);
   bool empty() const { return pending_.empty(); }
+  size_t pending() const { return pending_.size(); }
   std::vector<PendingSpill> take(size_t count);
   void mark_stored(const Hash128& identity);
   bool forget_stored(const Hash128& identity) { return stored_.erase(identity) > 0; }

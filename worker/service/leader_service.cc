@@ -1,5 +1,8 @@
 #include "worker/service/leader_service.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/exit_now.h"
 #include "base/log.h"
 #include "base/watchdog.h"
@@ -15,6 +18,9 @@ namespace {
 
 // Load reports steer routing between replicas; more often would cost more than a step of a small model.
 constexpr auto kReportInterval = std::chrono::milliseconds(100);
+// Measured rates waver with every step; what the router would decide does not.
+constexpr auto kRatesInterval = std::chrono::seconds(1);
+constexpr double kRatesChange = 0.1;
 
 template <class Message>
 bool parse(Message* message, std::string_view body) {
@@ -39,6 +45,11 @@ EnginePorts LeaderService::ports() {
   ports.emit = [this](const wire::TokenEvents& events) {
     post([this, body = events.SerializeAsString()]() mutable {
       send_to_coordinator(MessageType::kTokenEvents, std::move(body));
+    });
+  };
+  ports.prefix_events = [this](const wire::PrefixEvents& events) {
+    post([this, body = events.SerializeAsString()]() mutable {
+      send_to_coordinator(MessageType::kPrefixEvents, std::move(body));
     });
   };
   return ports;
@@ -77,7 +88,10 @@ void LeaderService::forget_coordinator() {
 
 void LeaderService::on_peer(const ConnectionPtr& peer) {
   const transport::PeerInfo& info = peer->peer();
-  if (info.role == Role::kCoordinator) coordinator_ = peer;
+  if (info.role == Role::kCoordinator) {
+    coordinator_ = peer;
+    engine_->resync_prefixes();
+  }
   if (info.role == Role::kWorker) followers_[info.replica_rank] = peer;
   report_state();
 }
@@ -89,6 +103,7 @@ void LeaderService::on_message(const ConnectionPtr& peer, MessageType type, std:
   if (from_coordinator && type == MessageType::kCancel && parse(&cancel, body))
     return engine_->cancel(cancel.request_id());
   if (from_coordinator && type == MessageType::kDrain) return engine_->drain();
+  if (from_coordinator && type == MessageType::kPrefixResync) return engine_->resync_prefixes();
   if (!from_coordinator && type == MessageType::kRestoreResult) return on_restore_result(peer, body);
   spdlog::warn("message {} from {} {} makes no sense here", static_cast<int>(type),
                to_string(peer->peer().role), peer->peer().world_rank);
@@ -133,6 +148,27 @@ void LeaderService::send_to_coordinator(MessageType type, std::string body) {
   }
 }
 
+// What was sent stands until something has changed by more than a tenth, or a while has passed.
+void LeaderService::fill_rates(const MeasuredRates& now, wire::CostRates* out) {
+  const auto changed = [](double before, double after) {
+    return std::abs(after - before) > kRatesChange * std::max(before, after);
+  };
+  const bool differs = changed(rates_.prefill_tokens_per_second, now.prefill_tokens_per_second) ||
+                       changed(rates_.decode_step_seconds, now.decode_step_seconds) ||
+                       changed(rates_.restore_bytes_per_second, now.restore_bytes_per_second) ||
+                       changed(rates_.restore_latency_seconds, now.restore_latency_seconds);
+  if (differs || Clock::now() - rates_sent_ >= kRatesInterval) {
+    rates_ = now;
+    rates_sent_ = Clock::now();
+  }
+  out->set_prefill_tokens_per_second(rates_.prefill_tokens_per_second);
+  out->set_decode_step_seconds(rates_.decode_step_seconds);
+  out->set_restore_bytes_per_second(rates_.restore_bytes_per_second);
+  out->set_restore_latency_seconds(rates_.restore_latency_seconds);
+  out->set_page_bytes(static_cast<double>(engine_->page_bytes(engine_->num_levels())));
+  out->set_first_level_bytes(static_cast<double>(engine_->page_bytes(1)));
+}
+
 void LeaderService::report_state() {
   const EngineState now = engine_->state();
   post([this, now] {
@@ -146,6 +182,9 @@ void LeaderService::report_state() {
     state.set_max_sequence_tokens(now.max_sequence_tokens);
     state.set_kv_bytes_used(now.kv_bytes_used);
     state.set_kv_bytes_capacity(now.kv_bytes_capacity);
+    state.set_queued_prompt_tokens(now.queued_prompt_tokens);
+    engine_->describe_cache(state.mutable_cache());
+    fill_rates(now.rates, state.mutable_rates());
     std::string body = state.SerializeAsString();
     if (!coordinator_ || body == last_state_) return;
     if (state.ready() && !was_ready_) reporter().set_ready();

@@ -8,6 +8,10 @@
 #include "worker/engine/engine.h"
 #include "worker/service/worker_service.h"
 
+namespace lowkey::wire {
+class CostRates;
+}
+
 namespace lowkey::worker {
 
 class LeaderService final : public WorkerService {
@@ -33,12 +37,15 @@ class LeaderService final : public WorkerService {
   void send_to_followers(transport::MessageType type, std::string body);
   void send_to_coordinator(transport::MessageType type, std::string body);
   void report_state();  // any thread
+  void fill_rates(const MeasuredRates& now, wire::CostRates* out);
 
   Engine* engine_ = nullptr;
   transport::ConnectionPtr coordinator_;
   std::map<int, transport::ConnectionPtr> followers_;  // by replica rank
   std::atomic<bool> stopped_ = false;
   std::string last_state_;  // as the coordinator knows it
+  MeasuredRates rates_;     // the same
+  TimePoint rates_sent_{};
   bool was_ready_ = false;
 };
 

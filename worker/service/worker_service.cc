@@ -63,11 +63,23 @@ void WorkerService::fill_ports(EnginePorts& ports) {
   ports.spill = [this](std::vector<StagedPage> pages) {
     post([this, pages = std::move(pages)]() mutable { spill(std::move(pages)); });
   };
-  ports.restore = [this](std::vector<RestoreTarget> targets, std::function<void(size_t, std::string)> done) {
-    post([this, targets = std::move(targets), done = std::move(done)]() mutable {
-      restore(std::move(targets), std::move(done));
+  ports.restore = [this](std::vector<kvstore::PageRead> pages, kvstore::RestoreOptions wanted,
+                         std::function<void(const kvstore::RestoreReport&)> done) {
+    post([this, pages = std::move(pages), wanted, done = std::move(done)]() mutable {
+      uint64_t bytes = 0;
+      for (const kvstore::PageRead& page : pages) {
+        for (const auto& slab : page.slabs) bytes += slab.size();
+      }
+      stores_->restore(std::move(pages), wanted, transfer_deadline(bytes), std::move(done));
     });
   };
+}
+
+// A store that is gone is noticed by its connection; this bounds one that is there and does not move.
+Deadline WorkerService::transfer_deadline(uint64_t bytes) const {
+  constexpr uint64_t kSlowestLink = 10'000'000;  // bytes per second: a tenth of 1 Gbit/s
+  const auto moving = std::chrono::milliseconds(bytes * 1000 / kSlowestLink);
+  return Deadline::in(options_.transfer_deadline + std::min<Duration>(moving, std::chrono::seconds(55)));
 }
 
 void WorkerService::spill(std::vector<StagedPage> pages) {
@@ -76,17 +88,6 @@ void WorkerService::spill(std::vector<StagedPage> pages) {
   for (StagedPage& page : pages) writes.push_back({page.header, page.slabs, std::move(page.keep_alive)});
   // The set counts the outcomes; nobody waits for them.
   stores_->spill(std::move(writes), Deadline::in(options_.transfer_deadline), {});
-}
-
-void WorkerService::restore(std::vector<RestoreTarget> targets,
-                            std::function<void(size_t, std::string)> done) {
-  std::vector<kvstore::PageRead> reads;
-  reads.reserve(targets.size());
-  for (const RestoreTarget& target : targets) reads.push_back({target.identity, target.slabs});
-  stores_->restore(std::move(reads), {}, Deadline::in(options_.transfer_deadline),
-                   [done = std::move(done)](const kvstore::RestoreReport& report) {
-                     done(report.restored, report.reason);
-                   });
 }
 
 }  // namespace lowkey::worker

@@ -27,7 +27,7 @@ class WorkerService {
     int replica_size = 1;
     kvstore::PageOrigin origin;
     kvstore::SpillFormat spill;                            // what the recipe says of spilled pages
-    Duration transfer_deadline = std::chrono::seconds(5);  // of a spill or restore, all of it
+    Duration transfer_deadline = std::chrono::seconds(5);  // of a spill or restore, beside its bytes
     // I/O thread, once. Orderly (kCancelled): the coordinator ended the cluster.
     std::function<void(const Error&)> on_end;
   };
@@ -61,7 +61,7 @@ class WorkerService {
   void message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
   void down(const transport::ConnectionPtr& peer, const Error& error);
   void spill(std::vector<StagedPage> pages);
-  void restore(std::vector<RestoreTarget> targets, std::function<void(size_t, std::string)> done);
+  Deadline transfer_deadline(uint64_t bytes) const;
 
   boost::asio::io_context& io_;
   monitoring::Metrics& metrics_;

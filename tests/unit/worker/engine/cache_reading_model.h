@@ -1,11 +1,15 @@
 // A model whose answer depends on every token it finds in the cache and on nothing else: it keeps token ids
 // where K and V would be (tail first, slab when a page is complete, as Backend::attend does) and answers with
-// a hash of what it reads back. A page that is lost, swapped, stale or another rank's changes the answer.
+// a hash of what it reads back. A page that is lost, swapped, stale or another rank's changes the answer; and
+// so does one that is read at fewer levels: the lowest bits of its tokens are in the upper levels. What is
+// computed while it reads such a page is marked in the cache for good, as a real model's K and V would be.
 // Thousands of requests a second, so it serves the soak; the real model has its own tests.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 #include "worker/model/model.h"
@@ -26,12 +30,27 @@ class CacheReadingModel final : public Model {
     config_.eos_token_ids = {0};
   }
 
+  static constexpr int32_t kTaint = 0x100;
+
+  // What `levels` of `num_levels` levels of a page keep of a token.
+  static int32_t coarse(int32_t token, int levels, int num_levels) {
+    int32_t kept = 0;
+    for (int level = 0; level < levels; ++level) kept |= token & level_bits(level, num_levels);
+    return kept;
+  }
+
   // The greedy answer to a prompt, from the definition.
   static std::vector<int32_t> answer(std::vector<int32_t> tokens, int max_tokens, bool ignore_eos = false) {
+    return answer_reading(std::move(tokens), max_tokens, ignore_eos,
+                          [](size_t, int32_t token) { return token; });
+  }
+  // `read(position, token)`: what the cache gives back.
+  static std::vector<int32_t> answer_reading(std::vector<int32_t> tokens, int max_tokens, bool ignore_eos,
+                                             const std::function<int32_t(size_t, int32_t)>& read) {
     std::vector<int32_t> out;
     while (static_cast<int>(out.size()) < max_tokens) {
       uint64_t hash = 0;
-      for (size_t i = 0; i < tokens.size(); ++i) hash = mix(hash, tokens[i], i);
+      for (size_t i = 0; i < tokens.size(); ++i) hash = mix(hash, read(i, tokens[i]), i);
       int best = 0;
       for (int v = 1; v < kVocab; ++v) {
         if (logit(hash, v) > logit(hash, best)) best = v;
@@ -53,9 +72,13 @@ class CacheReadingModel final : public Model {
     if (fail_next_.exchange(false))
       return Error{Code::kDeadlineExceeded, "all-reduce: rank 1 did not answer", {}};
     for (const kernels::SequenceSlice& slice : batch.sequences) {
+      const int before = slice.first_slot / layout.page_tokens;
+      const bool taints = std::any_of(slice.page_levels, slice.page_levels + before,
+                                      [&](int levels) { return levels < layout.num_levels; });
       for (int row = 0; row < slice.num_rows; ++row) {
         LOWKEY_CHECK(batch.positions[slice.first_row + row] == slice.first_slot + row);
-        write(layout, slice, slice.first_slot + row, batch.tokens[slice.first_row + row]);
+        write(layout, slice, slice.first_slot + row,
+              batch.tokens[slice.first_row + row] ^ (taints ? kTaint : 0));
       }
     }
     size_t wanted = 0;
@@ -82,7 +105,13 @@ class CacheReadingModel final : public Model {
   }
   static float logit(uint64_t hash, int v) { return static_cast<float>(mix(hash, v, 77) >> 40) / (1 << 22); }
 
-  // Ranks keep different bytes for the same token.
+  // One level has all bits; of more, the first has all but the last two, which the others share.
+  static int32_t level_bits(int level, int num_levels) {
+    if (num_levels == 1) return -1;
+    return level == 0 ? ~3 : num_levels == 2 ? 3 : level == 1 ? 2 : 1;
+  }
+
+  // Ranks keep different bytes for the same token. Its own inverse.
   int32_t sealed(int32_t token, int position) const { return token ^ (rank_ * 0x01010101 + position * 31); }
 
   void write(const kernels::PageLayout& layout, const kernels::SequenceSlice& slice, int position,
@@ -92,7 +121,13 @@ class CacheReadingModel final : public Model {
     tail[in_page] = sealed(token, position);
     if (in_page + 1 < page_tokens) return;
     std::byte* const* slabs = slice.slabs + (position / page_tokens) * kernels::kMaxSlabs;
-    std::memcpy(slabs[0], tail, page_tokens * sizeof(int32_t));
+    for (int level = 0; level < layout.num_levels; ++level) {
+      auto* out = reinterpret_cast<int32_t*>(slabs[level]);
+      for (int i = 0; i < page_tokens; ++i) {
+        const int at = position - page_tokens + 1 + i;
+        out[i] = sealed(sealed(tail[i], at) & level_bits(level, layout.num_levels), at);
+      }
+    }
     if (position < page_tokens && layout.sink_tokens > 0) {
       std::memcpy(slabs[layout.sink_slab()], tail, layout.sink_tokens * sizeof(int32_t));
     }
@@ -104,10 +139,17 @@ class CacheReadingModel final : public Model {
       const int page = position / layout.page_tokens, in_page = position % layout.page_tokens;
       const bool exact = page == last / layout.page_tokens;
       const bool sink = !exact && position < layout.sink_tokens;
-      const std::byte* from =
-          exact ? slice.tail : slice.slabs[page * kernels::kMaxSlabs + (sink ? layout.sink_slab() : 0)];
-      hash = mix(hash, reinterpret_cast<const int32_t*>(from)[in_page] ^ (rank_ * 0x01010101 + position * 31),
-                 position);
+      const auto token = [&](const std::byte* from) {
+        return sealed(reinterpret_cast<const int32_t*>(from)[in_page], position);
+      };
+      std::byte* const* slabs = slice.slabs + page * kernels::kMaxSlabs;
+      int32_t found = 0;
+      if (exact || sink) {
+        found = token(exact ? slice.tail : slabs[layout.sink_slab()]);
+      } else {
+        for (int level = 0; level < slice.page_levels[page]; ++level) found |= token(slabs[level]);
+      }
+      hash = mix(hash, found, position);
     }
     return hash;
   }

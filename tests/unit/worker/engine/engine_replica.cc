@@ -19,21 +19,35 @@ void MemoryStore::put(std::vector<StagedPage> pages) {
   }
 }
 
-std::pair<size_t, std::string> MemoryStore::get(const std::vector<RestoreTarget>& targets) const {
+kvstore::RestoreReport MemoryStore::get(const std::vector<kvstore::PageRead>& pages, bool gaps) const {
   std::lock_guard lock(mutex_);
-  for (size_t i = 0; i < targets.size(); ++i) {
-    const auto found = pages_.find(targets[i].identity);
-    if (found == pages_.end()) return {i, "not in the store"};
-    const Page& page = found->second;
-    if (page.header.header_checksum != page.header.compute_checksum()) return {i, "header"};
-    for (size_t slab = 0; slab < page.slabs.size(); ++slab) {
-      if (page.slabs[slab].size() != targets[i].slabs[slab].size()) return {i, "another layout"};
-      if (page.slabs[slab].empty()) continue;
-      if (slab_checksum(page.slabs[slab]) != page.header.checksums[slab]) return {i, "checksum"};
-      std::memcpy(targets[i].slabs[slab].data(), page.slabs[slab].data(), page.slabs[slab].size());
-    }
+  kvstore::RestoreReport report{.lossy = lossy_};
+  for (const kvstore::PageRead& wanted : pages) {
+    if (!gaps && !report.reason.empty()) break;
+    const std::string reason = read(wanted, &report.bytes);
+    if (reason.empty() && report.reason.empty()) ++report.restored;
+    if (!reason.empty() && report.reason.empty()) report.reason = reason;
+    report.sources.push_back(reason.empty() ? kvstore::PageSource::kHost : kvstore::PageSource::kNone);
   }
-  return {targets.size(), ""};
+  report.sources.resize(pages.size(), kvstore::PageSource::kNone);
+  if (bytes_per_second_ > 0) report.seconds = static_cast<double>(report.bytes) / bytes_per_second_;
+  return report;
+}
+
+std::string MemoryStore::read(const kvstore::PageRead& wanted, uint64_t* bytes) const {
+  const auto found = pages_.find(wanted.identity);
+  if (found == pages_.end()) return "not in the store";
+  const Page& page = found->second;
+  if (page.header.header_checksum != page.header.compute_checksum()) return "header";
+  for (size_t slab = 0; slab < page.slabs.size(); ++slab) {
+    if (wanted.slabs[slab].empty()) continue;
+    if (page.slabs[slab].empty()) return "the level is not there any more";
+    if (page.slabs[slab].size() != wanted.slabs[slab].size()) return "another layout";
+    if (slab_checksum(page.slabs[slab]) != page.header.checksums[slab]) return "checksum";
+    std::memcpy(wanted.slabs[slab].data(), page.slabs[slab].data(), page.slabs[slab].size());
+    *bytes += page.slabs[slab].size();
+  }
+  return "";
 }
 
 size_t MemoryStore::pages() const {
@@ -46,9 +60,16 @@ void MemoryStore::forget_all() {
   pages_.clear();
 }
 
-void MemoryStore::damage_all() {
+void MemoryStore::damage_all(int slab) {
   std::lock_guard lock(mutex_);
-  for (auto& [identity, page] : pages_) page.slabs[0][17] ^= std::byte{1};
+  for (auto& [identity, page] : pages_) page.slabs[slab][17] ^= std::byte{1};
+}
+
+void MemoryStore::forget_levels(int levels) {
+  std::lock_guard lock(mutex_);
+  for (auto& [identity, page] : pages_) {
+    for (size_t slab = levels; page.header.levels_present >> slab != 0; ++slab) page.slabs[slab].clear();
+  }
 }
 
 void MemoryStore::forget_rank(int rank) {
@@ -110,19 +131,19 @@ EnginePorts EngineReplica::ports(int rank) {
       largest_step_ = std::max(largest_step_, tokens);
       for (int r = 1; r < options_.ranks; ++r) LOWKEY_CHECK(ranks_[r].queue->try_push(plan));
     };
+    ports.prefix_events = [this](const wire::PrefixEvents& events) { prefix_events_.push_back(events); };
     ports.send_restore = [this](const wire::RestoreCommand& command) {
       for (int r = 1; r < options_.ranks; ++r) LOWKEY_CHECK(ranks_[r].queue->try_push(command));
     };
   }
   if (options_.store == nullptr) return ports;
   ports.spill = [store = options_.store](std::vector<StagedPage> pages) { store->put(std::move(pages)); };
-  ports.restore = [this, rank](std::vector<RestoreTarget> targets,
-                               std::function<void(size_t, std::string)> done) {
-    auto serve = [store = options_.store, targets = std::move(targets), done = std::move(done)] {
-      const auto [pages, reason] = store->get(targets);
-      done(pages, reason);
-    };
-    if (!options_.hold_restore || !options_.hold_restore(rank, serve)) serve();
+  ports.restore = [this, rank](std::vector<kvstore::PageRead> pages, kvstore::RestoreOptions wanted,
+                               std::function<void(const kvstore::RestoreReport&)> done) {
+    const bool upper = pages.front().slabs[0].empty();
+    auto serve = [store = options_.store, pages = std::move(pages), gaps = wanted.gaps,
+                  done = std::move(done)] { done(store->get(pages, gaps)); };
+    if (!options_.hold_restore || !options_.hold_restore(rank, upper, serve)) serve();
   };
   return ports;
 }
@@ -161,6 +182,11 @@ Status EngineReplica::try_submit(uint64_t request_id, std::vector<int32_t> promp
   sampling.set_max_tokens(max_tokens);
   *request.mutable_sampling() = std::move(sampling);
   request.set_salt(salt);
+  return try_submit(std::move(request));
+}
+
+Status EngineReplica::try_submit(wire::Submit request) {
+  next_request_ = std::max(next_request_, request.request_id() + 1);
   LOWKEY_TRY(engine_->submit(request));
   ++open_;
   return {};

@@ -3,6 +3,7 @@
 // memory.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -24,12 +25,16 @@ namespace lowkey::worker {
 class MemoryStore {
  public:
   void put(std::vector<StagedPage> pages);
-  // Stops at the first miss; a page whose header does not speak of these bytes is a miss.
-  std::pair<size_t, std::string> get(const std::vector<RestoreTarget>& targets) const;
+  // A page that lacks a wanted slab, or whose header does not speak of these bytes, is a miss.
+  kvstore::RestoreReport get(const std::vector<kvstore::PageRead>& pages, bool gaps) const;
 
   size_t pages() const;
   void forget_all();
-  void damage_all();  // flips a bit in every page
+  void damage_all(int slab = 0);                  // flips a bit in every page
+  void forget_levels(int levels);                 // keeps that many levels of every page
+  void set_lossy(bool lossy) { lossy_ = lossy; }  // what is restored counts as rounded
+  // What restores are said to take; 0: no time at all.
+  void set_bytes_per_second(double rate) { bytes_per_second_ = rate; }
   void forget_rank(int rank);
 
  private:
@@ -38,7 +43,11 @@ class MemoryStore {
     std::array<std::vector<std::byte>, kernels::kMaxSlabs> slabs;
   };
   mutable std::mutex mutex_;
+  std::string read(const kvstore::PageRead& wanted, uint64_t* bytes) const;
+
   std::map<Hash128, Page> pages_;
+  std::atomic<bool> lossy_ = false;
+  std::atomic<double> bytes_per_second_ = 0;
 };
 
 struct EngineReplicaOptions {
@@ -55,7 +64,8 @@ struct EngineReplicaOptions {
   std::function<kernels::Backend*(int rank)> backend;
   Hash128 model_fingerprint{1, 2};
   // Sees every restore of every rank before it is served; true: `serve` will be called later (or never).
-  std::function<bool(int rank, std::function<void()> serve)> hold_restore;
+  // `upper`: of levels behind the first.
+  std::function<bool(int rank, bool upper, std::function<void()> serve)> hold_restore;
 };
 
 struct Answer {
@@ -65,6 +75,7 @@ struct Answer {
   std::string error;
   uint32_t error_code = 0;
   uint32_t cached = 0, cached_store = 0;
+  const wire::KvReport& report() const { return events.back().kv(); }
 };
 
 class EngineReplica {
@@ -76,6 +87,7 @@ class EngineReplica {
   uint64_t submit(std::vector<int32_t> prompt, int max_tokens, wire::SamplingParams sampling = greedy());
   Status try_submit(uint64_t request_id, std::vector<int32_t> prompt, int max_tokens,
                     wire::SamplingParams sampling = greedy(), const std::string& salt = "");
+  Status try_submit(wire::Submit request);
   static wire::SamplingParams greedy();
 
   // Steps until every submitted request has ended and all memory is back; fails the test after 100 s.
@@ -98,6 +110,7 @@ class EngineReplica {
   int largest_step() const { return largest_step_; }
   size_t open_requests() const { return open_; }
   void check_all_returned();
+  const std::vector<wire::PrefixEvents>& prefix_events() const { return prefix_events_; }
 
  private:
   using Message = std::variant<wire::StepPlan, wire::RestoreCommand>;
@@ -122,6 +135,7 @@ class EngineReplica {
   uint64_t next_request_ = 1;
   size_t open_ = 0;
   int largest_step_ = 0;
+  std::vector<wire::PrefixEvents> prefix_events_;
 };
 
 }  // namespace lowkey::worker

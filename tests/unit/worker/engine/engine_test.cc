@@ -175,7 +175,7 @@ TEST(Engine, WaitingForTheStoreHoldsUpNobodyElseAndEnds) {
   std::mutex mutex;
   std::vector<std::function<void()>> held;
   bool hold = false;
-  options.hold_restore = [&](int, std::function<void()> serve) {
+  options.hold_restore = [&](int, bool, std::function<void()> serve) {
     std::lock_guard lock(mutex);
     if (hold) held.push_back(std::move(serve));
     return hold;
