@@ -114,7 +114,6 @@ void PagePool::set_levels(const PageRef& page, int levels, bool lossy) {
   record.lossy = lossy;
   record.version = ++versions_;
   ++level_changes_;
-  ++level_changes_;
 }
 
 void PagePool::drop_level(PageId page) {
@@ -125,7 +124,6 @@ void PagePool::drop_level(PageId page) {
   free_levels(page, records_[page].held - 1);
   if (idle) evictable_bytes_ += held_bytes(records_[page]);
   ++(idle ? idle_level_drops_ : in_use_level_drops_);
-  ++level_changes_;
   ++level_changes_;
 }
 

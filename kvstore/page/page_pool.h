@@ -145,8 +145,6 @@ class PagePool {
   uint64_t idle_level_drops() const { return idle_level_drops_; }      // of evictable pages
   // How often set_levels() and drop_level() have changed what may be read of some page.
   uint64_t level_changes() const { return level_changes_; }
-  // How often set_levels() and drop_level() have changed what may be read of some page.
-  uint64_t level_changes() const { return level_changes_; }
   uint64_t in_use_level_drops() const { return in_use_level_drops_; }  // by drop_level()
   PageMemory& memory() { return *memory_; }
 
@@ -205,7 +203,6 @@ class PagePool {
   uint64_t idle_clock_ = 0;
   uint32_t versions_ = 0;
   uint64_t used_pages_ = 0, evictable_pages_ = 0, used_tails_ = 0, evictions_ = 0;
-  uint64_t level_changes_ = 0;
   uint64_t level_changes_ = 0;
   uint64_t idle_level_drops_ = 0, in_use_level_drops_ = 0;
   uint64_t evictable_bytes_ = 0;
