@@ -72,9 +72,8 @@ TEST(PrefixEvents, TellWhatCanBeFoundOnTheDevice) {
     for (int32_t& token : prompt) token = random() % 90;
     replica.complete(prompt, 3);
     read();
-    const uint64_t pages = static_cast<uint64_t>(
-        replica.metric(0, "lowkey_kv_pages", "state=\"evictable\"") +
-        replica.metric(0, "lowkey_kv_pages", "state=\"used\""));
+    const uint64_t pages = static_cast<uint64_t>(replica.metric(0, "lowkey_kv_pages", "state=\"evictable\"") +
+                                                 replica.metric(0, "lowkey_kv_pages", "state=\"used\""));
     EXPECT_GE(index.pages.size(), 6u);
     EXPECT_LE(index.pages.size(), pages + 7) << "evicted pages are taken back";
   }

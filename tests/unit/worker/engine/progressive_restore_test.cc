@@ -347,7 +347,8 @@ TEST_P(ProgressiveRestore, LossyPagesTaintLikeCoarseOnes) {
   EXPECT_EQ(replica.answer(exact).report().coarse_tokens(), 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Tp, ProgressiveRestore, ::testing::Values(1, 2), ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Tp, ProgressiveRestore, ::testing::Values(1, 2),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace lowkey::worker
