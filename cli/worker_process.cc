@@ -240,6 +240,7 @@ Ending run_worker(const Job& given) {
           worker::EngineOptions options;
           options.executor = executor;
           options.min_levels = job.config.min_levels;
+          options.spill_levels = replica.cache.spill_levels;
           options.scheduler = {.step_tokens = job.config.step_tokens, .max_batch = job.config.max_batch};
           return std::make_unique<worker::Engine>(options, *replica.model, *replica.memory, comm, ports,
                                                   metrics);

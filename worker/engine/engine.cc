@@ -35,20 +35,22 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
       num_ranks_(comm.size()),
       pool_(memory),
       executor_(options.executor, model, memory, comm, ports_, metrics),
-      restores_({.num_ranks = comm.size(), .wait = options.restore_wait}, pool_, cost_,
-                {.send =
-                     [this](const wire::RestoreCommand& command) {
-                       if (ports_.send_restore) ports_.send_restore(command);
-                       executor_.restore(command, [inbox = inbox_](const wire::RestoreResult& result) {
-                         inbox->answer(0, result);
-                       });
-                     },
-                 .find = [this](uint64_t id) { return scheduler_.find(id); },
-                 .queued_tokens = [this] { return queued_tokens(); },
-                 .decided =
-                     [this](const char* decision) {
-                       metrics_.add(Metric::kRestoreDecisions, 1, {{"decision", decision}});
-                     }}),
+      restores_(
+          {.num_ranks = comm.size(), .store_levels = options.spill_levels, .wait = options.restore_wait},
+          pool_, cost_,
+          {.send =
+               [this](const wire::RestoreCommand& command) {
+                 if (ports_.send_restore) ports_.send_restore(command);
+                 executor_.restore(command, [inbox = inbox_](const wire::RestoreResult& result) {
+                   inbox->answer(0, result);
+                 });
+               },
+           .find = [this](uint64_t id) { return scheduler_.find(id); },
+           .queued_tokens = [this] { return queued_tokens(); },
+           .decided =
+               [this](const char* decision) {
+                 metrics_.add(Metric::kRestoreDecisions, 1, {{"decision", decision}});
+               }}),
       spills_(kMaxPendingSpills, kMaxKnownStored),
       prefix_events_(kMaxPrefixEvents),
       scheduler_(options.scheduler, pool_,

@@ -42,7 +42,8 @@ struct EngineOptions {
   ExecutorOptions executor;
   Duration restore_wait = std::chrono::seconds(2);  // longest that a sequence waits for a store
   size_t max_waiting = 256;                         // requests not yet started; more are refused
-  int min_levels = 1;  // that are read of every page, unless a request asks for more
+  int min_levels = 1;                      // that are read of every page, unless a request asks for more
+  int spill_levels = kernels::kMaxLevels;  // that a store is given of a page
 };
 
 struct EngineState {

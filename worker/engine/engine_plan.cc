@@ -36,7 +36,10 @@ Status Engine::execute(const Step& step) {
   plan.set_step(++step_number_);
   for (const uint64_t id : step.schedule.released) plan.add_released(id);
   for (size_t i = 0; i < step.spills.size(); ++i) {
-    *plan.add_spills() = place_page(step.pinned[i], step.spills[i].identity, step.spills[i].first_token);
+    wire::PlacedPage& page = *plan.add_spills();
+    page = place_page(step.pinned[i], step.spills[i].identity, step.spills[i].first_token);
+    for (int level = options_.spill_levels; level < num_levels(); ++level)
+      page.set_slabs(level, kvstore::kNoSlab);
   }
   for (const ScheduledSequence& scheduled : step.schedule.sequences) {
     Sequence& sequence = *scheduled.sequence;

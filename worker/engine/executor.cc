@@ -186,7 +186,7 @@ Result<std::vector<std::byte*>> Executor::addresses(const wire::PlacedPage& page
 Status Executor::spill(const wire::StepPlan& plan) {
   if (!ports_.spill) return {};
   const TimePoint begin = Clock::now();
-  std::vector<StagedPage> staged;
+  std::vector<kvstore::PageWrite> staged;
   for (const wire::PlacedPage& page : plan.spills()) {
     LOWKEY_ASSIGN(identity, identity_from_bytes(page.identity()));
     LOWKEY_ASSIGN(slabs, addresses(page));
@@ -194,20 +194,35 @@ Status Executor::spill(const wire::StepPlan& plan) {
       metrics_.add(Metric::kSpillOutcomes, 1, {{"outcome", "dropped_staging_full"}});
     }
   }
-  for (const StagedPage& page : staged) {
-    for (const auto& slab : page.slabs) spilled_.first += slab.size();
+  if (staged.empty()) return {};
+  uint64_t bytes = 0;
+  for (const kvstore::PageWrite& page : staged) {
+    for (const auto& slab : page.slabs) bytes += slab.size();
   }
-  spilled_.second += seconds(Clock::now() - begin);
-  if (!staged.empty()) ports_.spill(std::move(staged));
+  spilled_->add(bytes, seconds(Clock::now() - begin));
+  ports_.spill(std::move(staged), [spilled = spilled_](const kvstore::SpillOutcome& outcome) {
+    spilled->add(0, outcome.prepare_seconds);
+  });
   return {};
 }
 
+void Executor::Spilled::add(uint64_t more, double took) {
+  std::lock_guard lock(mutex);
+  bytes += more;
+  seconds += took;
+}
+
+std::pair<uint64_t, double> Executor::take_spilled() {
+  std::lock_guard lock(spilled_->mutex);
+  return {std::exchange(spilled_->bytes, 0), std::exchange(spilled_->seconds, 0)};
+}
+
 bool Executor::stage(const wire::PlacedPage& page, const Hash128& identity, std::span<std::byte* const> slabs,
-                     std::vector<StagedPage>* staged) {
+                     std::vector<kvstore::PageWrite>* staged) {
   std::shared_ptr<std::byte> buffer = staging_->acquire();
   if (!buffer) return false;
   const kernels::PageLayout& layout = memory_.layout();
-  StagedPage copy;
+  kvstore::PageWrite copy{.checksummed = false};
   kernels::PageHeader& header = copy.header;
   header.read_at_least_level = static_cast<uint8_t>(layout.num_levels - 1);
   header.has_sink = static_cast<int>(slabs.size()) > layout.num_levels;
@@ -224,10 +239,8 @@ bool Executor::stage(const wire::PlacedPage& page, const Hash128& identity, std:
     const size_t bytes = layout.slab_bytes[i];
     std::memcpy(to, slabs[i], bytes);
     copy.slabs[i] = {to, bytes};
-    header.checksums[i] = slab_checksum(copy.slabs[i]);
     to += bytes;
   }
-  header.header_checksum = header.compute_checksum();
   copy.keep_alive = std::move(buffer);
   staged->push_back(std::move(copy));
   return true;

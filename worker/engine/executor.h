@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <unordered_map>
 #include <utility>
@@ -64,8 +65,8 @@ class Executor {
   bool can_spill() const { return ports_.spill != nullptr; }
   size_t spill_room() const { return staging_->available(); }  // pages
   size_t known_sequences() const { return tables_.size(); }
-  // Bytes and seconds of copies for stores since the last call.
-  std::pair<uint64_t, double> take_spilled() { return std::exchange(spilled_, {}); }
+  // Bytes given to stores since the last call, and the seconds of copying and preparing them.
+  std::pair<uint64_t, double> take_spilled();
 
  private:
   struct Table {
@@ -89,7 +90,7 @@ class Executor {
   Result<std::vector<std::byte*>> addresses(const wire::PlacedPage& page) const;
   Status spill(const wire::StepPlan& plan);
   bool stage(const wire::PlacedPage& page, const Hash128& identity, std::span<std::byte* const> slabs,
-             std::vector<StagedPage>* staged);
+             std::vector<kvstore::PageWrite>* staged);
   void report(const wire::DeviceTier& device);
 
   ExecutorOptions options_;
@@ -100,7 +101,13 @@ class Executor {
   monitoring::Metrics& metrics_;
   std::shared_ptr<StagingPool> staging_;
   std::unordered_map<uint64_t, Table> tables_;  // by sequence id
-  std::pair<uint64_t, double> spilled_;
+  struct Spilled {
+    std::mutex mutex;
+    uint64_t bytes = 0;
+    double seconds = 0;
+    void add(uint64_t more, double took);
+  };
+  const std::shared_ptr<Spilled> spilled_ = std::make_shared<Spilled>();
   std::vector<float> shard_logits_;  // [rows, vocab_shard]
   std::vector<float> gathered_;      // [ranks, rows, vocab_shard], leader
   std::vector<float> logits_;        // [rows, vocab_size], leader

@@ -43,7 +43,7 @@ void PrefixRestores::look_again(const Sequence& sequence, Refinement* refinement
     if (item.index >= sequence.pages.size()) return true;
     const PageRef& page = sequence.pages[item.index];
     const int levels = page.levels();
-    if (levels == num_levels_ || levels < item.level || page.lossy()) return true;
+    if (levels >= num_levels_ || levels < item.level || page.lossy()) return true;
     if (levels == item.level) return item.tried && !commands_.busy(page.id());
     item = {item.index, levels};
     return false;

@@ -23,15 +23,16 @@ PrefixRestores::PrefixRestores(const PrefixRestoreOptions& options, kvstore::Pag
       pool_(&pool),
       cost_(&cost),
       hooks_(std::move(hooks)),
-      num_levels_(pool.memory().layout().num_levels),
+      num_levels_(std::min(options.store_levels, pool.memory().layout().num_levels)),
       page_tokens_(pool.memory().layout().page_tokens),
       commands_(options.num_ranks, pool, hooks_.send) {}
 
 Scheduler::Prefix PrefixRestores::begin(Sequence& sequence) {
+  if (sequence.min_levels > num_levels_ || (sequence.exact_only && lossy_))
+    return Scheduler::Prefix::kCompute;
   const Missing missing = survey(sequence);
   const bool starts = missing.ready == missing.limit;
   if (starts && !missing.coarse) return Scheduler::Prefix::kCompute;
-  if (sequence.exact_only && lossy_) return Scheduler::Prefix::kCompute;
   if (commands_.late() > 0) {
     sequence.report.note("a store owes an answer beyond its time: it was not asked");
     return Scheduler::Prefix::kCompute;
@@ -82,7 +83,7 @@ PrefixRestores::Missing PrefixRestores::survey(Sequence& sequence) const {
     missing.question.all_bytes += pages * (bytes[num_levels_] - bytes[levels]);
   };
   for (const PageRef& page : sequence.pages) {
-    if (page.lossy() || lossy_ || page.levels() == num_levels_) continue;
+    if (page.lossy() || lossy_ || page.levels() >= num_levels_) continue;
     missing.coarse = true;
     add(page.levels(), 1);
   }

@@ -29,6 +29,7 @@ namespace lowkey::worker {
 
 struct PrefixRestoreOptions {
   int num_ranks = 1;
+  int store_levels = kernels::kMaxLevels;   // that a store can have of a page
   Duration wait = std::chrono::seconds(2);  // longest that a sequence waits beyond the predicted time
   size_t max_waiting = 16;                  // sequences beyond it stay in the queue
   size_t max_refining = 2;                  // commands in flight that nobody waits for
@@ -125,7 +126,8 @@ class PrefixRestores {
   kvstore::PagePool* pool_;
   CostModel* cost_;
   Hooks hooks_;
-  const int num_levels_, page_tokens_;
+  const int num_levels_;  // that can be had: of the layout, as far as stores keep them
+  const int page_tokens_;
   RestoreCommands commands_;
   std::map<uint64_t, Wait> waits_;  // by sequence id
   std::vector<Refinement> refining_;

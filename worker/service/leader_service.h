@@ -24,7 +24,7 @@ class LeaderService final : public WorkerService {
 
   // The step thread's loop: returns when the service has ended, or with the error that broke the engine.
   Status run(Duration step_limit);
-  void stop();  // any thread
+  void stop();                         // any thread
   void forget_coordinator() override;  // ends its requests; the next one is told the state anew
 
  private:

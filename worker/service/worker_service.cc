@@ -60,8 +60,11 @@ void WorkerService::end(const Error& reason) {
 }
 
 void WorkerService::fill_ports(EnginePorts& ports) {
-  ports.spill = [this](std::vector<StagedPage> pages) {
-    post([this, pages = std::move(pages)]() mutable { spill(std::move(pages)); });
+  ports.spill = [this](std::vector<kvstore::PageWrite> pages,
+                       std::function<void(const kvstore::SpillOutcome&)> done) {
+    post([this, pages = std::move(pages), done = std::move(done)]() mutable {
+      stores_->spill(std::move(pages), Deadline::in(options_.transfer_deadline), std::move(done));
+    });
   };
   ports.restore = [this](std::vector<kvstore::PageRead> pages, kvstore::RestoreOptions wanted,
                          std::function<void(const kvstore::RestoreReport&)> done) {
@@ -80,14 +83,6 @@ Deadline WorkerService::transfer_deadline(uint64_t bytes) const {
   constexpr uint64_t kSlowestLink = 10'000'000;  // bytes per second: a tenth of 1 Gbit/s
   const auto moving = std::chrono::milliseconds(bytes * 1000 / kSlowestLink);
   return Deadline::in(options_.transfer_deadline + std::min<Duration>(moving, std::chrono::seconds(55)));
-}
-
-void WorkerService::spill(std::vector<StagedPage> pages) {
-  std::vector<kvstore::PageWrite> writes;
-  writes.reserve(pages.size());
-  for (StagedPage& page : pages) writes.push_back({page.header, page.slabs, std::move(page.keep_alive)});
-  // The set counts the outcomes; nobody waits for them.
-  stores_->spill(std::move(writes), Deadline::in(options_.transfer_deadline), {});
 }
 
 }  // namespace lowkey::worker

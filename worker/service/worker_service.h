@@ -36,7 +36,8 @@ class WorkerService {
   virtual ~WorkerService();
 
   transport::ControlHandlers handlers();
-  // The coordinator is lost, and another may connect: what this one asked for has nobody to go to. I/O thread.
+  // The coordinator is lost, and another may connect: what this one asked for has nobody to go to. I/O
+  // thread.
   virtual void forget_coordinator() {}
   // Before the first message; both outlive the service.
   void attach(transport::ControlPlane& control, transport::DataPlane& data);
@@ -60,7 +61,6 @@ class WorkerService {
   void up(const transport::ConnectionPtr& peer);
   void message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
   void down(const transport::ConnectionPtr& peer, const Error& error);
-  void spill(std::vector<StagedPage> pages);
   Deadline transfer_deadline(uint64_t bytes) const;
 
   boost::asio::io_context& io_;

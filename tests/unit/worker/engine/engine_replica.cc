@@ -9,12 +9,15 @@
 
 namespace lowkey::worker {
 
-void MemoryStore::put(std::vector<StagedPage> pages) {
+void MemoryStore::put(std::vector<kvstore::PageWrite> pages) {
   std::lock_guard lock(mutex_);
-  for (const StagedPage& staged : pages) {
+  for (const kvstore::PageWrite& staged : pages) {
     Page page{.header = staged.header};
-    for (size_t i = 0; i < staged.slabs.size(); ++i)
+    for (size_t i = 0; i < staged.slabs.size(); ++i) {
       page.slabs[i].assign(staged.slabs[i].begin(), staged.slabs[i].end());
+      if (!staged.slabs[i].empty()) page.header.checksums[i] = slab_checksum(staged.slabs[i]);
+    }
+    page.header.header_checksum = page.header.compute_checksum();
     pages_[staged.header.identity] = std::move(page);
   }
 }
@@ -137,7 +140,10 @@ EnginePorts EngineReplica::ports(int rank) {
     };
   }
   if (options_.store == nullptr) return ports;
-  ports.spill = [store = options_.store](std::vector<StagedPage> pages) { store->put(std::move(pages)); };
+  ports.spill = [store = options_.store](std::vector<kvstore::PageWrite> pages, const auto& done) {
+    store->put(std::move(pages));
+    done({});
+  };
   ports.restore = [this, rank](std::vector<kvstore::PageRead> pages, kvstore::RestoreOptions wanted,
                                std::function<void(const kvstore::RestoreReport&)> done) {
     const bool upper = pages.front().slabs[0].empty();

@@ -24,7 +24,7 @@ namespace lowkey::worker {
 // Pages of all ranks by identity: what stands behind the ports instead of the store's client.
 class MemoryStore {
  public:
-  void put(std::vector<StagedPage> pages);
+  void put(std::vector<kvstore::PageWrite> pages);
   // A page that lacks a wanted slab, or whose header does not speak of these bytes, is a miss.
   kvstore::RestoreReport get(const std::vector<kvstore::PageRead>& pages, bool gaps) const;
 
