@@ -26,7 +26,7 @@ void Engine::on_landed(const RestoreCommands::Landed& landed) {
     if (landed.sources[i] != 0) {
       spills_.mark_stored(identity);
       pool_.set_stored(identity, true);
-    } else if (fetch.from == 0 && spills_.forget_stored(identity)) {
+    } else if (spills_.forget_stored(identity) && fetch.from == 0) {  // whoever computes it stores it again
       pool_.set_stored(identity, false);
       lost += memory_.layout().page_tokens;
     }

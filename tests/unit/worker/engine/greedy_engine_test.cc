@@ -152,6 +152,65 @@ TEST_P(GreedyEngine, Q8GivesTheSameTokensByEveryWay) {
   expect_all(tight, cases);
 }
 
+// Three levels of 2, 4 and 8 bits. A restored prefix is read at the first one as long as the others are not
+// there, and what was computed meanwhile is not found by anybody.
+TEST_P(GreedyEngine, AProgressiveRestoreReadsTheLevelsThatAreThere) {
+  EngineReplicaOptions o = options();
+  o.spec = kernels::PageSpec::embedded("levels", 8, 4);
+  o.spec.num_levels = 3;
+  o.spec.key.bits.assign(1, {2, 2, 4});
+  o.spec.value.bits = o.spec.key.bits;
+  o.store = std::make_shared<MemoryStore>();
+  Case c = cut(0, 200, 40);
+  {
+    EngineReplica writer(o);
+    const uint64_t id = submit(writer, c);
+    writer.run();
+    c.expected = writer.answer(id).tokens;
+  }
+  std::mutex mutex;
+  std::vector<std::function<void()>> held;
+  o.hold_restore = [&](int, bool upper, std::function<void()> serve) {
+    std::lock_guard lock(mutex);
+    if (upper) held.push_back(std::move(serve));
+    return upper;
+  };
+  EngineReplica progressive(o);
+  const uint64_t coarse = submit(progressive, c);
+  progressive.run_until(coarse);
+  EXPECT_EQ(progressive.answer(coarse).cached_store, 192u);
+  EXPECT_EQ(progressive.answer(coarse).report().lowest_levels_read(), 1u);
+  const auto all_held = [&] {
+    std::lock_guard lock(mutex);
+    return held.size() >= static_cast<size_t>(GetParam());
+  };
+  const Deadline deadline = Deadline::in(std::chrono::seconds(20));
+  while (!all_held() && !deadline.passed()) std::this_thread::yield();
+  for (auto& serve : std::exchange(held, {})) serve();
+  while (progressive.step()) {
+  }
+  o.hold_restore = {};
+  EngineReplica whole(o);
+  wire::Submit demanding;
+  demanding.set_request_id(7);
+  demanding.set_min_levels(3);
+  demanding.mutable_prompt()->Add(c.prompt.begin(), c.prompt.end());
+  *demanding.mutable_sampling() = EngineReplica::greedy();
+  demanding.mutable_sampling()->set_ignore_eos(true);
+  demanding.mutable_sampling()->set_max_tokens(40);
+  ASSERT_TRUE(whole.try_submit(demanding).ok());
+  whole.run();
+  EXPECT_EQ(whole.answer(7).cached_store, 192u);
+  EXPECT_EQ(whole.answer(7).tokens, c.expected);
+  expect_all(whole, {c});
+  o.store->forget_levels(1);
+  EngineReplica forced(o);
+  const uint64_t same = submit(forced, c);
+  forced.run();
+  EXPECT_EQ(forced.answer(same).tokens, progressive.answer(coarse).tokens);
+  EXPECT_EQ(forced.answer(same).report().coarse_tokens(), 40u);
+}
+
 INSTANTIATE_TEST_SUITE_P(Tp, GreedyEngine, ::testing::Values(1, 2, 4), ::testing::PrintToStringParamName());
 
 }  // namespace
