@@ -367,6 +367,9 @@ DiskOutcome SegmentLog::write_record(const DiskRecord& record, const Slabs& slab
       seal();
     return outcome;
   }
+  // Begun now, so that little is left to wait for when the segment is synced, and reads with it.
+  ::sync_file_range(open_fd_.get(), static_cast<off_t>(segment->bytes), static_cast<off_t>(record.bytes()),
+                    SYNC_FILE_RANGE_WRITE);
   std::vector<DiskChange> changes;
   insert(segment, segment->bytes, record, changes);
   segment->bytes += record.bytes();

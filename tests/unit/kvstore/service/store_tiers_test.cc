@@ -352,7 +352,11 @@ class Tiers {
 };
 
 TEST(StoreTiers, AMillionRandomOperationsAgreeWithAModel) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr uint64_t kSeeds = 10, kOperations = 10'000;  // these take ten times as long
+#else
   constexpr uint64_t kSeeds = 10, kOperations = 100'000;
+#endif
   Tiers::Count total;
   for (uint32_t seed = 1; seed <= kSeeds && !HasFatalFailure(); ++seed) {
     SCOPED_TRACE(seed);
@@ -360,16 +364,17 @@ TEST(StoreTiers, AMillionRandomOperationsAgreeWithAModel) {
     tiers.run(kOperations);
     total += tiers.count;
   }
-  // All that can happen did.
-  EXPECT_GT(total.stored, kSeeds * 1000);
-  EXPECT_GT(total.completed, kSeeds * 100);
-  EXPECT_GT(total.found_in_memory, kSeeds * 1000);
-  EXPECT_GT(total.found_on_disk, kSeeds * 1000);
-  EXPECT_GT(total.missed, kSeeds * 1000);
-  EXPECT_GT(total.level_drops, kSeeds * 1000);
-  EXPECT_GT(total.evicted, kSeeds * 1000);
-  EXPECT_GT(total.corrupt, kSeeds);
-  EXPECT_GT(total.restarts, kSeeds * 10);
+  // All that can happen did, often.
+  constexpr uint64_t kOften = kSeeds * kOperations / 100;
+  EXPECT_GT(total.stored, kOften);
+  EXPECT_GT(total.completed, kOften / 10);
+  EXPECT_GT(total.found_in_memory, kOften);
+  EXPECT_GT(total.found_on_disk, kOften);
+  EXPECT_GT(total.missed, kOften);
+  EXPECT_GT(total.level_drops, kOften);
+  EXPECT_GT(total.evicted, kOften);
+  EXPECT_GT(total.corrupt, kOften / 100);
+  EXPECT_GT(total.restarts, kOften / 100);
 }
 
 }  // namespace
