@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <set>
 
 #include "tests/unit/worker/engine/cache_reading_model.h"
 #include "tests/unit/worker/engine/engine_replica.h"
@@ -98,11 +99,19 @@ class ProgressiveRestore : public ::testing::TestWithParam<int> {
       return CacheReadingModel::coarse(token, levels, kLevels);
     });
   }
-  static void settle(EngineReplica& replica) {
-    while (replica.step()) {
+  static void step_until(EngineReplica& replica, const std::function<bool()>& condition) {
+    const Deadline deadline = Deadline::in(std::chrono::seconds(50));
+    while (!condition() && !deadline.passed()) {
+      if (!replica.step()) replica.engine().wait_for_work(Deadline::in(std::chrono::milliseconds(20)));
     }
+    ASSERT_TRUE(condition()) << "never came true";
+  }
+  static void settle(EngineReplica& replica) {
+    step_until(replica, [&] { return replica.engine().state().kv_bytes_used == 0; });
     replica.check_all_returned();
   }
+  void soak(double bytes_per_second);
+  bool all_held() { return held() >= static_cast<size_t>(GetParam()); }
 
   std::shared_ptr<MemoryStore> store_ = std::make_shared<MemoryStore>();
   const Tokens prompt_ = random_tokens(1, kPrompt);
@@ -150,7 +159,7 @@ TEST_P(ProgressiveRestore, LaterLevelsEnterBetweenStepsAndNothingCoarseIsPublish
   EngineReplica replica(options());
   hold(false, true);
   const uint64_t id = submit(replica, prompt_, 100);
-  while (replica.answer(id).tokens.size() < 10) replica.step();
+  step_until(replica, [&] { return replica.answer(id).tokens.size() >= 10 && all_held(); });
   const size_t stored = store_->pages();
   let_go();
   replica.run();
@@ -179,7 +188,9 @@ TEST_P(ProgressiveRestore, CoarsePagesAreSharedAndGetFinerForAll) {
   hold(false, true);
   const uint64_t first = submit(replica, prompt_, 200);
   const uint64_t second = submit(replica, joined(prompt_, {5, 6, 7}), 200);
-  while (replica.answer(first).tokens.empty() || replica.answer(second).tokens.empty()) replica.step();
+  step_until(replica, [&] {
+    return !replica.answer(first).tokens.empty() && !replica.answer(second).tokens.empty() && all_held();
+  });
   EXPECT_EQ(replica.answer(second).cached_store, 0u) << "found on the device";
   EXPECT_EQ(replica.answer(second).cached, kPrefix);
   let_go();
@@ -299,7 +310,7 @@ TEST_P(ProgressiveRestore, DeviceHitsBelowTheDemandAreRaised) {
   const uint64_t first = submit(replica, prompt_, 2);
   replica.run_until(first);
   const uint64_t second = submit(replica, prompt_, 40, 3);
-  while (held() < static_cast<size_t>(GetParam())) replica.step();
+  step_until(replica, [&] { return all_held(); });
   let_go();
   replica.run();
   EXPECT_EQ(replica.answer(second).tokens, undisturbed(prompt_, 40));
@@ -312,19 +323,14 @@ TEST_P(ProgressiveRestore, CancelledInTheMiddleReturnsEveryPage) {
     EngineReplica replica(options());
     hold(first, true);
     const uint64_t id = submit(replica, prompt_, 1000);
-    for (int i = 0; i < 20; ++i) replica.step();
+    step_until(replica, [&] { return all_held(); });
     replica.engine().cancel(id);
     replica.run_until(id);
     EXPECT_EQ(replica.answer(id).finish, wire::FINISH_CANCELLED);
     EXPECT_TRUE(replica.answer(id).events.back().has_kv());
     EXPECT_GT(replica.engine().state().kv_bytes_used, 0u) << "transfers still own their pages";
-    while (held() < static_cast<size_t>(GetParam())) std::this_thread::yield();
     let_go();
-    const Deadline deadline = Deadline::in(std::chrono::seconds(20));
-    while (replica.engine().state().kv_bytes_used > 0 && !deadline.passed()) {
-      if (!replica.step()) replica.engine().wait_for_work(Deadline::in(std::chrono::milliseconds(100)));
-    }
-    replica.check_all_returned();
+    settle(replica);
   }
 }
 
@@ -345,6 +351,57 @@ TEST_P(ProgressiveRestore, LossyPagesTaintLikeCoarseOnes) {
   EXPECT_EQ(replica.answer(exact).cached, 0u);
   EXPECT_EQ(replica.answer(exact).tokens, undisturbed(prompt_, 100));
   EXPECT_EQ(replica.answer(exact).report().coarse_tokens(), 0u);
+}
+
+// Who demands all levels gets the tokens of the undisturbed run, whatever others read meanwhile and whatever
+// the store has lost: nothing that was computed on a coarse page is ever found. And all memory comes back.
+TEST_P(ProgressiveRestore, NobodyFindsWhatWasComputedOnCoarsePages) {
+  soak(0);     // nothing is measured: always progressive
+  soak(1e15);  // always everything at once, and what is left of it
+}
+
+void ProgressiveRestore::soak(double bytes_per_second) {
+  EngineReplicaOptions o = options();
+  o.kv_bytes = 48 << 10;
+  o.engine.executor.staging_bytes = 64 << 10;
+  std::mt19937 random(GetParam());
+  o.hold_restore = {};
+  EngineReplica replica(o);
+  store_->set_bytes_per_second(bytes_per_second);
+  std::vector<Tokens> stems;
+  for (unsigned i = 0; i < 8; ++i) stems.push_back(random_tokens(i, 60 + random() % 150));
+  std::map<uint64_t, std::pair<Tokens, int>> demanding;
+  std::set<uint64_t> cancelled;
+  for (int i = 0; i < 400; ++i) {
+    Tokens prompt = stems[random() % stems.size()];
+    prompt.resize(prompt.size() - random() % 20);
+    if (random() % 2 == 0) prompt = joined(prompt, random_tokens(random(), random() % 40));
+    const int max_tokens = 1 + random() % 40, levels = 1 + random() % kLevels;
+    const uint64_t id = submit(replica, prompt, max_tokens, levels);
+    if (levels == kLevels) demanding[id] = {prompt, max_tokens};
+    if (random() % 10 == 0) {
+      replica.engine().cancel(id);
+      cancelled.insert(id);
+    }
+    if (random() % 60 == 0) store_->forget_levels(1 + random() % 2);
+    if (random() % 60 == 0) store_->damage_all(random() % kLevels);
+    if (random() % 60 == 0) store_->forget_all();
+    while (replica.open_requests() > 12) {
+      if (!replica.step()) replica.engine().wait_for_work(Deadline::in(std::chrono::seconds(5)));
+    }
+    // The next turn of a conversation: its prefix is what was just answered.
+    if (levels < kLevels && replica.answer(id).finish == wire::FINISH_LENGTH)
+      stems[random() % stems.size()] = joined(prompt, replica.answer(id).tokens);
+  }
+  replica.run();
+  ASSERT_GT(demanding.size(), 80u);
+  for (const auto& [id, request] : demanding) {
+    if (cancelled.contains(id)) continue;
+    ASSERT_EQ(replica.answer(id).tokens, undisturbed(request.first, request.second)) << id;
+    EXPECT_EQ(replica.answer(id).report().lowest_levels_read(), kLevels);
+  }
+  EXPECT_GT(replica.metric(0, "lowkey_coarse_tokens_total"), 0);
+  EXPECT_GT(replica.metric(0, "lowkey_prompt_tokens_total", "host"), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tp, ProgressiveRestore, ::testing::Values(1, 2),
