@@ -11,9 +11,17 @@ using kvstore::PageRef;
 
 namespace {
 
-// A prediction that was wrong by more than this factor has lost.
+// A prediction that was wrong by more than this factor has lost. Before a restore was measured, it may take
+// what computing would, in bounds.
 constexpr double kPatience = 2;
-constexpr double kMaxPredictedSeconds = 30;
+constexpr double kMaxSeconds = 30, kMaxUnmeasuredSeconds = 10;
+
+Duration patience(const PrefixForecast& forecast) {
+  const double restore = forecast.restore_seconds();
+  const double more = restore > 0 ? std::min(kPatience * restore, kMaxSeconds)
+                                  : std::min(forecast.compute_seconds, kMaxUnmeasuredSeconds);
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(more));
+}
 
 }  // namespace
 
@@ -116,9 +124,7 @@ Scheduler::Prefix PrefixRestores::fetch(Sequence& sequence, const Missing& missi
     start_refining(sequence);
     return Scheduler::Prefix::kCompute;
   }
-  const double predicted = std::min(kPatience * forecast.restore_seconds(), kMaxPredictedSeconds);
-  wait.deadline = Deadline::in(
-      options_.wait + std::chrono::duration_cast<Duration>(std::chrono::duration<double>(predicted)));
+  wait.deadline = Deadline::in(options_.wait + patience(forecast));
   waits_.insert_or_assign(sequence.id, std::move(wait));
   return Scheduler::Prefix::kFetching;
 }
