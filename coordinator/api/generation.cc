@@ -1,8 +1,27 @@
 #include "coordinator/api/generation.h"
 
+#include <algorithm>
+
 #include "coordinator/api/api_keys.h"
 
 namespace lowkey::coordinator {
+namespace {
+
+// OpenAI's default for completions; a chat answer may take the rest of the context.
+constexpr uint64_t kCompletionTokens = 16;
+
+}  // namespace
+
+std::optional<ApiError> Generation::fit(uint64_t limit) {
+  const uint64_t prompt = request.prompt.size();
+  const uint64_t left = prompt < limit ? limit - prompt : 0;
+  const bool chat = endpoint == Endpoint::kChat;
+  const uint64_t wanted = request.max_tokens.value_or(static_cast<uint32_t>(
+      chat ? std::max<uint64_t>(left, 1) : std::clamp<uint64_t>(left, 1, kCompletionTokens)));
+  if (wanted > left) return context_length_exceeded(limit, prompt, wanted, chat ? "messages" : "prompt");
+  max_tokens = wanted;
+  return std::nullopt;
+}
 
 std::vector<int32_t> Generation::tokens() const {
   std::vector<int32_t> all = request.prompt;

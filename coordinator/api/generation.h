@@ -3,12 +3,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/deadline.h"
 #include "coordinator/admission/admission.h"
 #include "coordinator/api/answer.h"
+#include "coordinator/api/api_error.h"
 #include "coordinator/api/generation_request.h"
 #include "coordinator/api/request_story.h"
 #include "coordinator/http/exchange.h"
@@ -42,6 +44,8 @@ struct Generation {
   Generation(ExchangePtr client, Admission::Ticket place, Endpoint kind, std::string who)
       : exchange(std::move(client)), ticket(std::move(place)), endpoint(kind), tenant(std::move(who)) {}
 
+  // Sets max_tokens, where prompt and answer may have `limit` tokens together; an error when they do not fit.
+  std::optional<ApiError> fit(uint64_t limit);
   uint64_t wire_id() const { return id << kAttemptBits | attempt; }
   bool started() const { return answer && answer->started(); }
   std::vector<int32_t> tokens() const;  // prompt and answer so far

@@ -10,8 +10,8 @@
 #include "base/deadline.h"
 #include "coordinator/api/explainer.h"
 #include "coordinator/api/generation.h"
+#include "coordinator/api/request_reader.h"
 #include "coordinator/api/served_model.h"
-#include "coordinator/api/work_pool.h"
 #include "coordinator/membership/membership.h"
 #include "coordinator/routing/router.h"
 #include "monitoring/metrics.h"
@@ -23,12 +23,6 @@ namespace asio = boost::asio;
 using monitoring::Metric;
 using transport::MessageType;
 
-// Bodies up to this size are read and tokenized on the I/O thread (well under a millisecond), longer ones on
-// the pool.
-constexpr size_t kInlineBytes = 16 << 10;
-// OpenAI's default for completions; a chat answer may take the rest of the context.
-constexpr uint64_t kCompletionTokens = 16;
-
 uint64_t random_bits() {
   std::random_device device;
   return (static_cast<uint64_t>(device()) << 32) | device();
@@ -36,10 +30,6 @@ uint64_t random_bits() {
 
 std::string hex(uint64_t value) {
   return fmt::format("{:016x}", value);
-}
-
-const char* param_of(Endpoint endpoint) {
-  return endpoint == Endpoint::kChat ? "messages" : "prompt";
 }
 
 }  // namespace
@@ -52,7 +42,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
         router(parts.router),
         explainer(parts.explainer),
         admission(parts.admission),
-        pool(parts.pool),
+        reader(parts.io, parts.model, parts.pool),
         metrics(parts.metrics) {}
 
   void refuse(HttpExchange& exchange, ApiError error, const char* reason) {
@@ -77,31 +67,10 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     exchange->on_disconnect([weak = weak_from_this(), id] {
       if (auto self = weak.lock()) self->on_disconnect(id);
     });
-    read(id, std::move(exchange->request().body));
-  }
-
-  // Parses, renders and tokenizes: here when short, otherwise on the pool and back.
-  void read(uint64_t id, std::string body) {
-    const Endpoint endpoint = active.at(id)->endpoint;
-    auto prepare = [&model = model, endpoint](const std::string& text) -> Result<GenerationRequest> {
-      LOWKEY_ASSIGN(request, parse_generation(endpoint, text, model.defaults));
-      if (request.model.empty() || request.model == model.id) LOWKEY_TRY(encode_prompt(model, request));
-      return request;
+    const auto done = [weak = weak_from_this(), id](Result<GenerationRequest> request) {
+      if (auto self = weak.lock()) self->on_read(id, std::move(request));
     };
-    if (body.size() <= kInlineBytes) return on_read(id, prepare(body));
-    auto work = [weak = weak_from_this(), &io = io, id, prepare, text = std::move(body)] {
-      auto result =
-          std::make_shared<Result<GenerationRequest>>(Error{Code::kInternal, "The prompt was not read."});
-      try {
-        *result = prepare(text);
-      } catch (const std::exception& e) {
-        spdlog::error("reading a prompt of {} bytes: {}", text.size(), e.what());
-      }
-      asio::post(io, [weak, id, result] {
-        if (auto self = weak.lock()) self->on_read(id, std::move(*result));
-      });
-    };
-    if (pool.try_run(std::move(work))) return;
+    if (reader.read(endpoint, std::move(exchange->request().body), done)) return;
     metrics.add(Metric::kRejectedRequests, 1, {{"reason", "queue_full"}});
     fail(id, api_error(429, "Too many long prompts are being read; try again later."));
   }
@@ -118,22 +87,10 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       metrics.add(Metric::kRejectedRequests, 1, {{"reason", "not_ready"}});
       return fail(id, api_error(503, "No replica is ready: " + membership.not_ready_reason() + "."));
     }
-    if (auto error = fit_context(generation)) return fail(id, *error);
-    submit(id, -1, "");
-  }
-
-  // Sets max_tokens; an error when prompt and answer do not fit.
-  std::optional<ApiError> fit_context(Generation& generation) const {
     const uint64_t told = membership.max_sequence_tokens();
     const uint64_t limit = told == 0 ? model.max_tokens : std::min<uint64_t>(told, model.max_tokens);
-    const uint64_t prompt = generation.request.prompt.size();
-    const uint64_t left = prompt < limit ? limit - prompt : 0;
-    const bool chat = generation.endpoint == Endpoint::kChat;
-    const uint64_t wanted = generation.request.max_tokens.value_or(static_cast<uint32_t>(
-        chat ? std::max<uint64_t>(left, 1) : std::clamp<uint64_t>(left, 1, kCompletionTokens)));
-    if (wanted > left) return context_length_exceeded(limit, prompt, wanted, param_of(generation.endpoint));
-    generation.max_tokens = wanted;
-    return std::nullopt;
+    if (auto error = generation.fit(limit)) return fail(id, *error);
+    submit(id, -1, "");
   }
 
   // Sends it to a replica, or ends it with an error. `cause`: why it has to move; empty: it is new.
@@ -339,7 +296,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
   Router& router;
   Explainer& explainer;
   Admission& admission;
-  WorkPool& pool;
+  const RequestReader reader;
   monitoring::Metrics& metrics;
   std::unordered_map<uint64_t, std::shared_ptr<Generation>> active;
   const uint64_t id_prefix = random_bits();
