@@ -15,7 +15,7 @@ namespace json = boost::json;
 
 const char* why(std::string_view reason) {
   if (reason == "prefix") return "less of the prompt has to be computed there";
-  if (reason == "load") return "it has less to do";
+  if (reason == "load") return "it has less to do, or does it faster";
   if (reason == "only") return "no other replica could take the request";
   return "nothing told the replicas apart, and it was its turn";
 }

@@ -10,7 +10,7 @@ namespace {
 
 // Predictions that differ by less say nothing: measured rates of equal replicas do.
 constexpr double kNearlyRatio = 1.1;
-constexpr double kNearlySeconds = 0.005;
+constexpr double kNearlySeconds = 0.001;
 
 // Whose turn it is first: the next one after `last`.
 auto turn(const Candidate& candidate, int last) {
@@ -62,15 +62,19 @@ class ByPrediction final : public RoutingPolicy {
     const double nearly = std::max(quickest * kNearlyRatio, quickest + kNearlySeconds);
     Choice choice = best(candidates, [&](const auto& a, const auto& b) {
       const bool a_slow = a.first_token() > nearly, b_slow = b.first_token() > nearly;
-      return std::tuple(a_slow, load(a), turn(a, last)) < std::tuple(b_slow, load(b), turn(b, last));
+      return std::tuple(a_slow, load(a), a.compute_tokens, turn(a, last)) <
+             std::tuple(b_slow, load(b), b.compute_tokens, turn(b, last));
     });
     const Candidate& chosen = candidates[choice.candidate];
     const auto any = [&](auto worse) { return std::any_of(candidates.begin(), candidates.end(), worse); };
     const auto own_work = [](const Candidate& candidate) { return candidate.restore + candidate.compute; };
-    // Slower candidates lost by the part of their time in which they are slower by most.
+    const auto pages = [](const Candidate& candidate) {
+      return std::tuple(candidate.prefix.device + candidate.prefix.store, candidate.prefix.device);
+    };
+    // Another lost by what it would have to fetch or compute more, rather than by its queue.
     if (any([&](const Candidate& other) {
           const double more_work = own_work(other) - own_work(chosen);
-          return other.first_token() > nearly && more_work > 0 && more_work >= other.queue - chosen.queue;
+          return pages(other) < pages(chosen) && more_work > 0 && more_work >= other.queue - chosen.queue;
         })) {
       choice.reason = "prefix";
     } else if (any([&](const Candidate& other) { return other.first_token() > nearly; }) ||

@@ -13,7 +13,7 @@ namespace lowkey::coordinator {
 struct Choice {
   size_t candidate = 0;  // index
   // As lowkey_routed_requests_total counts it. prefix: it has more of the prompt than another, load: it has
-  // less to do than another, turn: nothing told them apart, only: there was no other.
+  // less to do than another or does it faster, turn: nothing told them apart, only: there was no other.
   const char* reason = "turn";
 };
 
@@ -25,7 +25,8 @@ class RoutingPolicy {
   virtual Choice choose(std::span<const Candidate> candidates, int last) const = 0;
 };
 
-// "kv": smallest predicted time to the first token, and the least loaded of those that are nearly as quick.
+// "kv": smallest predicted time to the first token; of those that are nearly as quick the least loaded, then
+// the one that has most of the prompt.
 // "least-loaded": fewest requests of ours in flight, then least running and waiting by its own report, then
 // in turn. "round-robin": in turn. Other names are refused by the settings.
 std::unique_ptr<RoutingPolicy> make_policy(const std::string& name);

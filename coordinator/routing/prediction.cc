@@ -5,10 +5,17 @@
 
 namespace lowkey::coordinator {
 
-Candidate predict(const Replica& replica, const PromptFacts& prompt, double assumed_prefill) {
+namespace {
+
+double prefill_rate(double own, double typical) {
+  return own > 2 * typical || (own > 0 && own < typical / 2) ? own : typical;
+}
+
+}  // namespace
+
+Candidate predict(const Replica& replica, const PromptFacts& prompt, double typical_prefill) {
   const Rates& rates = replica.rates;
-  const double prefill =
-      rates.prefill_tokens_per_second > 0 ? rates.prefill_tokens_per_second : assumed_prefill;
+  const double prefill = prefill_rate(rates.prefill_tokens_per_second, typical_prefill);
   Candidate candidate{.replica = replica.id,
                       .prefix = prompt.prefix,
                       .in_flight = replica.in_flight,

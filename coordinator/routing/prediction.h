@@ -17,8 +17,10 @@ struct PromptFacts {
   uint32_t step_tokens = 512;    // computed in one step at most
 };
 
-// `assumed_prefill`: tokens per second for a replica that has not measured any, > 0. A restore rate that was
-// not measured counts as ten times the prefill rate: stores are tried before they are doubted.
-Candidate predict(const Replica& replica, const PromptFacts& prompt, double assumed_prefill);
+// `typical_prefill`: tokens per second of the replicas together, > 0. It stands for a replica that has not
+// measured any, and for those whose own is within a factor of two: what equal replicas happened to measure
+// differs, and one that once looked slow would never be asked again. A restore rate that was not measured
+// counts as ten times the prefill rate: stores are tried before they are doubted.
+Candidate predict(const Replica& replica, const PromptFacts& prompt, double typical_prefill);
 
 }  // namespace lowkey::coordinator

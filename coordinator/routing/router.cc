@@ -96,8 +96,12 @@ std::vector<Candidate> Router::candidates_for(const RoutingRequest& request,
     if (id != request.excluded && replica.can_serve() && replica.max_sequence_tokens >= request.total_tokens)
       able.push_back(&replica);
   double prefill = 0;
-  for (const Replica* replica : able) prefill = std::max(prefill, replica->rates.prefill_tokens_per_second);
-  if (prefill == 0) prefill = kFirstPrefill;
+  int measured = 0;
+  for (const Replica* replica : able) {
+    prefill += replica->rates.prefill_tokens_per_second;
+    measured += replica->rates.prefill_tokens_per_second > 0 ? 1 : 0;
+  }
+  prefill = measured > 0 ? prefill / measured : kFirstPrefill;
 
   std::vector<Candidate> candidates(able.size());
   std::vector<bool> done(able.size());

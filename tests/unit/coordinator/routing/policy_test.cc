@@ -28,6 +28,14 @@ TEST(Prediction, ComputesWhatNobodyHas) {
   EXPECT_DOUBLE_EQ(predict(Replica{}, {.tokens = 2000}, 500).first_token(), 4.0) << "nothing measured";
 }
 
+TEST(Prediction, EqualReplicasAreEquallyFast) {
+  Replica slower = replica(), much_slower = replica();
+  slower.rates.prefill_tokens_per_second = 600;
+  much_slower.rates.prefill_tokens_per_second = 300;
+  EXPECT_DOUBLE_EQ(predict(slower, {.tokens = 1600}, 800).first_token(), 2);
+  EXPECT_DOUBLE_EQ(predict(much_slower, {.tokens = 600}, 800).first_token(), 2);
+}
+
 TEST(Prediction, RestoresOrComputesWhicheverIsQuicker) {
   // 50 pages: 1600 tokens, 1.6 s; 12.5 KB of first levels, 50 KB of all.
   const auto start = predict(replica(), {.tokens = 2000, .prefix = {.store = 50}}, 1);
@@ -55,8 +63,13 @@ TEST(Prediction, WaitsForWhatIsQueued) {
                    4.5 + 9 * 0.05);
 }
 
-Candidate candidate(int replica, double queue, double compute, uint32_t in_flight = 0) {
-  return {.replica = replica, .queue = queue, .compute = compute, .in_flight = in_flight};
+Candidate candidate(int replica, double queue, double compute, uint32_t in_flight = 0, uint32_t pages = 0) {
+  return {.replica = replica,
+          .prefix = {.device = pages},
+          .queue = queue,
+          .compute = compute,
+          .compute_tokens = static_cast<uint64_t>(1000 * compute),
+          .in_flight = in_flight};
 }
 // "replica reason"
 std::string choose(const char* policy, const std::vector<Candidate>& candidates, int last = -1) {
@@ -66,14 +79,16 @@ std::string choose(const char* policy, const std::vector<Candidate>& candidates,
 
 TEST(Policy, KvTakesTheQuickest) {
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1)}), "0 only");
-  EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 0), candidate(1, 0.5, 0.1, 9)}), "1 prefix");
-  EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 2, 0.1)}), "0 load") << "its queue outweighs it";
+  EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 0), candidate(1, 0.5, 0.1, 9, 40)}), "1 prefix");
+  EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 2, 0.1, 0, 40)}), "0 load")
+      << "its queue outweighs it";
   EXPECT_EQ(choose("kv", {candidate(0, 0.5, 1), candidate(1, 0, 1)}), "1 load");
 }
 
 TEST(Policy, KvSpreadsWhatIsNearlyEqual) {
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 4), candidate(1, 0, 1.05, 3)}), "1 load");
-  EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 4), candidate(1, 0, 1.2, 3)}), "0 prefix");
+  EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 4), candidate(1, 0, 1.2, 3)}), "0 load") << "it computes faster";
+  EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 0, 0.95, 0, 2)}, 1), "1 prefix");
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 0, 1), candidate(2, 0, 1)}, 0), "1 turn");
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 0, 1), candidate(2, 0, 1)}, 2), "0 turn");
 }
