@@ -24,8 +24,9 @@ struct PageWrite {
   bool checksummed = true;  // false: the header lacks its checksums, and spill() makes them off this thread
 };
 
-// Memory of a page to be filled from a store. Written only between restore() and its `done`, with verified
-// bytes. A slab that is not wanted is empty: some levels of a page can be fetched, and others later.
+// Memory of a page to be filled from a store. Written only between restore() and its `done`, and to be
+// believed only where that says so. A slab that is not wanted is empty: some levels of a page can be fetched,
+// and others later.
 struct PageRead {
   Hash128 identity;  // rank slice mixed in
   std::array<std::span<std::byte>, kernels::kMaxSlabs> slabs;

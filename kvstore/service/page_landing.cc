@@ -11,7 +11,8 @@ bool land(const FetchedPage& page, PageTranscoder* transcoder) {
   for (size_t i = 0; i < page.fetched.size(); ++i) {
     if (page.fetched[i].empty()) continue;
     if (slab_checksum(page.fetched[i]) != page.checksums[i]) return false;
-    if (!transcoder) std::memcpy(page.target[i].data(), page.fetched[i].data(), page.fetched[i].size());
+    if (!transcoder && page.target[i].data() != page.fetched[i].data())
+      std::memcpy(page.target[i].data(), page.fetched[i].data(), page.fetched[i].size());
   }
   if (transcoder) transcoder->restore(page.fetched, page.target);
   return true;

@@ -13,11 +13,11 @@ namespace lowkey::kvstore {
 struct FetchedPage {
   std::array<uint64_t, kernels::kMaxSlabs> checksums{};
   PageTranscoder::ConstSlabs fetched;  // empty: not fetched
-  PageTranscoder::Slabs target;        // empty: not wanted; without a transcoder of the same sizes
+  PageTranscoder::Slabs target;  // empty: not wanted; without a transcoder of the same sizes, or the same
 };
 
-// Checks the slabs and writes the target. False when a checksum does not match; of such a page nothing
-// unverified reaches the target.
+// Checks the slabs and writes the target where it is not what was fetched into. False when a checksum does
+// not match.
 bool land(const FetchedPage& page, PageTranscoder* transcoder);
 
 }  // namespace lowkey::kvstore

@@ -26,7 +26,8 @@ RestoreTransfer::RestoreTransfer(std::shared_ptr<StoreLink> link, std::shared_pt
       gaps_(options.gaps),
       deadline_(deadline),
       done_(std::move(done)),
-      timer_(link_->io) {
+      timer_(link_->io),
+      into_place_(std::string_view(link_->pool->transport()) == "shm" && !context.format.transcoder) {
   outcome_.fates.resize(pages_.size(), PageFate::kOpen);
 }
 
@@ -155,15 +156,25 @@ void RestoreTransfer::fetch(std::shared_ptr<TransferBuffer> buffer) {
   for (size_t i = first; i < first + count; ++i) {
     for (size_t slab = 0; slab < kMaxSlabs; ++slab) {
       const size_t size = stored_bytes(sources_[i].page, slab);
-      if (size > 0) batch.push_back({{at, size}, sources_[i].offsets[slab]});
+      std::byte* const to = into_place_ ? pages_[sources_[i].page].slabs[slab].data() : at;
+      if (size > 0) batch.push_back({{to, size}, sources_[i].offsets[slab]});
       at += size;
     }
   }
-  link_->data.get(link_->pool, std::move(batch), deadline_, buffer,
+  std::shared_ptr<void> keep_alive = into_place_ ? landing_token() : buffer;
+  link_->data.get(link_->pool, std::move(batch), deadline_, std::move(keep_alive),
                   [self = shared_from_this(), first, count, buffer](const Status& status) {
                     if (!status) return self->fail(status.error().message);
                     if (!self->stopped_) self->verify(first, count, buffer);
                   });
+}
+
+std::shared_ptr<void> RestoreTransfer::landing_token() {
+  ++landing_;
+  return {this, [self = shared_from_this()](void*) {
+            --self->landing_;
+            self->finish_if_idle();
+          }};
 }
 
 void RestoreTransfer::verify(size_t first, size_t count, std::shared_ptr<TransferBuffer> buffer) {
@@ -172,8 +183,9 @@ void RestoreTransfer::verify(size_t first, size_t count, std::shared_ptr<Transfe
   for (size_t i = first; i < first + count; ++i) {
     FetchedPage page{.checksums = sources_[i].header.checksums, .target = pages_[sources_[i].page].slabs};
     for (size_t slab = 0; slab < kMaxSlabs; ++slab) {
-      page.fetched[slab] = {at, stored_bytes(sources_[i].page, slab)};
-      at += page.fetched[slab].size();
+      const size_t size = stored_bytes(sources_[i].page, slab);
+      page.fetched[slab] = {into_place_ ? page.target[slab].data() : at, size};
+      at += size;
     }
     fetched.push_back(page);
   }
@@ -236,9 +248,9 @@ void RestoreTransfer::fail(const std::string& reason) {
   finish_if_idle();
 }
 
-// A get that was given up is not waited for: it can only write to its buffer.
+// A get that was given up is not waited for where it can only write to its buffer.
 void RestoreTransfer::finish_if_idle() {
-  if (!done_ || verifying_ > 0 || !(stopped_ || (answered_ && open_ == 0))) return;
+  if (!done_ || verifying_ > 0 || landing_ > 0 || !(stopped_ || (answered_ && open_ == 0))) return;
   stopped_ = true;
   timer_.cancel();
   std::ranges::replace(outcome_.fates, PageFate::kOpen, PageFate::kMiss);  // behind the end of the run

@@ -1,6 +1,8 @@
 // One restore from one store: lookup with leases -> batches of gets into buffers -> verify and copy into
-// place -> release. Without gaps it ends at the first page that is missing, wrong or late. Reports exactly
-// once, and never while the byte thread may still write to a target. I/O thread.
+// place -> release. Over shared memory pages are fetched into place at once and verified there: such a get is
+// a copy by this process, so waiting for it to end is safe, and half the memory traffic is saved. Without
+// gaps it ends at the first page that is missing, wrong or late. Reports exactly once, and never while
+// anybody may still write to a target. I/O thread.
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
@@ -79,6 +81,7 @@ class RestoreTransfer final : public FetchQueue::Fetcher,
   Status accept(const wire::LookupReply& reply);
   Status take(size_t page, const wire::FoundPage& found);
   void line_up();
+  std::shared_ptr<void> landing_token();
   void verify(size_t first, size_t count, std::shared_ptr<TransferBuffer> buffer);
   void verified(size_t first, const std::vector<bool>& good);
   void lose(size_t page, PageFate fate, const std::string& reason);
@@ -105,6 +108,8 @@ class RestoreTransfer final : public FetchQueue::Fetcher,
   size_t open_ = 0;                    // of those, without a fate
   size_t next_fetch_ = 0, batch_ = 0;  // first source of the next batch, how many
   size_t verifying_ = 0;               // batches with the byte thread
+  const bool into_place_;              // gets write to the targets
+  size_t landing_ = 0;                 // such gets that the transport has not let go of
   bool stopped_ = false;
   size_t first_lost_ = SIZE_MAX;
   std::shared_ptr<std::atomic<bool>> cancelled_ = std::make_shared<std::atomic<bool>>(false);

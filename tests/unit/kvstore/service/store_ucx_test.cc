@@ -1,11 +1,7 @@
 // Store and worker over UCX, the store in a process of its own that is really stopped and killed.
 #include <gtest/gtest.h>
-#include <poll.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 
-#include "base/unique_fd.h"
+#include "tests/support/store_child.h"
 #include "tests/unit/kvstore/service/store_cluster.h"
 #include "transport/host_identity.h"
 #include "transport/ucx/ucx_transport.h"
@@ -14,65 +10,14 @@ namespace lowkey::kvstore {
 namespace {
 
 using namespace std::chrono_literals;
-
-// Owner of the child: killed and reaped with the object.
-class StoreChild {
- public:
-  StoreChild(uint64_t host_bytes, Duration lease, const std::string& host) {
-    int in[2], out[2];
-    if (::pipe(in) != 0 || ::pipe(out) != 0) throw std::runtime_error("pipe");
-    UniqueFd child_in(in[0]), child_out(out[1]);
-    stdin_ = UniqueFd(in[1]);
-    stdout_ = UniqueFd(out[0]);
-    posix_spawn_file_actions_t files;
-    posix_spawn_file_actions_init(&files);
-    posix_spawn_file_actions_adddup2(&files, child_in.get(), STDIN_FILENO);
-    posix_spawn_file_actions_adddup2(&files, child_out.get(), STDOUT_FILENO);
-    for (const int fd : {in[0], in[1], out[0], out[1]}) posix_spawn_file_actions_addclose(&files, fd);
-    std::string program = LOWKEY_STORE_PROCESS, bytes = std::to_string(host_bytes), peer_host = host;
-    std::string lease_ms = std::to_string(lease / 1ms);
-    char* argv[] = {program.data(), bytes.data(), lease_ms.data(), peer_host.data(), nullptr};
-    const int failed = ::posix_spawn(&pid_, program.c_str(), &files, nullptr, argv, environ);
-    posix_spawn_file_actions_destroy(&files);
-    if (failed != 0) throw std::runtime_error("cannot start " + program);
-    address_ = read_line();
-  }
-  ~StoreChild() {
-    if (pid_ > 0) kill();
-  }
-  const std::string& address() const { return address_; }
-  void stop() { ::kill(pid_, SIGSTOP); }
-  void resume() { ::kill(pid_, SIGCONT); }
-  void kill() {
-    ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-    pid_ = -1;
-  }
-
- private:
-  std::string read_line() {
-    std::string line;
-    for (const Deadline deadline = Deadline::in(kPatience); !deadline.passed();) {
-      pollfd readable{.fd = stdout_.get(), .events = POLLIN, .revents = 0};
-      char byte;
-      if (::poll(&readable, 1, 100) <= 0) continue;
-      if (::read(stdout_.get(), &byte, 1) != 1) break;
-      if (byte == '\n') return line;
-      line += byte;
-    }
-    throw std::runtime_error("the store did not start: " + line);
-  }
-  UniqueFd stdin_, stdout_;
-  pid_t pid_ = -1;
-  std::string address_;
-};
+using testing::StoreChild;
 
 // Parameter: whether both know a common host (shared memory) or not (network).
-class StoreUcx : public testing::TestWithParam<bool> {
+class StoreUcx : public ::testing::TestWithParam<bool> {
  protected:
   void start(uint64_t host_bytes, Duration lease = 30s) {
     const std::string host = GetParam() ? transport::host_identity() : "";
-    store = std::make_unique<StoreChild>(host_bytes, lease, host);
+    store = std::make_unique<StoreChild>(LOWKEY_STORE_PROCESS, host_bytes, lease, host, kPatience);
     const auto planes = [host](auto& io, transport::ControlOptions options,
                                auto handlers) -> decltype(MakePlanes()(io, options, std::move(handlers))) {
       options.self.host = host;
@@ -166,7 +111,7 @@ TEST_P(StoreUcx, AKilledStoreInTheMiddleOfRestoresIsAMissAtOnce) {
   EXPECT_EQ(worker->spill(writes(std::span(pages).first(1))).failed, 1u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Transports, StoreUcx, testing::Bool(),
+INSTANTIATE_TEST_SUITE_P(Transports, StoreUcx, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "SharedMemory" : "Network"; });
 
 }  // namespace
