@@ -3,7 +3,9 @@
 // Windows of the whole context are cut evenly from the text. Every recipe answers for the positions from the
 // middle of a window on, beside the exact cache of the same engine. A recipe that chooses tokens, or encodes
 // only when a prompt is complete, takes the first half as its prompt and the second one token by token; for
-// all others one forward pass gives the same (docs/architecture.md, "What a query sees").
+// all others one forward pass gives the same (docs/architecture.md, "What a query sees"). Of a recipe that
+// recodes spilled pages, the first half is a prefix that came back from a store; bytes and times are of its
+// pages on the device.
 #pragma once
 
 #include <filesystem>

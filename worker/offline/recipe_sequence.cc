@@ -1,6 +1,7 @@
 #include "worker/offline/recipe_sequence.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "base/check.h"
@@ -34,6 +35,7 @@ void observe(const TokenScorer& scorer, int tokens, float* signal, kernels::Toke
 
 RecipeSequence::RecipeSequence(WindowRunner& runner, const kvstore::ResolvedCache& cache)
     : runner_(runner), spec_(cache.archive_spec()), own_(cache.pages) {
+  if (cache.spilled) transcoder_.emplace(cache.pages, *cache.spilled);
   for (const kernels::PageLayout& layout : cache.archive) {
     archive_.emplace_back(layout);
     archived_.push_back({.layout = &layout});
@@ -41,7 +43,11 @@ RecipeSequence::RecipeSequence(WindowRunner& runner, const kvstore::ResolvedCach
 }
 
 Status RecipeSequence::prompt(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink) {
-  if (!spec_) return feed(tokens, first_scored, sink, nullptr);
+  if (!spec_) {
+    LOWKEY_TRY(feed(tokens, first_scored, sink, nullptr));
+    if (transcoder_) spill_and_restore();
+    return {};
+  }
   std::vector<float> signal;
   kernels::TokenObserver observer;
   if (spec_->needs_scores()) {
@@ -53,6 +59,23 @@ Status RecipeSequence::prompt(std::span<const int32_t> tokens, int first_scored,
   move_prompt(signal);
   move_seconds_ = seconds(Clock::now() - start);
   return {};
+}
+
+void RecipeSequence::spill_and_restore() {
+  const kernels::PageLayout &hot = transcoder_->hot(), &spilled = transcoder_->spilled();
+  std::array<std::vector<std::byte>, kernels::kMaxSlabs> memory;
+  for (int page = 0; page < own_.slots() / hot.page_tokens; ++page) {
+    kvstore::PageTranscoder::Slabs slabs, stored;
+    kvstore::PageTranscoder::ConstSlabs from, back;
+    for (int i = 0; i < hot.num_levels + (page == 0 && hot.sink_tokens > 0); ++i)
+      from[i] = slabs[i] = {own_.slabs()[page * kernels::kMaxSlabs + i], hot.slab_bytes[i]};
+    for (int i = 0; i < spilled.num_levels + (page == 0 && spilled.sink_tokens > 0); ++i) {
+      memory[i].resize(spilled.slab_bytes[i]);
+      back[i] = stored[i] = memory[i];
+    }
+    transcoder_->spill(from, stored);
+    transcoder_->restore(back, slabs);
+  }
 }
 
 Status RecipeSequence::extend(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink) {

@@ -1,5 +1,6 @@
 // One sequence under a recipe, as the engine would keep it: with an archive the prompt stays exact until it
-// is complete, then tokens are chosen and moved (kvstore/dials/tokens), and later ones in blocks.
+// is complete, then tokens are chosen and moved (kvstore/dials/tokens), and later ones in blocks. Where
+// spilled pages are recoded, the prompt is a prefix that came back from a store.
 #pragma once
 
 #include <optional>
@@ -8,6 +9,7 @@
 
 #include "kvstore/dials/tokens/cache_plan.h"
 #include "kvstore/recipe/resolve.h"
+#include "kvstore/service/page_transcoder.h"
 #include "worker/offline/window_runner.h"
 
 namespace lowkey::worker {
@@ -29,6 +31,7 @@ class RecipeSequence {
  private:
   Status feed(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink,
               const kernels::TokenObserver* observer);
+  void spill_and_restore();
   void move_prompt(const std::vector<float>& signal);
   void move_block();
   // Moves what `plan` keeps of one bank behind its archived pages.
@@ -37,6 +40,7 @@ class RecipeSequence {
   WindowRunner& runner_;
   const std::optional<kvstore::ArchiveSpec> spec_;  // none: the recipe has no archive
   WindowCache own_;
+  std::optional<kvstore::PageTranscoder> transcoder_;
   std::vector<PlainPages> archive_;               // [bank]
   std::vector<kernels::ArchivedPages> archived_;  // [bank], views of the same
   double move_seconds_ = 0;

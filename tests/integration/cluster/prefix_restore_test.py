@@ -53,6 +53,29 @@ class PrefixRestore(unittest.TestCase):
                              WORKERS * cached // PAGE_TOKENS)
             self.assertGreater(grown("lowkey_transfer_bytes_total", direction="get"), 0)
 
+    def test_exact_while_hot_4x_smaller_when_spilled(self):
+        with Cluster(workers=WORKERS, flags=["--kv-bytes", "8MiB", "--host-bytes", "128MiB", "--recipe",
+                                             str(ROOT / "recipes/exact-spill-4x.yaml")]) as cluster:
+            first = complete(cluster, 1, max_tokens=8)
+            pages = WORKERS * (PROMPT_TOKENS // PAGE_TOKENS)
+            wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") >= pages, 20,
+                       "pages in the store")
+            for seed in range(2, 2 + OTHERS):
+                complete(cluster, seed, max_tokens=2)
+            before = cluster.metrics()
+            again = complete(cluster, 1, max_tokens=8)
+            after = cluster.metrics()
+
+            def grown(name, **labels):
+                return total(after, name, **labels) - total(before, name, **labels)
+
+            restored = grown("lowkey_kv_restore_pages_total", outcome="restored")
+            self.assertGreaterEqual(restored, WORKERS * (PROMPT_TOKENS // PAGE_TOKENS - 1))
+            exact = PAGE_TOKENS * total(after, "lowkey_kv_bytes_per_token") / WORKERS
+            moved = grown("lowkey_transfer_bytes_total", direction="get") / restored
+            self.assertLess(moved, exact / 3.5, "bytes of a page on its way")
+            self.assertEqual(again["choices"][0]["logprobs"]["tokens"][0], first["choices"][0]["logprobs"]["tokens"][0])
+
     def test_exact_fp32(self):
         self.check(["--dtype", "fp32"])
 

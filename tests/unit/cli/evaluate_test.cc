@@ -80,6 +80,23 @@ TEST(Evaluate, ScoresTellRecipesApart) {
   EXPECT_GT(four.encode_share, 0);
 }
 
+// Exact while hot: what comes back from a store answers like the recipe that it was spilled in. A little
+// better, because the prompt was computed with exact pages, and the rest of the text is.
+TEST(Evaluate, ARestoredPrefixIsAsGoodAsItsSpillRecipe) {
+  TempFolder folder;
+  cli::EvaluateOptions options{
+      .model = kDemo, .text = some_text(folder.path()), .context = 512, .windows = 3};
+  options.recipes = {kSource / "recipes" / "lowkey-4x.yaml", kSource / "recipes" / "exact-spill-4x.yaml",
+                     kSource / "recipes" / "lowkey-8x.yaml"};
+  const auto rows = cli::evaluate(options, nullptr);
+  ASSERT_TRUE(rows.ok()) << rows.error().message;
+  const auto& [hot, spilled, worse] = std::tie((*rows)[0], (*rows)[1], (*rows)[2]);
+  EXPECT_GT(spilled.kl, 0.2 * hot.kl);
+  EXPECT_LT(spilled.kl, 1.1 * hot.kl);
+  EXPECT_GT(worse.kl, 2 * spilled.kl) << "KL tells recipes apart on this text";
+  EXPECT_GT(hot.ratio, 3.5 * spilled.ratio) << "on the device it is exact";
+}
+
 TEST(Evaluate, JsonHasTheseNames) {
   auto short_one = some_row("no-recall", 2, 0.1);
   short_one.recall_first = short_one.recall_later = std::nullopt;

@@ -117,9 +117,17 @@ TEST(Inspect, NoLineIsWiderThan100Columns) {
       profile = random_profile(model, recipe.join, 1, to_string(recipe.key.basis));
       profile->budgets[recipe.key.width == kvstore::kWidthAuto ? 0 : 1].name = recipe.budget;
     }
+    std::optional<kvstore::Profile> spilled;
+    if (recipe.spilled) {
+      spilled = random_profile(model, 1, 1, to_string(recipe.spilled->key.basis));
+      spilled->budgets[0].name = recipe.spilled->budget;
+    }
     const std::vector<kvstore::ResolvedCache> ranks = {
-        kvstore::resolve(recipe, profile ? &*profile : nullptr, model, 0, 1).value()};
-    std::istringstream lines(cli::describe_recipe(ranks, "p"));
+        kvstore::resolve(recipe, profile ? &*profile : nullptr, model, 0, 1, spilled ? &*spilled : nullptr)
+            .value()};
+    const std::string text = cli::describe_recipe(ranks, "p");
+    EXPECT_EQ(text.find("\n  spill ") != std::string::npos, recipe.spilled != nullptr) << text;
+    std::istringstream lines(text);
     for (std::string line; std::getline(lines, line);)
       EXPECT_LE(line.size(), 100u) << recipe.name << ": " << line;
   }
