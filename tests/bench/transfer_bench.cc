@@ -49,6 +49,7 @@ constexpr size_t kSmallPage = 172'800;  // the same with a quarter of the bytes 
 constexpr size_t kSpillPages = 8;       // of one spill(), as a step gives them away
 constexpr size_t kSpillsAtOnce = 10;
 constexpr size_t kRestorePages = 256;  // of one restore(): 8,192 tokens
+constexpr size_t kLongRestore = 1024;  // 32,768 tokens
 
 struct Options {
   bool network = false;
@@ -264,8 +265,8 @@ Spent spill(Worker& worker, const Pages& pages, bool checksummed) {
                   });
 }
 
-Spent restore(Worker& worker, const Pages& pages, Memory& target, size_t at_once) {
-  return in_turns(worker, pages.count(), kRestorePages, at_once, [&](size_t first, size_t last, auto done) {
+Spent restore(Worker& worker, const Pages& pages, Memory& target, size_t piece, size_t at_once) {
+  return in_turns(worker, pages.count(), piece, at_once, [&](size_t first, size_t last, auto done) {
     std::vector<PageRead> reads;
     for (size_t i = first; i < last; ++i) reads.push_back(pages.read(i, target));
     worker.set->restore(std::move(reads), {}, Deadline::in(kPatience),
@@ -349,15 +350,17 @@ int run(const Options& options) {
     pages.rename(2 * round + 1);
     put_ratio.push_back(put / timed("spill", spill(worker, pages, true)));
     const double get = timed("get", bare(worker, false, target, kExactPage, 2, 4));
-    get_ratio.push_back(get / timed("restore", restore(worker, pages, target, 2)));
+    get_ratio.push_back(get / timed("restore", restore(worker, pages, target, kRestorePages, 2)));
     LOWKEY_CHECK(std::memcmp(target.page(0, options.bytes).data(), source.page(0, options.bytes).data(),
                              pages.count() * kExactPage) == 0,
                  "other bytes came back");
     small.rename(round);
     spill(worker, small, true);
-    // Per token, one restore of 8,192 tokens after the other.
-    const double exact = timed("restore exact", restore(worker, pages, target, 1)) / pages.count();
-    const double less = timed("restore small", restore(worker, small, small_target, 1)) / small.count();
+    // Per page, one restore after the other.
+    const double exact =
+        timed("restore exact", restore(worker, pages, target, kLongRestore, 1)) / pages.count();
+    const double less =
+        timed("restore small", restore(worker, small, small_target, kLongRestore, 1)) / small.count();
     shrink.push_back(exact / less / (double(kExactPage) / kSmallPage));
   }
   Report report(options.network ? "network" : "shm");
