@@ -3,6 +3,7 @@
 #include <csignal>
 
 #include "base/bytes.h"
+#include "base/exit_now.h"
 #include "base/log.h"
 #include "cli/cluster_member.h"
 #include "cli/processes.h"
@@ -50,10 +51,12 @@ Status make_service(const Job& job, boost::asio::io_context& io, transport::Data
   return {};
 }
 
-void flush(kvstore::StoreService& service, boost::asio::io_context& io) {
+// False when the disk hangs.
+bool flush(kvstore::StoreService& service, boost::asio::io_context& io) {
   const Deadline deadline = Deadline::in(kDiskFlush);
   io.restart();
   while (!service.disk_idle() && !deadline.passed()) io.run_one_for(std::chrono::milliseconds(50));
+  return service.close_disk(deadline);
 }
 
 }  // namespace
@@ -111,8 +114,12 @@ Ending run_store(const Job& job) {
   }
   auto idle = boost::asio::make_work_guard(io);
   io.run();
-  flush(*service, io);
+  const bool flushed = flush(*service, io);
   if (ending.orderly) ending.orderly = !member.coordinator_was_lost() && job.part().ok();
+  if (!flushed) {
+    spdlog::warn("the disk does not answer; what it was given last may not be there");
+    exit_now(exit_code(ending.status));  // whoever waits for its thread waits for the disk
+  }
   return ending;
 }
 

@@ -63,7 +63,9 @@ class StoreService : public std::enable_shared_from_this<StoreService> {
 
   void adopt_folders();    // once all stores of the job were made: DiskTier::adopt()
   bool disk_idle() const;  // nothing waits to be written
-  void measure();          // brings metrics up to date that cost time: when they are asked for
+  // Before the service goes; false: the disk hangs, and so would the destructor.
+  bool close_disk(Deadline deadline) { return !disk_ || disk_->close(deadline); }
+  void measure();  // brings metrics up to date that cost time: when they are asked for
 
   StoreLedger ledger() const { return index_.ledger(); }
   std::optional<DiskStats> disk_stats() const;

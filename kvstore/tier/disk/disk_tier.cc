@@ -45,8 +45,15 @@ Result<std::unique_ptr<DiskTier>> DiskTier::open(const Options& options, Post po
   return tier;
 }
 
-DiskTier::~DiskTier() {
+bool DiskTier::close(Deadline deadline) {
   jobs_.close();
+  log_->stop();
+  return !thread_.joinable() || is_finished_.wait_until(deadline.at()) == std::future_status::ready;
+}
+
+DiskTier::~DiskTier() {
+  if (!log_) return;  // never opened
+  close(Deadline::in(Duration::zero()));
   if (thread_.joinable()) thread_.join();
 }
 
@@ -55,7 +62,7 @@ void DiskTier::run() {
     if (auto job = jobs_.pop(Deadline::in(std::chrono::hours(1)))) {
       (*job)();
     } else if (jobs_.closed()) {
-      return;
+      return finished_.set_value();
     }
   }
 }

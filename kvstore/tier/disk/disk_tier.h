@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <functional>
+#include <future>
 #include <memory>
 #include <thread>
 
@@ -36,7 +37,10 @@ class DiskTier {
 
   // Reads what the folder holds, on the thread. `post` outlives the tier; `on_change` is posted.
   static Result<std::unique_ptr<DiskTier>> open(const Options& options, Post post, OnChange on_change);
-  ~DiskTier();  // finishes what was queued; nothing is posted after it
+  ~DiskTier();  // as close(), however long it takes; nothing is posted after it
+  // Finishes what was queued and takes no more. False when that was not done by the deadline: the disk hangs,
+  // and so would the destructor.
+  bool close(Deadline deadline);
 
   // False when the queue is full: `done` is never called. The memory stays as it is until `done` was called.
   [[nodiscard]] bool write(const kernels::PageHeader& header, const SegmentLog::Slabs& slabs, Done done);
@@ -62,6 +66,8 @@ class DiskTier {
   DiskOutcome last_failure_ = DiskOutcome::kFailed;
   std::atomic<bool> scanned_ = false;
   BoundedQueue<std::function<void()>> jobs_;
+  std::promise<void> finished_;  // by the thread
+  const std::shared_future<void> is_finished_ = finished_.get_future().share();
   std::thread thread_;
 };
 

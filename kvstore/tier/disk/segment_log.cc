@@ -150,7 +150,7 @@ void SegmentLog::scan_folder(const fs::path& folder, bool own, bool newest_was_o
     if (const auto number = segment_number(path.filename().string())) files.emplace_back(*number, path);
   }
   std::sort(files.begin(), files.end());
-  for (size_t i = 0; i < files.size(); ++i) {
+  for (size_t i = 0; i < files.size() && !stopping_; ++i) {
     const auto& [number, path] = files[i];
     const bool adopted = folder != folder_;
     if (!adopted) next_number_ = std::max(next_number_, number + 1);
@@ -180,6 +180,7 @@ void SegmentLog::scan_segment(Segments::iterator segment, bool newest) {
   bool in_damage = false;
   std::vector<DiskChange> changes;
   for (uint64_t offset = kDiskAlignment; offset + kDiskAlignment <= segment->bytes;) {
+    if (stopping_) return;
     std::optional<DiskRecord> record;
     if (read_fully(fd.get(), block, offset)) record = unpack_record(block, segment->number);
     const bool whole = record && offset + record->bytes() <= segment->bytes;

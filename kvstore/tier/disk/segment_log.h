@@ -11,10 +11,11 @@
 // others are checked whenever they are read. A segment of another format is kept, unread, until its space is
 // needed.
 //
-// Threads: find() and stats() from any; everything else from one. Errors are outcomes: nothing here throws or
-// ends the process, whatever the disk does.
+// Threads: find(), stats() and stop() from any; everything else from one. Errors are outcomes: nothing here
+// throws or ends the process, whatever the disk does.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -76,8 +77,9 @@ class SegmentLog {
   static Result<std::unique_ptr<SegmentLog>> open(const Options& options);
   ~SegmentLog();
 
-  void scan();   // own segments; before anything is appended
-  void adopt();  // other folders of the host; once all stores of the job hold their locks
+  void scan();                       // own segments; before anything is appended
+  void adopt();                      // other folders of the host; once all stores of the job hold their locks
+  void stop() { stopping_ = true; }  // any thread: ends a scan early, what it has not seen stays as it is
 
   // kFull: no space, whatever the reason; kFailed: other errors of the disk; kCorrupt: the slabs do not match
   // their checksums, nothing was written. Replaces what was there of the page. `header` describes the slabs.
@@ -127,6 +129,7 @@ class SegmentLog {
   Segments segments_;
   std::optional<Segments::iterator> open_;  // that grows
   UniqueFd open_fd_;
+  std::atomic<bool> stopping_ = false;
   uint64_t next_number_ = 1;
   uint64_t next_use_ = 1;
   mutable std::mutex mutex_;  // of what follows

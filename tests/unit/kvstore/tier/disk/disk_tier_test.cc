@@ -1,7 +1,9 @@
 #include "kvstore/tier/disk/disk_tier.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <csignal>
 #include <future>
@@ -100,6 +102,28 @@ TEST_F(DiskTierTest, DamagedMemoryIsNotWritten) {
   EXPECT_EQ(put(*tier, page), DiskOutcome::kCorrupt);
   EXPECT_FALSE(tier->find(known_identity(1)));
   EXPECT_EQ(put(*tier, known_page(2, 4096)), DiskOutcome::kDone) << "which is not the disk's fault";
+}
+
+TEST_F(DiskTierTest, ADiskThatHangsIsNotWaitedForAtTheEnd) {
+  auto tier = open(true, std::chrono::hours(1));
+  const KnownPage page = known_page(1, 4096);
+  std::promise<void> written, read;
+  ASSERT_TRUE(tier->write(page.header, views(page), [&](const auto&) { written.set_value(); }));
+  written.get_future().wait();
+  std::filesystem::path pipe;  // opening it for reading waits until somebody writes
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder.path())) {
+    if (segment_number(entry.path().filename().string())) pipe = entry.path();
+  }
+  std::filesystem::remove(pipe);
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  ASSERT_TRUE(tier->read(known_identity(1), {}, [&](const auto&) { read.set_value(); }));
+  EXPECT_FALSE(tier->close(Deadline::in(std::chrono::milliseconds(20))));
+  EXPECT_FALSE(tier->write(page.header, views(page), [](const auto&) {}));
+  auto done = read.get_future();
+  while (done.wait_for(std::chrono::milliseconds(1)) != std::future_status::ready) {
+    const UniqueFd writer(::open(pipe.c_str(), O_WRONLY | O_NONBLOCK));
+  }
+  EXPECT_TRUE(tier->close(Deadline::in(std::chrono::seconds(20))));
 }
 
 TEST_F(DiskTierTest, ItsQueueIsBounded) {
