@@ -61,6 +61,9 @@ class CoordinatorRestart(unittest.TestCase):
             print(f"ready {time.monotonic() - begin:.2f} s after the start of the new coordinator", flush=True)
             self.assertEqual({rank: pid for rank, pid in cluster.processes().items()}, others, "nobody else has ended")
 
+            for holder in ("device", "store"):  # they have told it what they hold
+                wait_until(lambda: total(cluster.metrics(), "lowkey_router_index_pages", holder=holder) > 0, 10,
+                           f"the {holder}'s pages in the routing index")
             tokens, cached = complete(cluster, 1)  # on the device
             self.assertEqual(tokens, first)
             self.assertGreaterEqual(cached, PROMPT_TOKENS - PAGE_TOKENS)

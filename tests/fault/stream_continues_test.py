@@ -18,7 +18,12 @@ FLAGS = ["--dtype", "fp32", "--kv-bytes", "64MiB", "--host-bytes", "64MiB"]
 
 
 class StreamContinues(unittest.TestCase):
-    def body(self, seed, max_tokens, tokens=96):
+    def ask(self, cluster, body):
+        answer = faults.ask(cluster.url, 0, body)
+        self.assertEqual(answer.outcome, "ok", answer.detail)
+        return answer
+
+    def body(self, seed, max_tokens=900, tokens=96):
         return {"model": "demo-model", "prompt": faults.prompt(seed, tokens), "max_tokens": max_tokens,
                 "temperature": 0, "ignore_eos": True, "stream": True}
 
@@ -26,18 +31,17 @@ class StreamContinues(unittest.TestCase):
         """Faults a rank while streams run on both replicas."""
         with Cluster(workers=2, replicas=2, flags=FLAGS, open_port=True) as cluster:
             seeds = range(4)
-            undisturbed = {seed: faults.ask(cluster.url, seed, self.body(seed, 1200)).text for seed in seeds}
-            before = total(cluster.metrics(), "lowkey_generation_tokens_total")
-            answers = []
-            threads = [threading.Thread(target=lambda seed=seed: answers.append(
-                faults.ask(cluster.url, seed, self.body(seed, 1200)))) for seed in seeds]
+            undisturbed = {seed: self.ask(cluster, self.body(seed)).text for seed in seeds}
+            pid = cluster.processes()[rank]
+            answers = [faults.Answer(seed) for seed in seeds]
+            threads = [threading.Thread(target=faults.ask, args=(cluster.url, answer.key, self.body(answer.key)),
+                                        kwargs={"answer": answer}) for answer in answers]
             for thread in threads:
                 thread.start()
-            wait_until(lambda: total(cluster.metrics(), "lowkey_generation_tokens_total") > before + 200, 60, "tokens")
+            wait_until(lambda: all(len(answer.text) > 50 for answer in answers), 60, "tokens on every stream")
             begin = time.monotonic()
-            pid = cluster.processes()[rank]
             fault(pid)
-            self.assertEqual(answers, [], "streams that are still under way")
+            self.assertIn(None, [answer.end for answer in answers], "no stream was still under way")
             for thread in threads:
                 thread.join(ANSWER_SECONDS + 60)
             print(f"all answered {time.monotonic() - begin:.2f} s after the fault", flush=True)
@@ -65,11 +69,11 @@ class StreamContinues(unittest.TestCase):
             def body(seed):
                 return {**self.body(seed, 16, tokens=640), "stream": False}
 
-            first = faults.ask(cluster.url, 1, body(1))
+            first = self.ask(cluster, body(1))
             wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") >= 40, 20,
                        "pages in the store")
             for seed in range(2, 26):  # push it out of both replicas
-                self.assertEqual(faults.ask(cluster.url, seed, body(seed)).outcome, "ok")
+                self.ask(cluster, body(seed))
             store = cluster.processes()[STORE]
             faults.stop(store)  # the restore waits
             answers = []
@@ -77,7 +81,7 @@ class StreamContinues(unittest.TestCase):
                        for _ in range(2)]
             for thread in threads:
                 thread.start()
-            wait_until(lambda: total_waiting(cluster) > 0, 5, "a request under way")
+            time.sleep(0.3)  # a restore waits for 2 s; nothing tells from outside that it has begun
             faults.kill(cluster.processes()[FOLLOWERS[0]])
             faults.go_on(store)
             for thread in threads:
@@ -85,11 +89,6 @@ class StreamContinues(unittest.TestCase):
             for answer in answers:
                 self.assertEqual(answer.outcome, "ok", answer.detail)
                 self.assertEqual(answer.text, first.text)
-
-
-def total_waiting(cluster):
-    metrics = cluster.metrics()
-    return total(metrics, "lowkey_num_requests_waiting") + total(metrics, "lowkey_num_requests_running")
 
 
 if __name__ == "__main__":

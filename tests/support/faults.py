@@ -143,9 +143,9 @@ class Answer:
         return (self.end or time.monotonic()) - self.begin
 
 
-def ask(url, key, body, timeout=60):
-    """One request, streamed or not as `body` says, to its end."""
-    answer = Answer(key)
+def ask(url, key, body, timeout=60, answer=None):
+    """One request, streamed or not as `body` says, to its end; a stream's text grows in `answer` meanwhile."""
+    answer = answer or Answer(key)
     request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
     try:
