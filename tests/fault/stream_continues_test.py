@@ -29,25 +29,26 @@ class StreamContinues(unittest.TestCase):
 
     def check(self, rank, fault):
         """Faults a rank while streams run on both replicas."""
-        with Cluster(workers=2, replicas=2, flags=FLAGS, open_port=True) as cluster:
-            seeds = range(4)
-            undisturbed = {seed: self.ask(cluster, self.body(seed)).text for seed in seeds}
+        # In turns, so that both replicas answer, wherever the prompts were seen before.
+        with Cluster(workers=2, replicas=2, flags=[*FLAGS, "--routing", "round-robin"], open_port=True) as cluster:
+            load = faults.Load(cluster.url, range(6), threads=8, tokens=96, max_tokens=900)
+            undisturbed = load.undisturbed()
             pid = cluster.processes()[rank]
-            answers = [faults.Answer(seed) for seed in seeds]
-            threads = [threading.Thread(target=faults.ask, args=(cluster.url, answer.key, self.body(answer.key)),
-                                        kwargs={"answer": answer}) for answer in answers]
-            for thread in threads:
-                thread.start()
-            wait_until(lambda: all(len(answer.text) > 50 for answer in answers), 60, "tokens on every stream")
-            begin = time.monotonic()
-            fault(pid)
-            self.assertIn(None, [answer.end for answer in answers], "no stream was still under way")
-            for thread in threads:
-                thread.join(ANSWER_SECONDS + 60)
-            print(f"all answered {time.monotonic() - begin:.2f} s after the fault", flush=True)
-            for answer in answers:
+            with load:
+                wait_until(lambda: load.count() >= 4, 60, "answers under load")
+                begin = time.monotonic()
+                fault(pid)
+                wait_until(lambda: sum(answer.begin > begin for answer in list(load.answers)) >= 4, 60,
+                           "answers after the fault")
+            caught = [answer for answer in load.answers if answer.begin < begin < answer.end]
+            print(f"{len(caught)} answers were under way, the last of them ended "
+                  f"{max(answer.end for answer in caught) - begin:.2f} s after the fault", flush=True)
+            for answer in load.answers:
                 self.assertEqual(answer.outcome, "ok", answer.detail)
                 self.assertEqual(answer.text, undisturbed[answer.key])
+            metrics = cluster.metrics()
+            self.assertGreater(total(metrics, "lowkey_continued_requests_total", outcome="continued"), 0)
+            self.assertEqual(total(metrics, "lowkey_continued_requests_total", outcome="ended"), 0)
             wait_until(lambda: cluster.ready_replicas() == 1, 10, "/ready to tell")
             if fault is faults.stop:
                 faults.go_on(pid)  # finds itself alone
