@@ -241,7 +241,9 @@ Ending run_worker(const Job& given) {
           options.executor = executor;
           options.min_levels = job.config.min_levels;
           options.spill_levels = replica.cache.spill_levels;
-          options.scheduler = {.step_tokens = job.config.step_tokens, .max_batch = job.config.max_batch};
+          options.scheduler = {.step_tokens = job.config.step_tokens,
+                               .max_batch = job.config.max_batch,
+                               .ladder = job.config.pressure == "ladder"};
           return std::make_unique<worker::Engine>(options, *replica.model, *replica.memory, comm, ports,
                                                   metrics);
         });

@@ -92,6 +92,8 @@ class PageMemory {
   uint64_t used_bytes() const;  // allocated slabs, tails and scores
   uint64_t free_bytes() const;  // superblocks nobody holds, and free slots of held ones
   uint64_t slack_bytes() const;
+  uint32_t num_superblocks() const { return arena_.num_superblocks(); }
+  uint64_t superblock_bytes() const { return arena_.superblock_bytes(); }
   uint64_t max_pages() const { return header_bytes_ / kernels::kPageHeaderBytes; }
 
  private:

@@ -213,11 +213,11 @@ Ledger PagePool::ledger() const {
   return ledger;
 }
 
-uint64_t PagePool::page_bytes(bool with_sink) const {
+uint64_t PagePool::page_bytes(bool with_sink, int levels) const {
   const kernels::PageLayout& layout = memory_->layout();
-  const int count = with_sink ? layout.num_slabs() : layout.num_levels;
-  uint64_t bytes = 0;
-  for (int i = 0; i < count; ++i) bytes += layout.slab_bytes[i];
+  uint64_t bytes = with_sink ? layout.slab_bytes[layout.sink_slab()] : 0;
+  for (int level = 0; level < (levels == 0 ? layout.num_levels : levels); ++level)
+    bytes += layout.slab_bytes[level];
   return bytes;
 }
 
@@ -319,10 +319,7 @@ void PagePool::free_levels(PageId id, int from) {
 }
 
 uint64_t PagePool::held_bytes(const Record& record) const {
-  const kernels::PageLayout& layout = memory_->layout();
-  uint64_t bytes = record.has_sink ? layout.slab_bytes[layout.sink_slab()] : 0;
-  for (int level = 0; level < record.held; ++level) bytes += layout.slab_bytes[level];
-  return bytes;
+  return page_bytes(record.has_sink, record.held);
 }
 
 std::span<const SlabId> PagePool::slabs_of(PageId id) const {

@@ -113,6 +113,8 @@ class PagePool {
   void set_levels(const PageRef& page, int levels, bool lossy = false);
   // Frees the top level. REQUIRES: can_drop_level(), and no step, copy or transfer in flight uses that slab.
   void drop_level(PageId page);
+  int levels(PageId page) const { return records_[page].levels; }
+  SlabId slab(PageId page, int level) const { return records_[page].slabs[level]; }
   bool can_drop_level(PageId page) const {  // more than one level, and none on its way
     return records_[page].levels > 1 && records_[page].levels == records_[page].held;
   }
@@ -136,13 +138,13 @@ class PagePool {
   Ledger ledger() const;
   // Bytes that allocation could still get: free and evictable.
   uint64_t available_bytes() const { return memory_->free_bytes() + evictable_bytes_; }
-  uint64_t page_bytes(bool with_sink) const;  // slabs of all levels only
+  uint64_t page_bytes(bool with_sink, int levels = 0) const;  // slabs only; 0: all levels
 
   uint64_t used_pages() const { return used_pages_; }
   uint64_t evictable_pages() const { return evictable_pages_; }
   uint64_t used_tails() const { return used_tails_; }
   uint64_t evictions() const { return evictions_; }
-  uint64_t idle_level_drops() const { return idle_level_drops_; }      // of evictable pages
+  uint64_t idle_level_drops() const { return idle_level_drops_; }  // of evictable pages
   // How often set_levels() and drop_level() have changed what may be read of some page.
   uint64_t level_changes() const { return level_changes_; }
   uint64_t in_use_level_drops() const { return in_use_level_drops_; }  // by drop_level()

@@ -69,6 +69,12 @@ class SlabPool {
     return arena_->address(id / slabs_per_superblock_) + (id % slabs_per_superblock_) * slab_bytes_;
   }
 
+  // Of slabs that lie together, and go back to the arena together.
+  uint32_t superblock_of(SlabId id) const { return id / slabs_per_superblock_; }
+  uint32_t used_in(uint32_t superblock) const {  // allocated slabs; REQUIRES: held by this pool
+    return slabs_per_superblock_ - static_cast<uint32_t>(superblocks_[superblock].free_slots.size());
+  }
+
   uint64_t slab_bytes() const { return slab_bytes_; }
   uint32_t slabs_per_superblock() const { return slabs_per_superblock_; }
   uint64_t max_slabs() const {

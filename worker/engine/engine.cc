@@ -56,6 +56,7 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
       scheduler_(options.scheduler, pool_,
                  ports_.restore ? [this](Sequence& sequence) { return restores_.begin(sequence); }
                                 : Scheduler::FetchPrefix()) {
+  pool_.set_pressure({.drop_levels = options.scheduler.ladder, .min_levels = options.min_levels});
   if (ports_.prefix_events) {
     pool_.on_change = [this](const Hash128& identity, bool added) {
       prefix_events_.changed(identity, added);

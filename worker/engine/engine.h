@@ -156,6 +156,9 @@ class Engine {
   std::vector<std::unique_ptr<wire::TokenEvent>> ended_;  // by cancellation, to be emitted with the next step
   uint64_t step_number_ = 0;
   uint64_t preemptions_counted_ = 0, queries_counted_ = 0;
+  struct {
+    uint64_t evictions = 0, idle_drops = 0, in_use_drops = 0;
+  } counted_;
   bool broken_ = false;
 };
 

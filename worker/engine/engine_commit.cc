@@ -224,6 +224,14 @@ void Engine::count_step(const Step& step) {
                scheduler_.preemptions() - std::exchange(preemptions_counted_, scheduler_.preemptions()));
   metrics_.add(Metric::kPrefixQueries,
                scheduler_.prefix_queries() - std::exchange(queries_counted_, scheduler_.prefix_queries()));
+  const auto count = [](uint64_t now, uint64_t* counted) {
+    return static_cast<double>(now - std::exchange(*counted, now));
+  };
+  metrics_.add(Metric::kEvictedPages, count(pool_.evictions(), &counted_.evictions));
+  metrics_.add(Metric::kLevelDrops, count(pool_.idle_level_drops(), &counted_.idle_drops),
+               {{"pages", "idle"}});
+  metrics_.add(Metric::kLevelDrops, count(pool_.in_use_level_drops(), &counted_.in_use_drops),
+               {{"pages", "in_use"}});
   if (step.schedule.sequences.empty()) return;
   const double took = seconds(Clock::now() - step.start);
   const auto [copied, copying] = executor_.take_spilled();

@@ -11,6 +11,12 @@ using kvstore::PageRef;
 
 namespace {
 
+// Pages at all levels beside coarse ones: of prefills, which take what is there, and of decodes, of which one
+// in page_tokens completes a page in a step.
+constexpr size_t kWholePages = 2, kSequencesOfAWholePage = 8;
+
+constexpr double kAnswerWeight = 1.0 / 16;  // of the last answer in the mean length
+
 void insert_by_age(std::vector<Sequence*>& list, Sequence* sequence) {
   const auto older = [](const Sequence* a, const Sequence* b) { return a->id < b->id; };
   list.insert(std::lower_bound(list.begin(), list.end(), sequence, older), sequence);
@@ -21,6 +27,7 @@ void insert_by_age(std::vector<Sequence*>& list, Sequence* sequence) {
 Scheduler::Scheduler(const SchedulerOptions& options, kvstore::PagePool& pool, FetchPrefix fetch_prefix)
     : options_(options),
       pool_(&pool),
+      ladder_(pool, options.ladder && pool.memory().layout().num_levels > 1),
       fetch_prefix_(std::move(fetch_prefix)),
       archive_(pool.memory().archive()),
       page_tokens_(pool.memory().layout().page_tokens) {}
@@ -75,23 +82,30 @@ int Scheduler::schedule_prefills(Schedule* plan, int budget) {
   return budget;
 }
 
-// Plans up to `wanted` tokens and reserves the pages they complete; younger sequences give way. Returns how
-// many it could: fewer, or none, when the memory is with older sequences or restores, until those let go.
+// Plans up to `wanted` tokens and reserves the pages they complete; pages become coarser, then younger
+// sequences give way. Returns how many it could: fewer, or none, when the memory is with older sequences or
+// restores, until those let go.
 int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
   const int to_compaction = tokens_to_compaction(sequence);
   wanted = std::min(wanted, to_compaction);
   const size_t pages = (sequence.next_slot() + wanted) / page_tokens_;
+  const auto room = [&] {
+    return static_cast<int>(sequence.pages.size() + 1) * page_tokens_ - 1 - sequence.next_slot();
+  };
   while (sequence.pages.size() < pages) {
     if (auto page = pool_->allocate(sequence.pages.empty())) {
       sequence.pages.push_back(std::move(*page));
+    } else if (ladder_.drop_in_use(holders())) {
+      continue;
+    } else if (ladder_.drops_levels() && room() > 0) {
+      break;  // what is computed now can become coarser after this step
     } else if (running_.back() != &sequence) {
       preempt_youngest(plan);
     } else {
       break;
     }
   }
-  const int room = static_cast<int>(sequence.pages.size() + 1) * page_tokens_ - 1 - sequence.next_slot();
-  const int count = std::min(wanted, room);
+  const int count = std::min(wanted, room());
   if (count <= 0) return 0;
   const bool compacts = count == to_compaction;
   if (compacts && !grow_archive(sequence, plan)) return 0;
@@ -131,6 +145,8 @@ void Scheduler::preempt_youngest(Schedule* plan) {
     return true;
   });
   forget(victim);
+  ++victim.report.preemptions;
+  victim.report.note(fmt::format("gave way to an older request at token {}", victim.computed));
   victim.release_memory();
   victim.state = Sequence::State::kWaiting;
   insert_by_age(waiting_, &victim);
@@ -166,20 +182,21 @@ void Scheduler::admit(Schedule* plan, int budget) {
 
 Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
   const kvstore::Ledger before = pool_->ledger();
-  std::vector<PageRef> hits = device_hits(sequence);
-  if (!forecast_fits(sequence, hits, before.free + before.evictable) && running() > 0) {
-    while (!hits.empty()) hits.pop_back();
+  sequence.pages = device_hits(sequence);
+  const size_t ready = sequence.ready_pages();
+  sequence.computed = static_cast<int>(ready) * page_tokens_;
+  const bool fits = forecast_fits(sequence, before.free + before.evictable) || running() == 0;
+  if (!fits || !hold_memory(sequence)) {
+    sequence.release_memory();
     return Admission::kNoRoom;
   }
-  if (!hold_memory(sequence, std::move(hits))) return Admission::kNoRoom;
-  const size_t ready = sequence.ready_pages();
+  if (fetch_prefix_) make_room(sequence);
   const Prefix prefix = fetch_prefix_ ? fetch_prefix_(sequence) : Prefix::kCompute;
   if (prefix == Prefix::kLater) {
     sequence.release_memory();
     return Admission::kLater;
   }
   if (prefix == Prefix::kCompute) sequence.keep_pages(ready);
-  sequence.computed = static_cast<int>(ready) * page_tokens_;
   if (sequence.admissions++ == 0) {
     sequence.report.queue_seconds = seconds(Clock::now() - sequence.submitted);
     sequence.report.device_tokens = std::min(sequence.computed, sequence.prompt_tokens);
@@ -188,23 +205,36 @@ Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
   return prefix == Prefix::kFetching ? Admission::kRestoring : Admission::kRunning;
 }
 
-// What a sequence holds from its start on: all of it, or nothing.
-bool Scheduler::hold_memory(Sequence& sequence, std::vector<PageRef> hits) {
-  sequence.pages = std::move(hits);
-  if (auto tail = pool_->allocate_tail()) sequence.tail = std::move(*tail);
-  bool complete = static_cast<bool>(sequence.tail);
-  if (complete && archive_) {
-    kvstore::PageMemory& memory = pool_->memory();
-    sequence.archive = kvstore::SequenceArchive(memory);
-    sequence.archive_sent.assign(archive_->num_banks(), 0);
-    if (memory.score_bytes(sequence.prompt_tokens) > 0) {
-      auto scores = kvstore::ScoreSpace::allocate(memory, sequence.prompt_tokens);
-      if (scores) sequence.scores = std::move(*scores);
-      complete = scores.has_value();
-    }
+// What a sequence holds from its start on, besides pages.
+bool Scheduler::hold_memory(Sequence& sequence) {
+  auto tail = pool_->allocate_tail();
+  while (!tail && ladder_.drop_in_use(holders())) tail = pool_->allocate_tail();
+  if (!tail) return false;
+  sequence.tail = std::move(*tail);
+  if (!archive_) return true;
+  kvstore::PageMemory& memory = pool_->memory();
+  sequence.archive = kvstore::SequenceArchive(memory);
+  sequence.archive_sent.assign(archive_->num_banks(), 0);
+  if (memory.score_bytes(sequence.prompt_tokens) == 0) return true;
+  auto scores = kvstore::ScoreSpace::allocate(memory, sequence.prompt_tokens);
+  if (scores) sequence.scores = std::move(*scores);
+  return scores.has_value();
+}
+
+// For pages that may come from a store, as the forecast has promised.
+void Scheduler::make_room(const Sequence& sequence) {
+  const size_t pages = (sequence.tokens.size() - 1) / page_tokens_ - sequence.ready_pages();
+  const uint64_t needed = pages * ladder_.least_page_bytes(sequence);
+  while (pool_->available_bytes() < needed && ladder_.drop_in_use(holders())) {
   }
-  if (!complete) sequence.release_memory();
-  return complete;
+}
+
+std::vector<Sequence*> Scheduler::holders() const {
+  std::vector<Sequence*> holders;
+  for (const auto& [id, sequence] : sequences_) {
+    if (!sequence->pages.empty()) holders.push_back(sequence.get());
+  }
+  return holders;
 }
 
 std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
@@ -222,13 +252,14 @@ std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
   return hits;
 }
 
-// `idle_before`: free and evictable bytes before the hits were referenced.
-bool Scheduler::forecast_fits(const Sequence& candidate, const std::vector<PageRef>& hits,
-                              uint64_t idle_before) const {
+// The candidate holds its hits. `idle_before`: free and evictable bytes before they were referenced.
+bool Scheduler::forecast_fits(Sequence& candidate, uint64_t idle_before) {
+  if (ladder_.drops_levels()) return forecast_fits_coarse(candidate);
   const kvstore::Ledger now = pool_->ledger();
   const uint64_t idle = now.free + now.evictable;
   uint64_t needed = missing_bytes(candidate);
-  for (size_t i = 0; i < hits.size(); ++i) needed -= pool_->page_bytes(i == 0) + kernels::kPageHeaderBytes;
+  for (size_t i = 0; i < candidate.pages.size(); ++i)
+    needed -= pool_->page_bytes(i == 0) + kernels::kPageHeaderBytes;
   needed += idle_before - idle;  // hits that nobody else uses
   for (const auto& [id, sequence] : sequences_) {
     if (sequence->state != Sequence::State::kWaiting) needed += missing_bytes(*sequence);
@@ -236,12 +267,46 @@ bool Scheduler::forecast_fits(const Sequence& candidate, const std::vector<PageR
   return needed <= idle_before;
 }
 
-// What a sequence still takes to hold its known tokens and one page or block more (fewer if it must end
-// before).
+// Everybody at the fewest levels that it can read. Above that: pages that were just completed, which have all
+// levels until the next step, and a started superblock of every size.
+bool Scheduler::forecast_fits_coarse(Sequence& candidate) {
+  const kvstore::PageMemory& memory = pool_->memory();
+  const kernels::PageLayout& layout = memory.layout();
+  std::vector<Sequence*> sequences{&candidate};
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->state != Sequence::State::kWaiting) sequences.push_back(sequence.get());
+  }
+  uint64_t needed = (layout.num_slabs() + 1) * memory.superblock_bytes();
+  needed += (kWholePages + sequences.size() / kSequencesOfAWholePage) * pool_->page_bytes(false);
+  for (const Sequence* sequence : sequences) {
+    needed += missing_pages(*sequence) * ladder_.least_page_bytes(*sequence);
+    if (!sequence->tail) needed += layout.tail_bytes + layout.slab_bytes[layout.sink_slab()];
+  }
+  const kvstore::Ledger now = pool_->ledger();
+  return needed <= now.free + now.evictable + ladder_.droppable_bytes(sequences);
+}
+
+// Generated tokens that the forecast counts: those that are there and one page or block more, or `expected`
+// (fewer if the sequence must end before).
+int Scheduler::forecast_tokens(const Sequence& sequence, int expected) const {
+  const int next = sequence.generated() + (archive_ ? archive_->block_tokens : page_tokens_);
+  return std::min(std::max(next, expected), sequence.sampling.max_tokens);
+}
+
+// That it still takes, or that it cannot read as they are. When all are at their fewest levels nothing is
+// left to give but whole sequences, and pages computed on coarse ones are lost with them: so everybody is
+// expected to answer as others did, as long as it may until one has.
+size_t Scheduler::missing_pages(const Sequence& sequence) const {
+  const int answer =
+      forecast_tokens(sequence, static_cast<int>(answer_tokens_.value_or(sequence.sampling.max_tokens)));
+  const size_t all = (sequence.prompt_tokens + answer) / page_tokens_;
+  return all - std::min(all, sequence.ready_pages());
+}
+
+// What a sequence still takes to hold what the forecast knows of.
 uint64_t Scheduler::missing_bytes(const Sequence& sequence) const {
   const kvstore::PageMemory& memory = pool_->memory();
-  const int further = std::min(sequence.generated() + (archive_ ? archive_->block_tokens : page_tokens_),
-                               sequence.sampling.max_tokens);
+  const int further = forecast_tokens(sequence);
   const uint64_t whole = sequence.prompt_archived
                              ? memory.bytes(archive_->most_after(sequence.prompt_tokens, further))
                              : memory.peak_bytes(sequence.prompt_tokens, further);
@@ -267,6 +332,10 @@ void Scheduler::restored(Sequence& sequence) {
 
 void Scheduler::remove(Sequence& sequence) {
   forget(sequence);
+  if (sequence.generated() > 0) {
+    const double length = sequence.generated(), before = answer_tokens_.value_or(length);
+    answer_tokens_ = before + kAnswerWeight * (length - before);
+  }
   if (sequence.state == Sequence::State::kRestoring) --restoring_;
   std::erase(running_, &sequence);
   std::erase(waiting_, &sequence);

@@ -8,10 +8,11 @@
 // - Admission is first come, first served, by byte forecast: a sequence starts when its known tokens and one
 // page
 //   more fit beside what the running ones still need for theirs.
-// - When memory runs out nevertheless, the youngest running sequence gives way to an older one and is
-// recomputed
-//   later; its published pages stay findable, so most of that is a prefix hit. The oldest is never preempted
-//   and may take from all others: it always finishes.
+// - When memory runs out nevertheless, pages become coarser (worker/engine/pressure_ladder.h); the forecast
+// counts
+//   every sequence at the fewest levels that it can read. Then the youngest running sequence gives way to an
+//   older one and is recomputed later; its published pages stay findable, so most of that is a prefix hit.
+//   The oldest is never preempted and may take from all others: it always finishes.
 // - Where the recipe has an archive, no chunk crosses the end of a prompt or of a block of exact tokens:
 // there tokens
 //   move to archived pages, also when a preempted sequence is computed again, so that each sees what it saw
@@ -28,6 +29,7 @@
 #include <vector>
 
 #include "kvstore/page/page_pool.h"
+#include "worker/engine/pressure_ladder.h"
 #include "worker/engine/sequence.h"
 
 namespace lowkey::worker {
@@ -35,6 +37,7 @@ namespace lowkey::worker {
 struct SchedulerOptions {
   int step_tokens = 512;  // budget of one step, >= 1
   int max_batch = 64;     // sequences that hold memory together, >= 1
+  bool ladder = true;     // when memory is short, pages become coarser before anybody gives way
 };
 
 struct ScheduledSequence {
@@ -88,11 +91,15 @@ class Scheduler {
   int schedule_prefills(Schedule* plan, int budget);
   void admit(Schedule* plan, int budget);
   Admission try_start(Sequence& sequence);
-  bool forecast_fits(const Sequence& candidate, const std::vector<kvstore::PageRef>& hits,
-                     uint64_t idle_before) const;
+  bool forecast_fits(Sequence& candidate, uint64_t idle_before);
+  bool forecast_fits_coarse(Sequence& candidate);
   std::vector<kvstore::PageRef> device_hits(Sequence& sequence);
+  std::vector<Sequence*> holders() const;
+  int forecast_tokens(const Sequence& sequence, int expected = 0) const;
   uint64_t missing_bytes(const Sequence& sequence) const;
-  bool hold_memory(Sequence& sequence, std::vector<kvstore::PageRef> hits);
+  size_t missing_pages(const Sequence& sequence) const;
+  bool hold_memory(Sequence& sequence);
+  void make_room(const Sequence& sequence);
   int tokens_to_compaction(const Sequence& sequence) const;
   bool grow_archive(Sequence& sequence, Schedule* plan);
   int plan_tokens(Sequence& sequence, int wanted, Schedule* plan);
@@ -102,6 +109,7 @@ class Scheduler {
 
   SchedulerOptions options_;
   kvstore::PagePool* pool_;
+  PressureLadder ladder_;
   FetchPrefix fetch_prefix_;
   const std::optional<kvstore::ArchiveSpec>& archive_;
   int page_tokens_;
@@ -113,8 +121,9 @@ class Scheduler {
   uint64_t steps_ = 0;
   uint64_t preemptions_ = 0;
   uint64_t prefix_queries_ = 0;
-  size_t next_decode_ = 0;  // whose turn it is when not all decodes fit
-  bool preempted_ = false;  // in this step: nobody is admitted
+  std::optional<double> answer_tokens_;  // that ended sequences had, lately
+  size_t next_decode_ = 0;               // whose turn it is when not all decodes fit
+  bool preempted_ = false;               // in this step: nobody is admitted
 };
 
 }  // namespace lowkey::worker

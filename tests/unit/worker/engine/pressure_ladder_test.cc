@@ -1,0 +1,240 @@
+#include "worker/engine/pressure_ladder.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/unit/worker/engine/scheduler_loop.h"
+#include "tests/unit/worker/engine/shadow_model.h"
+
+namespace lowkey::worker {
+namespace {
+
+constexpr int kPageTokens = 16, kLevels = 3;
+
+kernels::PageSpec levelled() {
+  kernels::PageSpec spec = kernels::PageSpec::embedded("three levels", 8, 4);
+  spec.page_tokens = kPageTokens;
+  spec.num_levels = kLevels;
+  spec.key.bits.assign(1, {2, 2, 4});
+  spec.value.bits = spec.key.bits;
+  return spec;
+}
+
+kernels::PageLayout layout(const kernels::PageSpec& spec = levelled()) {
+  const kernels::CacheShape shape{
+      .num_banks = 2, .num_kv_heads = 1, .head_dim = 16, .dtype = kernels::DType::kF32};
+  return std::move(kernels::PageLayout::make(spec, shape)).value();
+}
+
+struct Fixture {
+  explicit Fixture(const kernels::PageSpec& spec = levelled())
+      : memory(std::move(kvstore::PageMemory::make(layout(spec), 1 << 20)).value()), pool(*memory) {}
+
+  // A sequence with so many complete pages, and one more that it is at.
+  Sequence& add(int pages, int min_levels) {
+    Sequence& sequence = *sequences.emplace_back(std::make_unique<Sequence>());
+    sequence.min_levels = min_levels;
+    for (int i = 0; i <= pages; ++i) sequence.pages.push_back(*pool.allocate(i == 0));
+    sequence.computed = pages * kPageTokens + 3;
+    return sequence;
+  }
+  std::vector<Sequence*> holders() {
+    std::vector<Sequence*> all;
+    for (const auto& sequence : sequences) all.push_back(sequence.get());
+    return all;
+  }
+  static std::vector<int> levels(const Sequence& sequence) {
+    std::vector<int> levels;
+    for (const kvstore::PageRef& page : sequence.pages) levels.push_back(page.levels());
+    return levels;
+  }
+
+  std::unique_ptr<kvstore::PageMemory> memory;
+  kvstore::PagePool pool;
+  std::vector<std::unique_ptr<Sequence>> sequences;
+};
+
+TEST(PressureLadder, GivesAllThatReadersAllowAndNothingElse) {
+  Fixture f;
+  Sequence &coarse = f.add(20, 1), &middle = f.add(10, 2), &fine = f.add(10, 3);
+  // Two pages of the first are read by the third as well: they stay as they are.
+  Sequence& sharing = f.add(0, 3);
+  sharing.pages = {coarse.pages[0], coarse.pages[1]};
+  sharing.computed = 2 * kPageTokens;
+  PressureLadder ladder(f.pool, true);
+  const auto holders = f.holders();
+  const uint64_t used = f.pool.ledger().used, promised = ladder.droppable_bytes(holders);
+  EXPECT_GT(promised, 0u);
+  while (ladder.drop_in_use(holders)) {
+  }
+  std::vector<int> expected(21, 1);
+  expected[0] = expected[1] = expected[20] = 3;
+  EXPECT_EQ(Fixture::levels(coarse), expected) << "the page it is at will be written whole";
+  expected.assign(11, 2);
+  expected[10] = 3;
+  EXPECT_EQ(Fixture::levels(middle), expected);
+  EXPECT_EQ(Fixture::levels(fine), std::vector<int>(11, 3));
+  EXPECT_EQ(used - f.pool.ledger().used, promised);
+  EXPECT_EQ(ladder.droppable_bytes(holders), 0u);
+}
+
+TEST(PressureLadder, WithoutLevelsItGivesNothing) {
+  Fixture f;
+  f.add(20, 1);
+  PressureLadder ladder(f.pool, false);
+  EXPECT_FALSE(ladder.drop_in_use(f.holders()));
+  EXPECT_EQ(ladder.droppable_bytes(f.holders()), 0u);
+}
+
+TEST(PressureLadder, PagesWhoseLevelsAreOnTheirWayKeepThem) {
+  Fixture f;
+  Sequence& sequence = f.add(4, 1);
+  for (int i = 0; i < 4; ++i) f.pool.set_levels(sequence.pages[i], 2);
+  PressureLadder ladder(f.pool, true);
+  EXPECT_FALSE(ladder.drop_in_use(f.holders()));
+}
+
+// What lies far behind everybody goes first, top levels of all before second ones of any, and a superblock
+// becomes free each time.
+TEST(PressureLadder, TheColdestPagesGoFirstASuperblockAtATime) {
+  kernels::PageSpec spec = levelled();  // with slabs of three sizes
+  spec.key.bits.assign(1, {4, 1, 2});
+  spec.value.bits.assign(1, {4, 4, 0});
+  Fixture f(spec);
+  Sequence& sequence = f.add(200, 1);
+  PressureLadder ladder(f.pool, true);
+  const uint32_t per_superblock = f.memory->slabs(2).slabs_per_superblock();
+  ASSERT_GT(per_superblock, 1u);
+  const auto free_superblocks = [&] { return f.memory->slabs(2).held_superblocks(); };
+  const uint32_t held = free_superblocks();
+  ASSERT_TRUE(ladder.drop_in_use(f.holders()));
+  EXPECT_EQ(free_superblocks(), held - 1);
+  const auto levels = Fixture::levels(sequence);
+  for (size_t i = 0; i < levels.size(); ++i) EXPECT_EQ(levels[i], i < per_superblock ? 2 : 3) << i;
+  while (std::ranges::count(Fixture::levels(sequence), 3) > 1) {
+    ASSERT_TRUE(ladder.drop_in_use(f.holders()));
+    if (std::ranges::count(Fixture::levels(sequence), 3) > static_cast<int>(per_superblock)) {
+      EXPECT_EQ(std::ranges::count(Fixture::levels(sequence), 1), 0);
+    }
+  }
+}
+
+// The same load and memory: with the ladder hardly anybody starts over, and all is done in fewer steps.
+TEST(SchedulerLadder, FewerGiveWayAndAllEndsSooner) {
+  uint64_t preemptions[2] = {};
+  int steps[2] = {};
+  for (const bool on : {false, true}) {
+    Loop loop({.step_tokens = 64, .max_batch = 32, .ladder = on}, layout(), {512 << 10});
+    loop.pool().set_pressure({.drop_levels = on});
+    for (int i = 0; i < 40; ++i) loop.add(400, 200);
+    for (int i = 0; i < 20000 && loop.order().size() < 40; ++i) {
+      loop.step();
+    }
+    EXPECT_EQ(loop.order().size(), 40u);
+    preemptions[on] = loop.scheduler().preemptions();
+    steps[on] = loop.steps();
+    EXPECT_EQ(loop.pool().in_use_level_drops() > 0, on);
+  }
+  EXPECT_LT(10 * preemptions[1], preemptions[0]);
+  EXPECT_LT(3 * steps[1], 2 * steps[0]);
+}
+
+struct Load {
+  int ranks = 1;
+  bool store = false;
+  bool ladder = true;
+  int server_levels = 1;
+};
+
+class LadderUnderPressure : public ::testing::TestWithParam<Load> {};
+
+// Whatever gives way: every request ends, every token is what the pages gave at the levels they were read at,
+// as the report tells them, and no request reads fewer than it demanded.
+TEST_P(LadderUnderPressure, EveryTokenIsRightAtTheLevelsThatWereRead) {
+  const Load load = GetParam();
+  for (unsigned seed = 0; seed < 4; ++seed) {
+    std::unique_ptr<EngineReplica> replica;
+    Shadow shadow([&](uint64_t id) -> const Answer& { return replica->answer(id); });
+    EngineReplicaOptions options;
+    options.ranks = load.ranks;
+    options.kv_bytes = 72 << 10;
+    options.spec = levelled();
+    options.engine.scheduler = {.step_tokens = 48, .max_batch = 16, .ladder = load.ladder};
+    options.engine.min_levels = load.server_levels;
+    options.engine.max_waiting = 1000;
+    options.engine.executor.staging_bytes = 256 << 10;
+    if (load.store) options.store = std::make_shared<MemoryStore>();
+    options.model = [&](int rank, int n) {
+      return std::make_unique<ShadowedModel>(rank, n, rank == 0 ? &shadow : nullptr);
+    };
+    replica = std::make_unique<EngineReplica>(options);
+
+    std::mt19937 random(seed);
+    const auto tokens = [&](size_t count) {
+      std::vector<int32_t> tokens(count);
+      for (int32_t& token : tokens) token = static_cast<int32_t>(random() % CacheReadingModel::kVocab);
+      return tokens;
+    };
+    const std::vector<int32_t> shared[] = {{}, tokens(40), tokens(80)};
+    std::map<uint64_t, int> demanded;
+    uint64_t next = 1;
+    const auto submit = [&] {
+      std::vector<int32_t> prompt = shared[random() % 3];
+      const auto own = tokens(8 + random() % 90);
+      prompt.insert(prompt.end(), own.begin(), own.end());
+      wire::Submit request;
+      request.set_request_id(next);
+      request.mutable_prompt()->Add(prompt.begin(), prompt.end());
+      *request.mutable_sampling() = EngineReplica::greedy();
+      request.mutable_sampling()->set_max_tokens(1 + random() % 80);
+      request.mutable_sampling()->set_ignore_eos(true);
+      request.set_min_levels(random() % 3 == 0 ? random() % (kLevels + 1) : 0);
+      demanded[next] = std::max<int>({1, load.server_levels, static_cast<int>(request.min_levels())});
+      shadow.add(next, prompt);
+      ASSERT_TRUE(replica->try_submit(request).ok());
+      ++next;
+    };
+    for (int i = 0; i < 20; ++i) submit();
+    for (int i = 0; i < 200; ++i) {
+      replica->step();
+      if (i % 5 == 0) submit();
+    }
+    replica->run();
+    if (HasFatalFailure()) return;
+
+    int coarse = 0;
+    for (const auto& [id, request] : shadow.requests()) {
+      const Answer& answer = replica->answer(id);
+      ASSERT_EQ(answer.finish, wire::FINISH_LENGTH) << answer.error;
+      ASSERT_EQ(answer.tokens.size(), request.expected.size()) << "request " << id;
+      for (const auto& [index, token] : request.expected)
+        ASSERT_EQ(answer.tokens[index], token) << "request " << id << ", token " << index;
+      const wire::KvReport& report = answer.report();
+      if (request.lowest_levels > 0 && report.preemptions() == 0) {
+        EXPECT_EQ(report.lowest_levels_read(), static_cast<uint32_t>(request.lowest_levels));
+      }
+      EXPECT_GE(static_cast<int>(report.lowest_levels_read()), demanded[id]);
+      EXPECT_EQ(report.coarse_tokens(), request.coarse_answers);
+      coarse += request.lowest_levels > 0 && request.lowest_levels < kLevels;
+      if (request.coarse_answers > 0 || request.lowest_levels < kLevels) continue;
+      EXPECT_EQ(answer.tokens,
+                CacheReadingModel::answer(request.prompt, static_cast<int>(answer.tokens.size()), true));
+    }
+    const bool drops = load.ladder && load.server_levels < kLevels;
+    if (!load.store) {
+      EXPECT_EQ(coarse > 0, drops);  // restores come level by level, too
+    }
+    EXPECT_EQ(replica->metric(0, "lowkey_kv_level_drops_total", "in_use") > 0, drops);
+    EXPECT_GT(replica->metric(0, "lowkey_kv_evicted_pages_total"), 0);
+    replica->check_all_returned();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Loads, LadderUnderPressure,
+                         testing::Values(Load{}, Load{.ranks = 2}, Load{.store = true},
+                                         Load{.ranks = 2, .store = true}, Load{.server_levels = 2},
+                                         Load{.server_levels = 3}, Load{.store = true, .ladder = false}));
+
+}  // namespace
+}  // namespace lowkey::worker
