@@ -159,6 +159,8 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   if (replica.cache.spilled)
     options.spill.transcoder =
         std::make_shared<kvstore::PageTranscoder>(replica.cache.pages, *replica.cache.spilled);
+  options.require_transport = job.config.require_transport;
+  options.stores = job.plan.stores;
   options.on_end = [&](const Error& reason) {
     if (reason.code == Code::kCancelled) {
       orderly = true;

@@ -62,6 +62,8 @@ struct ControlHandlers {
   std::function<void(const ConnectionPtr&)> on_up;
   std::function<void(const ConnectionPtr&, MessageType, std::string_view body)> on_message;
   std::function<void(const ConnectionPtr&, const Error&)> on_down;
+  // Once per connection with one-sided transfers, some 100 ms after its first DataPlane::open().
+  std::function<void(const ConnectionPtr&, const Attestation&)> on_attested = {};
 };
 
 struct ControlOptions {

@@ -47,7 +47,30 @@ void MetricsReporter::update_transport(const TransportStats& now) {
     grow(Metric::kTransferFailures, transfers.failed_puts, before.failed_puts, {{"direction", "put"}});
     grow(Metric::kTransferFailures, transfers.failed_gets, before.failed_gets, {{"direction", "get"}});
   }
+  update_paths(now);
   seen_ = now;
+}
+
+void MetricsReporter::update_paths(const TransportStats& now) {
+  const auto show = [&](const Attestation& path, double up) {
+    const monitoring::Labels peer{{"peer_role", to_string(path.peer_role)},
+                                  {"peer_rank", std::to_string(path.peer_rank)}};
+    const auto with = [&](monitoring::Labels more) {
+      more.insert(peer.begin(), peer.end());
+      return more;
+    };
+    metrics_.set(Metric::kTransportInfo, up,
+                 with({{"transport", to_string(path.found)},
+                       {"device", path.device},
+                       {"expected", to_string(path.expected)}}));
+    metrics_.set(Metric::kTransportMismatch, path.as_expected() ? 0 : up, peer);
+    metrics_.set(Metric::kTransportBandwidth, up * path.put_bytes_per_second,
+                 with({{"direction", "put"}, {"memory", "host"}}));
+    metrics_.set(Metric::kTransportBandwidth, up * path.get_bytes_per_second,
+                 with({{"direction", "get"}, {"memory", "host"}}));
+  };
+  for (const Attestation& path : seen_.paths_now) show(path, 0);  // a peer may have come back another way
+  for (const Attestation& path : now.paths_now) show(path, 1);
 }
 
 }  // namespace lowkey::transport

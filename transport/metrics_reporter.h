@@ -26,6 +26,7 @@ class MetricsReporter {
 
  private:
   void update_transport(const TransportStats& now);
+  void update_paths(const TransportStats& now);
 
   monitoring::Metrics& metrics_;
   monitoring::ProcessMetrics process_;

@@ -18,6 +18,7 @@ struct PeerInfo {
   int replica_rank = 0;  // workers: rank inside it; 0 is the leader
   int replica_size = 1;
   std::string host;      // boot id and IPC namespace: equal means shared memory can work
+  bool rdma = false;     // the host has an RDMA port that is up
   Hash128 model_fingerprint;   // zero: not bound to one (coordinator before it has read the model, store)
   Hash128 layout_fingerprint;  // zero: not bound to one
 };

@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
+
+#include "transport/attestation.h"
 
 namespace lowkey::transport {
 
@@ -36,6 +39,7 @@ struct TransportStats {
   uint64_t quarantined_bytes_now = 0;  // local memory of failed batches that the transport has not let go of
   uint32_t endpoints_closing_now = 0;  // shared memory: those of dead peers with a transfer under way stay
   std::map<std::string, TransferStats> transfers;  // by RemotePool::transport()
+  std::vector<Attestation> paths_now;              // of connections that are up, in order of their measurement
 };
 
 }  // namespace lowkey::transport

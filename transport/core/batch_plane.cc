@@ -2,6 +2,8 @@
 
 #include <boost/asio/post.hpp>
 
+#include "base/log.h"
+#include "transport/core/path_probe.h"
 #include "transport/core/session.h"
 #include "transport/core/session_context.h"
 
@@ -15,10 +17,11 @@ constexpr size_t kMaxOutstanding = 64;    // transfers of one batch; enough to f
 }  // namespace
 
 struct BatchPlane::Batch {
-  Batch(boost::asio::io_context& io, TransferKind kind, std::shared_ptr<PoolView> pool)
-      : kind(kind), pool(std::move(pool)), timer(io) {}
+  Batch(boost::asio::io_context& io, TransferKind kind, Purpose purpose, std::shared_ptr<PoolView> pool)
+      : kind(kind), purpose(purpose), pool(std::move(pool)), timer(io) {}
 
   const TransferKind kind;
+  const Purpose purpose;
   const std::shared_ptr<PoolView> pool;
   const TimePoint submitted = Clock::now();
   std::vector<Transfer> transfers;
@@ -35,11 +38,13 @@ struct BatchPlane::Batch {
   BatchPlane* plane = nullptr;  // null once the plane is gone
 };
 
-BatchPlane::BatchPlane(std::shared_ptr<SessionContext> context) : context_(std::move(context)) {
+BatchPlane::BatchPlane(std::shared_ptr<SessionContext> context)
+    : context_(std::move(context)), self_(std::make_shared<BatchPlane*>(this)) {
   context_->down_observer = [this](uint64_t id, const Error& error) { fail_connection(id, error); };
 }
 
 BatchPlane::~BatchPlane() {
+  *self_ = nullptr;
   context_->down_observer = nullptr;
   for (const auto& batch : batches_) {
     batch->plane = nullptr;
@@ -70,10 +75,10 @@ Result<std::shared_ptr<Session>> BatchPlane::session_of(const ConnectionPtr& pee
 
 void BatchPlane::submit(TransferKind kind, const std::shared_ptr<RemotePool>& pool,
                         std::vector<Transfer> transfers, Deadline deadline, std::shared_ptr<void> keep_alive,
-                        std::function<void(Status)> done) {
+                        std::function<void(Status)> done, Purpose purpose) {
   auto view = std::dynamic_pointer_cast<PoolView>(pool);
   LOWKEY_CHECK(view != nullptr, "a pool of another plane");
-  auto batch = std::make_shared<Batch>(context_->io, kind, std::move(view));
+  auto batch = std::make_shared<Batch>(context_->io, kind, purpose, std::move(view));
   batch->plane = this;
   batch->transfers = std::move(transfers);
   for (const Transfer& transfer : batch->transfers) batch->bytes += transfer.local.size();
@@ -107,7 +112,8 @@ Status BatchPlane::admit(const Batch& batch) const {
     return Error{Code::kUnavailable, "the pool's process is down"};
   }
   for (const Transfer& transfer : batch.transfers) {
-    const uint64_t size = batch.pool->size();
+    const bool measures = batch.purpose == Purpose::kMeasure;
+    const uint64_t size = batch.pool->size() + (measures ? batch.pool->scratch_bytes() : 0);
     if (transfer.remote_offset > size || transfer.local.size() > size - transfer.remote_offset) {
       return Error{Code::kInvalidArgument, fmt::format("{} bytes at offset {} of a pool of {}",
                                                        transfer.local.size(), transfer.remote_offset, size)};
@@ -163,20 +169,24 @@ void BatchPlane::report(const BatchPtr& batch, Status status) {
   if (batch->reported) return;
   batch->reported = true;
   batch->timer.cancel();
-  TransferStats& stats = context_->stats.transfers[batch->pool->transport()];
-  const bool put = batch->kind == TransferKind::kPut;
-  if (!status.ok()) {
-    ++(put ? stats.failed_puts : stats.failed_gets);
-  } else {
-    ++(put ? stats.put_batches : stats.get_batches);
-    (put ? stats.put_bytes : stats.get_bytes) += batch->bytes;
-    (put ? stats.put_seconds : stats.get_seconds) += seconds(Clock::now() - batch->submitted);
-  }
+  if (batch->purpose == Purpose::kUse) count(*batch, status.ok());
   if (batch->outstanding > 0) {
     batch->quarantined = true;
     context_->stats.quarantined_bytes_now += batch->bytes;
   }
   if (auto done = std::exchange(batch->done, nullptr)) done(std::move(status));
+}
+
+void BatchPlane::count(const Batch& batch, bool succeeded) {
+  TransferStats& stats = context_->stats.transfers[batch.pool->transport()];
+  const bool put = batch.kind == TransferKind::kPut;
+  if (!succeeded) {
+    ++(put ? stats.failed_puts : stats.failed_gets);
+    return;
+  }
+  ++(put ? stats.put_batches : stats.get_batches);
+  (put ? stats.put_bytes : stats.get_bytes) += batch.bytes;
+  (put ? stats.put_seconds : stats.get_seconds) += seconds(Clock::now() - batch.submitted);
 }
 
 void BatchPlane::release_if_settled(const BatchPtr& batch) {
@@ -193,7 +203,56 @@ void BatchPlane::fail_connection(uint64_t connection_id, const Error& error) {
     report(batch, Error{Code::kUnavailable, "the pool's process is down: " + error.message});
     release_if_settled(batch);
   }
+  attested_.erase(connection_id);
+  std::erase_if(context_->stats.paths_now,
+                [&](const Attestation& path) { return path.connection == connection_id; });
   connection_down(connection_id);
+}
+
+void BatchPlane::attest(const std::shared_ptr<Session>& session, const std::shared_ptr<PoolView>& pool) {
+  if (!attested_.insert(session->id()).second) return;
+  Attestation attestation;
+  attestation.connection = session->id();
+  attestation.peer_role = session->peer().role;
+  attestation.peer_rank = session->peer().world_rank;
+  attestation.found = pool->path();
+  attestation.device = pool->device();
+  if (pool->scratch_bytes() == 0) {  // a copy in one process: nothing to expect or to measure
+    attestation.expected = attestation.found;
+    boost::asio::post(context_->io, [self = self_, attestation] {
+      if (*self) (*self)->attested(attestation);
+    });
+    return;
+  }
+  attestation.expected = expected_path(context_->options.self, session->peer());
+  const auto move = [self = self_, pool](TransferKind kind, std::vector<Transfer> batch, Deadline deadline,
+                                         std::shared_ptr<void> keep_alive, std::function<void(Status)> done) {
+    if (!*self) return;
+    (*self)->submit(kind, pool, std::move(batch), deadline, std::move(keep_alive), std::move(done),
+                    Purpose::kMeasure);
+  };
+  const auto done = [self = self_, attestation](double put, double get) mutable {
+    attestation.put_bytes_per_second = put;
+    attestation.get_bytes_per_second = get;
+    if (*self) (*self)->attested(attestation);
+  };
+  std::make_shared<PathProbe>(pool->size(), ProbeBudget(), move, done)->start();
+}
+
+void BatchPlane::attested(const Attestation& attestation) {
+  const auto found = context_->sessions.find(attestation.connection);
+  if (found == context_->sessions.end()) return;
+  const auto session = found->second;
+  context_->stats.paths_now.push_back(attestation);
+  if (attestation.as_expected()) {
+    spdlog::info("transport to {}", describe(attestation));
+  } else {
+    spdlog::warn(
+        "TRANSPORT MISMATCH, pages move slower than these hosts can: {}; check UCX_TLS and "
+        "UCX_NET_DEVICES (RDMA is used only when UCX_TLS names it), /dev/shm and IPC namespaces",
+        describe(attestation));
+  }
+  if (context_->handlers.on_attested) context_->handlers.on_attested(session, attestation);
 }
 
 }  // namespace lowkey::transport

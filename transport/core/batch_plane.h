@@ -19,13 +19,20 @@ class Session;
 
 class PoolView : public RemotePool {
  public:
-  PoolView(uint64_t connection_id, uint64_t size) : connection_id_(connection_id), size_(size) {}
+  // `scratch_bytes` behind the pool may be written to measure the path; 0: it is not measured.
+  PoolView(uint64_t connection_id, uint64_t size, uint64_t scratch_bytes)
+      : connection_id_(connection_id), size_(size), scratch_bytes_(scratch_bytes) {}
   uint64_t size() const override { return size_; }
+  const char* transport() const override { return to_string(path()); }
+  virtual Path path() const = 0;
+  virtual std::string device() const = 0;
   uint64_t connection_id() const { return connection_id_; }
+  uint64_t scratch_bytes() const { return scratch_bytes_; }
 
  private:
   const uint64_t connection_id_;
   const uint64_t size_;
+  const uint64_t scratch_bytes_;
 };
 
 enum class TransferKind { kPut, kGet };
@@ -52,25 +59,35 @@ class BatchPlane : public DataPlane {
   virtual void connection_down(uint64_t connection_id) = 0;
 
   SessionContext& context() { return *context_; }
+  // Says what path this connection's transfers take and measures it, once; implementations call it in open().
+  void attest(const std::shared_ptr<Session>& session, const std::shared_ptr<PoolView>& pool);
   // The connection behind the interface, if it is up and belongs to the control plane of this data plane.
   Result<std::shared_ptr<Session>> session_of(const ConnectionPtr& peer) const;
 
  private:
+  // Measuring batches may reach the scratch range, and leave the counters alone.
+  enum class Purpose { kUse, kMeasure };
   struct Batch;
   using BatchPtr = std::shared_ptr<Batch>;
 
   void submit(TransferKind kind, const std::shared_ptr<RemotePool>& pool, std::vector<Transfer> transfers,
-              Deadline deadline, std::shared_ptr<void> keep_alive, std::function<void(Status)> done);
+              Deadline deadline, std::shared_ptr<void> keep_alive, std::function<void(Status)> done,
+              Purpose purpose = Purpose::kUse);
+  void attested(const Attestation& attestation);
   Status admit(const Batch& batch) const;
   void advance(const BatchPtr& batch);
   void start_slice(const BatchPtr& batch);
   void completed(const BatchPtr& batch, const Status& status);
   void report(const BatchPtr& batch, Status status);
+  void count(const Batch& batch, bool succeeded);
   void release_if_settled(const BatchPtr& batch);
   void fail_connection(uint64_t connection_id, const Error& error);
 
   const std::shared_ptr<SessionContext> context_;
-  std::set<BatchPtr> batches_;  // unreported or quarantined
+  std::set<BatchPtr> batches_;   // unreported or quarantined
+  std::set<uint64_t> attested_;  // connections up whose path is known or being measured
+  const std::shared_ptr<BatchPlane*>
+      self_;  // for measurements that end after the plane: then it holds nullptr
 };
 
 }  // namespace lowkey::transport

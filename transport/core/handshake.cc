@@ -44,6 +44,7 @@ void describe(const PeerInfo& peer, wire::PeerDescription* out) {
   out->set_replica_rank(peer.replica_rank);
   out->set_replica_size(peer.replica_size);
   out->set_host(peer.host);
+  out->set_rdma(peer.rdma);
   out->set_model_fingerprint(to_bytes(peer.model_fingerprint));
   out->set_layout_fingerprint(to_bytes(peer.layout_fingerprint));
 }
@@ -59,6 +60,7 @@ std::optional<PeerInfo> read_description(const wire::PeerDescription& in) {
   peer.replica_rank = in.replica_rank();
   peer.replica_size = in.replica_size();
   peer.host = in.host();
+  peer.rdma = in.rdma();
   peer.model_fingerprint = to_hash(in.model_fingerprint());
   peer.layout_fingerprint = to_hash(in.layout_fingerprint());
   return peer;

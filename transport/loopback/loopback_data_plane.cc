@@ -16,8 +16,9 @@ constexpr size_t kPageBytes = 4096;
 class LoopbackRemotePool final : public PoolView {
  public:
   LoopbackRemotePool(uint64_t connection_id, std::shared_ptr<LoopbackPool> pool)
-      : PoolView(connection_id, pool->bytes().size()), pool_(std::move(pool)) {}
-  const char* transport() const override { return "loopback"; }
+      : PoolView(connection_id, pool->bytes().size(), 0), pool_(std::move(pool)) {}
+  Path path() const override { return Path::kLoopback; }
+  std::string device() const override { return "memory"; }
   std::byte* at(uint64_t offset) { return pool_->bytes().data() + offset; }
 
  private:
@@ -54,7 +55,9 @@ Result<std::shared_ptr<RemotePool>> LoopbackDataPlane::open(const ConnectionPtr&
   std::from_chars(remote_handle.data(), remote_handle.data() + remote_handle.size(), id);
   auto pool = network_->find_pool(id);
   if (!pool) return Error{Code::kInvalidArgument, "the pool's handle is malformed or of no pool"};
-  return std::shared_ptr<RemotePool>(std::make_shared<LoopbackRemotePool>(session->id(), std::move(pool)));
+  auto view = std::make_shared<LoopbackRemotePool>(session->id(), std::move(pool));
+  attest(session, view);
+  return std::shared_ptr<RemotePool>(std::move(view));
 }
 
 Result<bool> LoopbackDataPlane::start(PoolView& view, TransferKind kind, const Transfer& transfer,

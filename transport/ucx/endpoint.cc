@@ -77,25 +77,16 @@ Endpoint::~Endpoint() {
   if (!closing.ok()) spdlog::debug("closing an endpoint: {}", closing.error().message);
 }
 
-std::string Endpoint::transport() const {
+std::vector<Lane> Endpoint::transfer_lanes() const {
   char* text = nullptr;
   size_t length = 0;
   std::FILE* stream = open_memstream(&text, &length);
-  if (!stream) return "unknown";
+  if (!stream) return {};
   ucp_ep_print_info(handle_, stream);
   std::fclose(stream);
-  const std::string info(text, length);
+  const std::vector<Lane> lanes = parse_endpoint_info({text, length});
   std::free(text);
-  // "#                 lane[0]:  1:tcp/eth0.0 md[1] …": the name stands between the second colon and the
-  // slash.
-  for (size_t lane = info.find("lane["); lane != std::string::npos; lane = info.find("lane[", lane + 1)) {
-    const size_t colon = info.find(':', info.find(':', lane) + 1);
-    const size_t slash = info.find('/', colon);
-    if (colon == std::string::npos || slash == std::string::npos) break;
-    const std::string name = info.substr(colon + 1, slash - colon - 1);
-    if (!name.empty() && name.find_first_of(" \n<") == std::string::npos) return name;
-  }
-  return "unknown";
+  return transport::transfer_lanes(lanes);
 }
 
 }  // namespace lowkey::transport

@@ -11,8 +11,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
+#include "transport/ucx/endpoint_info.h"
 #include "transport/ucx/worker.h"
 
 namespace lowkey::transport {
@@ -34,8 +36,8 @@ class Endpoint {
 
   ucp_ep_h native() const { return handle_; }
   const std::shared_ptr<Worker>& worker() const { return worker_; }
-  // What UCX chose for the first lane: "tcp", "rc_verbs", …
-  std::string transport() const;
+  // What UCX chose for puts and gets; empty when it cannot be told. Once the connection is up.
+  std::vector<Lane> transfer_lanes() const;
 
  private:
   Endpoint(std::shared_ptr<Worker> worker, OnError on_error);

@@ -11,6 +11,7 @@ namespace lowkey::transport {
 struct PoolHandle {
   uint64_t base = 0;  // address in the owner's process
   uint64_t size = 0;
+  uint64_t scratch = 0;  // bytes behind the pool that anybody may write (core/path_probe.h)
   std::string same_host_key;  // packed keys of the two contexts
   std::string control_key;
 };

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "transport/core/path_probe.h"
 #include "transport/core/session.h"
 #include "transport/core/session_context.h"
 #include "transport/ucx/pool_handle.h"
@@ -23,7 +24,9 @@ class UcxPool final : public MemoryPool {
       : memory_(std::move(memory)),
         registered_(std::move(registered)),
         remote_handle_(std::move(remote_handle)) {}
-  std::span<std::byte> bytes() override { return memory_->bytes(); }
+  std::span<std::byte> bytes() override {
+    return memory_->bytes().first(memory_->bytes().size() - kScratchBytes);
+  }
   std::string remote_handle() const override { return remote_handle_; }
 
  private:
@@ -34,13 +37,14 @@ class UcxPool final : public MemoryPool {
 
 class UcxRemotePool final : public PoolView {
  public:
-  UcxRemotePool(uint64_t connection_id, const PoolHandle& handle, std::unique_ptr<RemoteKey> key,
-                std::string transport)
-      : PoolView(connection_id, handle.size),
+  UcxRemotePool(uint64_t connection_id, const PoolHandle& handle, std::unique_ptr<RemoteKey> key, Path presumed)
+      : PoolView(connection_id, handle.size, handle.scratch),
         base_(handle.base),
         key_(std::move(key)),
-        transport_(std::move(transport)) {}
-  const char* transport() const override { return transport_.c_str(); }
+        lanes_(key_->endpoint()->transfer_lanes()),
+        path_(lanes_.empty() ? presumed : path_of(lanes_)) {}
+  Path path() const override { return path_; }
+  std::string device() const override { return device_names(lanes_); }
   const RemoteKey& key() const { return *key_; }
   Endpoint& endpoint() const { return *key_->endpoint(); }
   uint64_t at(uint64_t offset) const { return base_ + offset; }
@@ -48,7 +52,8 @@ class UcxRemotePool final : public PoolView {
  private:
   const uint64_t base_;
   const std::unique_ptr<RemoteKey> key_;
-  const std::string transport_;
+  const std::vector<Lane> lanes_;
+  const Path path_;
 };
 
 // Untouched shared memory makes the first transfers run at page-fault speed (a tenth).
@@ -119,12 +124,13 @@ UcxDataPlane::~UcxDataPlane() {
 
 Result<std::shared_ptr<MemoryPool>> UcxDataPlane::allocate(size_t bytes) {
   if (bytes == 0) return Error{Code::kInvalidArgument, "a pool of 0 bytes"};
-  LOWKEY_ASSIGN(memory, MemoryHandle::allocate(same_host_->context(), bytes));
+  LOWKEY_ASSIGN(memory, MemoryHandle::allocate(same_host_->context(), bytes + kScratchBytes));
   touch(memory->bytes());
   LOWKEY_ASSIGN(registered, MemoryHandle::add(control_->worker()->context(), memory->bytes()));
   PoolHandle handle;
   handle.base = reinterpret_cast<uint64_t>(memory->bytes().data());
   handle.size = bytes;
+  handle.scratch = kScratchBytes;
   LOWKEY_ASSIGN(same_host_key, memory->packed_key());
   LOWKEY_ASSIGN(control_key, registered->packed_key());
   handle.same_host_key = std::move(same_host_key);
@@ -155,20 +161,21 @@ Result<std::shared_ptr<RemotePool>> UcxDataPlane::open(const ConnectionPtr& peer
                                                        const std::string& remote_handle) {
   LOWKEY_ASSIGN(session, session_of(peer));
   LOWKEY_ASSIGN(handle, unpack_pool_handle(remote_handle));
-  const auto made = [&](std::unique_ptr<RemoteKey> key, std::string transport) {
-    return std::shared_ptr<RemotePool>(
-        std::make_shared<UcxRemotePool>(session->id(), handle, std::move(key), std::move(transport)));
+  const auto made = [&](std::unique_ptr<RemoteKey> key, Path presumed) {
+    auto pool = std::make_shared<UcxRemotePool>(session->id(), handle, std::move(key), presumed);
+    attest(session, pool);
+    return std::shared_ptr<RemotePool>(std::move(pool));
   };
   const std::string& host = context().options.self.host;
   if (!host.empty() && host == session->peer().host) {
     auto key = same_host_key(session->id(), data_address, handle.same_host_key);
-    if (key.ok()) return made(std::move(key).value(), "shm");
+    if (key.ok()) return made(std::move(key).value(), Path::kShm);
     spdlog::warn("no shared memory with {} {}, using the network: {}", to_string(session->peer().role),
                  session->peer().world_rank, key.error().message);
   }
   const auto endpoint = static_cast<UcxLink&>(*session->link()).endpoint();
   LOWKEY_ASSIGN(key, RemoteKey::unpack(endpoint, handle.control_key));
-  return made(std::move(key), endpoint->transport());
+  return made(std::move(key), Path::kTcp);
 }
 
 ProgressLoop& UcxDataPlane::loop_of(const Endpoint& endpoint) {

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "transport/attestation.h"
 #include "transport/core/session_context.h"
 #include "transport/core/session_plane.h"
 #include "transport/ucx/context.h"
@@ -15,6 +16,7 @@ namespace lowkey::transport {
 Result<UcxTransport> make_ucx_transport(boost::asio::io_context& io, ControlOptions options,
                                         ControlHandlers handlers) {
   LOWKEY_TRY(validate(options));
+  options.self.rdma = has_active_rdma();
   LOWKEY_ASSIGN(listen, resolve(options.listen_host, 0));
   // A process that comes back to its port finds it held for a minute by what is left of its predecessor's
   // connections (TIME_WAIT). UCX 1.13 takes this setting of its connection manager from the environment alone.

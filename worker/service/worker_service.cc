@@ -1,5 +1,6 @@
 #include "worker/service/worker_service.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 
 #include "base/log.h"
@@ -19,7 +20,8 @@ transport::ControlHandlers WorkerService::handlers() {
   return {.on_up = [this](const ConnectionPtr& peer) { up(peer); },
           .on_message = [this](const ConnectionPtr& peer, MessageType type,
                                std::string_view body) { message(peer, type, body); },
-          .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); }};
+          .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); },
+          .on_attested = [this](const ConnectionPtr&, const transport::Attestation& path) { attested(path); }};
 }
 
 void WorkerService::attach(transport::ControlPlane& control, transport::DataPlane& data) {
@@ -51,6 +53,18 @@ void WorkerService::down(const ConnectionPtr& peer, const Error& error) {
   end({Code::kUnavailable,
        fmt::format("lost {} {}: {}", to_string(info.role), info.world_rank, error.message),
        {}});
+}
+
+void WorkerService::attested(const transport::Attestation& path) {
+  if (const Status met = transport::check_required(path, options_.require_transport); !met.ok()) {
+    return end(met.error());
+  }
+  ++stores_attested_;
+}
+
+int WorkerService::stores_unproven() const {
+  if (options_.require_transport == "any") return 0;
+  return std::max(0, options_.stores - stores_attested_);
 }
 
 void WorkerService::end(const Error& reason) {

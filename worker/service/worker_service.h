@@ -28,6 +28,8 @@ class WorkerService {
     kvstore::PageOrigin origin;
     kvstore::SpillFormat spill;                            // what the recipe says of spilled pages
     Duration transfer_deadline = std::chrono::seconds(5);  // of a spill or restore, beside its bytes
+    std::string require_transport = "any";  // base/serve_config.h; of every pair with a store
+    int stores = 0;                         // in the job; with a required transport none may be unproven at start
     // I/O thread, once. Orderly (kCancelled): the coordinator ended the cluster.
     std::function<void(const Error&)> on_end;
   };
@@ -51,6 +53,7 @@ class WorkerService {
   void fill_ports(EnginePorts& ports);
   void end(const Error& reason);
   bool ended() const { return ended_; }
+  int stores_unproven() const;  // whose transport is still to be told, where one is required
   const Options& options() const { return options_; }
   boost::asio::io_context& io() { return io_; }
   transport::MetricsReporter& reporter() { return reporter_; }
@@ -62,12 +65,14 @@ class WorkerService {
   void message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
   void down(const transport::ConnectionPtr& peer, const Error& error);
   Deadline transfer_deadline(uint64_t bytes) const;
+  void attested(const transport::Attestation& path);
 
   boost::asio::io_context& io_;
   monitoring::Metrics& metrics_;
   const Options options_;
   transport::MetricsReporter reporter_;
   std::unique_ptr<kvstore::StoreSet> stores_;
+  int stores_attested_ = 0;
   bool ended_ = false;
 };
 

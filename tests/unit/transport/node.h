@@ -46,6 +46,9 @@ class Node {
       record([&] { messages_.push_back({peer->id(), type, std::string(body)}); });
       if (on_message) on_message(peer, type, body);
     };
+    handlers.on_attested = [this](const ConnectionPtr&, const Attestation& path) {
+      record([&] { paths_.push_back(path); });
+    };
     handlers.on_down = [this](const ConnectionPtr& peer, const Error& error) {
       record([&] { downs_.push_back({peer->id(), error}); });
     };
@@ -109,11 +112,15 @@ class Node {
   std::vector<ConnectionPtr> ups() { return copy(ups_); }
   std::vector<Received> messages() { return copy(messages_); }
   std::vector<Down> downs() { return copy(downs_); }
+  std::vector<Attestation> paths() { return copy(paths_); }
   bool wait_ups(size_t n) {
     return eventually([&] { return ups_.size() >= n; });
   }
   bool wait_messages(size_t n) {
     return eventually([&] { return messages_.size() >= n; });
+  }
+  bool wait_paths(size_t n) {
+    return eventually([&] { return paths_.size() >= n; });
   }
   bool wait_downs(size_t n, Duration patience = kPatience) {
     return eventually([&] { return downs_.size() >= n; }, patience);
@@ -157,6 +164,7 @@ class Node {
   std::vector<ConnectionPtr> ups_;
   std::vector<Received> messages_;
   std::vector<Down> downs_;
+  std::vector<Attestation> paths_;
   std::thread thread_;
 };
 

@@ -35,6 +35,8 @@ struct Loopback {
   }
   std::string nobody() { return "loopback:4711"; }
   const char* transport_name() { return "loopback"; }
+  const char* device_name() { return "memory"; }
+  bool is_measured() { return false; }
 };
 
 // Same host, so that transfers go through shared memory.
@@ -42,6 +44,8 @@ struct Ucx {
   virtual ~Ucx() = default;
   virtual std::string host() { return host_identity(); }
   virtual const char* transport_name() { return "shm"; }
+  virtual const char* device_name() { return "/memory"; }
+  bool is_measured() { return true; }
 
   Node::Make make() {
     return [host = host()](boost::asio::io_context& io, ControlOptions options,
@@ -63,6 +67,7 @@ struct Ucx {
 struct UcxNetwork : Ucx {
   std::string host() override { return ""; }
   const char* transport_name() override { return "tcp"; }
+  const char* device_name() override { return "tcp/"; }
 };
 
 template <class Kind>
@@ -481,6 +486,35 @@ TYPED_TEST(TransportSuite, MovesManySmallPiecesInOneBatch) {
   EXPECT_TRUE(t.client->put(t.remote, {}).ok());
 }
 
+TYPED_TEST(TransportSuite, TellsThePathOfAPairOnce) {
+  Transfers<TransportSuite<TypeParam>> t(*this, 4 << 20);
+  ASSERT_TRUE(t.client->wait_paths(1));
+  auto again = t.client->on_io(
+      [&] { return t.client->data->open(t.connection, t.server->data->address(), t.pool->remote_handle()); });
+  ASSERT_TRUE(again.ok());
+  std::vector<std::byte> local(4096);
+  ASSERT_TRUE(t.client->put(t.remote, {{local, 0}}).ok());
+  ASSERT_EQ(t.client->paths().size(), 1u);
+  const Attestation path = t.client->paths()[0];
+  EXPECT_EQ(path.peer_role, Role::kStore);
+  EXPECT_EQ(path.peer_rank, 3);
+  EXPECT_STREQ(to_string(path.found), this->kind.transport_name());
+  EXPECT_TRUE(path.as_expected()) << describe(path);
+  EXPECT_NE(path.device.find(this->kind.device_name()), std::string::npos) << path.device;
+  EXPECT_EQ(path.put_bytes_per_second > 0, this->kind.is_measured());
+  EXPECT_EQ(path.get_bytes_per_second > 0, this->kind.is_measured());
+
+  const TransportStats stats = t.client->stats();
+  ASSERT_EQ(stats.paths_now.size(), 1u);
+  EXPECT_EQ(stats.transfers.at(t.remote->transport()).put_bytes, 4096u);  // measuring is no traffic
+  EXPECT_EQ(stats.transfers.at(t.remote->transport()).get_batches, 0u);
+  EXPECT_TRUE(t.server->paths().empty());  // only who transfers can tell
+  for (const std::byte b : t.pool->bytes()) ASSERT_EQ(b, std::byte{0});
+  t.server->stop();
+  ASSERT_TRUE(t.client->wait_downs(1));
+  EXPECT_TRUE(t.client->stats().paths_now.empty());
+}
+
 TYPED_TEST(TransportSuite, RefusesTransfersOutsideThePool) {
   Transfers<TransportSuite<TypeParam>> t(*this, 1 << 20);
   std::vector<std::byte> local(4096);
@@ -520,6 +554,26 @@ TYPED_TEST(TransportSuite, ReleasesWhatItKeptAlive) {
   ASSERT_TRUE(t.client->get(t.remote, {{*local, 0}}, kPatience, local).ok());
   t.client->stats();
   EXPECT_EQ(local.use_count(), 1);
+}
+
+// One host by name, but no shared memory with the peer: what happens without a word in UCX is told here.
+TEST(TransportPaths, AFallbackFromSharedMemoryIsAMismatch) {
+  Ucx kind;
+  Node server(kind.make(), test_options(Role::kStore, 3)), client(kind.make(), test_options());
+  auto connection = client.connect(server.control->address());
+  ASSERT_TRUE(connection.ok());
+  auto pool = server.on_io([&] { return server.data->allocate(1 << 20); });
+  ASSERT_TRUE(pool.ok());
+  auto opened =
+      client.on_io([&] { return client.data->open(*connection, "no data address", (*pool)->remote_handle()); });
+  ASSERT_TRUE(opened.ok()) << opened.error().message;
+  ASSERT_TRUE(client.wait_paths(1));
+  const Attestation path = client.paths()[0];
+  EXPECT_EQ(path.found, Path::kTcp);
+  EXPECT_EQ(path.expected, Path::kShm);
+  EXPECT_FALSE(check_required(path, "expected").ok());
+  EXPECT_FALSE(check_required(path, "shm").ok());
+  EXPECT_TRUE(check_required(path, "any").ok());
 }
 
 }  // namespace

@@ -1,0 +1,100 @@
+#include "transport/core/path_probe.h"
+
+#include <gtest/gtest.h>
+
+namespace lowkey::transport {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr size_t kPool = 64u << 20;
+
+TEST(NextProbeBytes, GrowsWithinBytesAndTime) {
+  // 64 KiB in 10 us: the link could do far more than eight times as much.
+  EXPECT_EQ(next_probe_bytes(64 << 10, 10us, 8 << 20, 50ms), 512u << 10);
+  // 1 Gbit/s: 512 KiB took 4.2 ms, and 45 ms are left: 0.8 of what fits, in whole pieces.
+  const size_t third = next_probe_bytes(512 << 10, 4200us, 8 << 20, 45ms);
+  EXPECT_EQ(third % (64 << 10), 0u);
+  EXPECT_NEAR(static_cast<double>(third), 0.8 * 45 / 4.2 * (512 << 10), 64 << 10);
+  EXPECT_EQ(next_probe_bytes(4 << 20, 400us, (3 << 20) + 1000, 49ms),
+            0u);                                                    // the rest is smaller than the last
+  EXPECT_EQ(next_probe_bytes(64 << 10, 60ms, 8 << 20, -10ms), 0u);  // a slow link: one batch says enough
+  EXPECT_EQ(next_probe_bytes(64 << 10, Duration::zero(), 8 << 20, 50ms), 512u << 10);
+}
+
+// Completes every batch at once and remembers it.
+struct Recorder {
+  struct Batch {
+    TransferKind kind;
+    std::vector<Transfer> transfers;
+  };
+  PathProbe::Move move() {
+    return [this](TransferKind kind, std::vector<Transfer> batch, Deadline, std::shared_ptr<void>,
+                  std::function<void(Status)> done) {
+      batches.push_back({kind, std::move(batch)});
+      const bool fails = fail_at > 0 && batches.size() == fail_at;
+      done(fails ? Status(Error{Code::kUnavailable, "gone", {}}) : Status());
+    };
+  }
+  PathProbe::Done done() {
+    return [this](double put, double get) { rates.emplace_back(put, get); };
+  }
+  std::vector<Batch> batches;
+  std::vector<std::pair<double, double>> rates;
+  size_t fail_at = 0;
+};
+
+TEST(PathProbe, WritesOnlyTheScratchRangeAndKeepsItsBudget) {
+  Recorder recorder;
+  const ProbeBudget budget;
+  std::make_shared<PathProbe>(kPool, budget, recorder.move(), recorder.done())->start();
+  size_t moved[2] = {0, 0};
+  uint64_t lowest_get = kPool, highest_get = 0;
+  for (const auto& batch : recorder.batches) {
+    for (const Transfer& transfer : batch.transfers) {
+      const uint64_t end = transfer.remote_offset + transfer.local.size();
+      moved[batch.kind == TransferKind::kPut ? 0 : 1] += transfer.local.size();
+      if (batch.kind == TransferKind::kPut) {
+        EXPECT_GE(transfer.remote_offset, kPool);
+        EXPECT_LE(end, kPool + kScratchBytes);
+      } else {
+        EXPECT_LE(end, kPool);
+        lowest_get = std::min(lowest_get, transfer.remote_offset);
+        highest_get = std::max(highest_get, end);
+      }
+    }
+  }
+  for (const size_t bytes : moved) {
+    EXPECT_GT(bytes, 0u);
+    EXPECT_LE(bytes, budget.bytes);
+  }
+  EXPECT_EQ(lowest_get, 0u);
+  EXPECT_GT(highest_get, kPool / 2);  // spread over the pool
+  ASSERT_EQ(recorder.rates.size(), 1u);
+  EXPECT_GT(recorder.rates[0].first, 0);
+  EXPECT_GT(recorder.rates[0].second, 0);
+}
+
+TEST(PathProbe, MeasuresAPoolSmallerThanOnePiece) {
+  Recorder recorder;
+  std::make_shared<PathProbe>(1000, ProbeBudget(), recorder.move(), recorder.done())->start();
+  for (const auto& batch : recorder.batches) {
+    for (const Transfer& transfer : batch.transfers) {
+      EXPECT_LE(transfer.remote_offset + transfer.local.size(), 1000 + kScratchBytes);
+      if (batch.kind == TransferKind::kGet) EXPECT_LE(transfer.remote_offset + transfer.local.size(), 1000u);
+    }
+  }
+  EXPECT_EQ(recorder.rates.size(), 1u);
+}
+
+TEST(PathProbe, AFailureLeavesWhatIsKnown) {
+  Recorder recorder;
+  recorder.fail_at = 1;
+  std::make_shared<PathProbe>(kPool, ProbeBudget(), recorder.move(), recorder.done())->start();
+  ASSERT_EQ(recorder.rates.size(), 1u);
+  EXPECT_EQ(recorder.rates[0].first, 0);
+  EXPECT_GT(recorder.rates[0].second, 0);
+}
+
+}  // namespace
+}  // namespace lowkey::transport

@@ -1,0 +1,67 @@
+#include "transport/attestation.h"
+
+#include <fstream>
+
+#include "base/check.h"
+
+namespace lowkey::transport {
+namespace {
+
+std::string speed(double bytes_per_second) {
+  if (bytes_per_second <= 0) return "not measured";
+  if (bytes_per_second < 1e9) return fmt::format("{:.1f} MB/s", bytes_per_second / 1e6);
+  return fmt::format("{:.1f} GB/s", bytes_per_second / 1e9);
+}
+
+}  // namespace
+
+const char* to_string(Path path) {
+  switch (path) {
+    case Path::kShm:
+      return "shm";
+    case Path::kRdma:
+      return "rdma";
+    case Path::kTcp:
+      return "tcp";
+    case Path::kLoopback:
+      return "loopback";
+  }
+  LOWKEY_CHECK(false, "path {}", static_cast<int>(path));
+}
+
+Path expected_path(const PeerInfo& a, const PeerInfo& b) {
+  if (!a.host.empty() && a.host == b.host) return Path::kShm;
+  return a.rdma && b.rdma ? Path::kRdma : Path::kTcp;
+}
+
+std::string describe(const Attestation& attestation) {
+  return fmt::format("{} {}: {} ({}), expected {}; put {}, get {} (host memory)",
+                     to_string(attestation.peer_role), attestation.peer_rank, to_string(attestation.found),
+                     attestation.device, to_string(attestation.expected),
+                     speed(attestation.put_bytes_per_second), speed(attestation.get_bytes_per_second));
+}
+
+Status check_required(const Attestation& attestation, std::string_view required) {
+  if (required == "any") return {};
+  const std::string wanted = required == "expected" ? to_string(attestation.expected) : std::string(required);
+  if (wanted == to_string(attestation.found)) return {};
+  return Error{Code::kUnavailable,
+               fmt::format("--require-transport {}: {} {} is reached over {} ({}), not {}", required,
+                           to_string(attestation.peer_role), attestation.peer_rank,
+                           to_string(attestation.found), attestation.device, wanted),
+               "require-transport"};
+}
+
+bool has_active_rdma(const std::filesystem::path& sysfs) {
+  std::error_code absent;
+  for (const auto& device : std::filesystem::directory_iterator(sysfs, absent)) {
+    for (const auto& port : std::filesystem::directory_iterator(device.path() / "ports", absent)) {
+      std::string state;  // "4: ACTIVE"
+      std::getline(std::ifstream(port.path() / "state"), state);
+      if (state.starts_with("4:")) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace lowkey::transport

@@ -1,0 +1,46 @@
+// What a pair of processes really uses for one-sided transfers, against what their hosts could use, and how
+// fast it was at start. UCX falls back without a word (shared memory to TCP loopback, RDMA to TCP), and the
+// only symptom is slowness: so every pair says what it found. Plain data.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "transport/peer.h"
+
+namespace lowkey::transport {
+
+enum class Path : uint8_t { kShm = 0, kRdma = 1, kTcp = 2, kLoopback = 3 };
+const char* to_string(Path path);  // "shm", "rdma", "tcp", "loopback"
+
+struct Attestation {
+  uint64_t connection = 0;  // ControlConnection::id()
+  Role peer_role = Role::kStore;
+  int peer_rank = 0;  // in the MPI job
+  Path found = Path::kTcp;
+  Path expected = Path::kTcp;
+  std::string device;  // as UCX names them: "sysv/memory,posix/memory", "tcp/eth0"
+  // Of local host memory (the only kind there is today), flush included; 0: not measured.
+  double put_bytes_per_second = 0;
+  double get_bytes_per_second = 0;
+
+  bool as_expected() const { return found == expected; }
+};
+
+// The best that two hosts allow: shared memory on one host, RDMA where both have an active device, else TCP.
+Path expected_path(const PeerInfo& a, const PeerInfo& b);
+
+// One line: "store 3: shm (sysv/memory,posix/memory), expected shm; put 8.1 GB/s, get 7.9 GB/s (host
+// memory)".
+std::string describe(const Attestation& attestation);
+
+// --require-transport: any | expected | shm | rdma. kUnavailable, naming the pair, what was found and wanted.
+Status check_required(const Attestation& attestation, std::string_view required);
+
+// Whether this host has an RDMA port that is up, as the kernel tells it.
+bool has_active_rdma(const std::filesystem::path& sysfs = "/sys/class/infiniband");
+
+}  // namespace lowkey::transport

@@ -1,0 +1,72 @@
+#include "transport/core/path_probe.h"
+
+#include <algorithm>
+
+namespace lowkey::transport {
+namespace {
+
+constexpr size_t kPieceBytes = 64u << 10;  // as fast per byte as larger ones, on shared memory and on TCP
+constexpr size_t kGrowth = 8;
+
+}  // namespace
+
+size_t next_probe_bytes(size_t last, Duration took, size_t bytes_left, Duration time_left) {
+  const double rate = static_cast<double>(last) / std::max(seconds(took), 1e-9);
+  const double affordable = std::max(0.0, 0.8 * rate * seconds(time_left));  // a slower second is no surprise
+  const size_t most = std::min(bytes_left, last * kGrowth);
+  const size_t next = affordable < static_cast<double>(most) ? static_cast<size_t>(affordable) : most;
+  const size_t whole = next / kPieceBytes * kPieceBytes;
+  return whole > last ? whole : 0;
+}
+
+PathProbe::PathProbe(uint64_t pool_bytes, const ProbeBudget& budget, Move move, Done done)
+    : pool_bytes_(pool_bytes),
+      budget_(budget),
+      move_(std::move(move)),
+      done_(std::move(done)),
+      local_(std::make_shared<std::vector<std::byte>>(kScratchBytes)),
+      bytes_left_(budget.bytes),
+      time_left_(budget.time) {}
+
+void PathProbe::run(TransferKind kind, size_t bytes) {
+  const TimePoint start = Clock::now();
+  move_(kind, batch(kind, bytes), Deadline::in(budget_.deadline), local_,
+        [self = shared_from_this(), kind, bytes, start](const Status& status) {
+          self->moved(kind, bytes, Clock::now() - start, status);
+        });
+}
+
+void PathProbe::moved(TransferKind kind, size_t bytes, Duration took, const Status& status) {
+  const bool put = kind == TransferKind::kPut;
+  size_t next = 0;
+  if (status.ok()) {
+    rates_[put ? 0 : 1] = static_cast<double>(bytes) / std::max(seconds(took), 1e-9);
+    bytes_left_ -= std::min(bytes, bytes_left_);
+    time_left_ -= took;
+    next = next_probe_bytes(bytes, took, bytes_left_, time_left_);
+  }
+  if (next > 0) return run(kind, next);
+  if (!put) return done_(rates_[0], rates_[1]);
+  bytes_left_ = budget_.bytes;
+  time_left_ = budget_.time;
+  run(TransferKind::kGet, kFirstBytes);
+}
+
+// Local memory is written and read over and over: it is in the cache, as freshly encoded pages are.
+std::vector<Transfer> PathProbe::batch(TransferKind kind, size_t bytes) const {
+  const size_t piece = std::min<uint64_t>(kPieceBytes, pool_bytes_);
+  const uint64_t remote_pieces = pool_bytes_ / piece, scratch_pieces = kScratchBytes / piece;
+  const size_t count = std::max<size_t>(1, bytes / piece);
+  const uint64_t stride = std::max<uint64_t>(1, remote_pieces / count);
+  std::vector<Transfer> transfers;
+  transfers.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    const auto local = std::span(*local_).subspan(i % scratch_pieces * piece, piece);
+    const uint64_t remote = kind == TransferKind::kPut ? pool_bytes_ + i % scratch_pieces * piece
+                                                       : i * stride % remote_pieces * piece;
+    transfers.push_back({local, remote});
+  }
+  return transfers;
+}
+
+}  // namespace lowkey::transport

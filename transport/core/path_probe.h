@@ -1,0 +1,54 @@
+// Measures how fast a peer's pool is written and read, within a bound of bytes and time: batches that grow
+// until the next one would not fit, of which the last and largest counts (the first ones pay for connections,
+// page faults and a shaped link's burst). Puts go to a range behind the pool that nobody reads; gets read the
+// pool itself, far apart, so that shared memory is measured and not the cache.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "transport/core/batch_plane.h"
+
+namespace lowkey::transport {
+
+// Bytes behind every pool that is announced to peers; shared by all that measure, its content means nothing.
+inline constexpr size_t kScratchBytes = 1u << 20;
+
+struct ProbeBudget {
+  size_t bytes = 8u << 20;  // per direction; the last batch is more than half of what was moved
+  Duration time = std::chrono::milliseconds(50);
+  Duration deadline = std::chrono::seconds(2);  // of one batch: beyond it nothing is known
+};
+
+// Bytes of the next batch, or 0 when the last one (`last` bytes in `took`) was as large as the budget allows.
+size_t next_probe_bytes(size_t last, Duration took, size_t bytes_left, Duration time_left);
+
+class PathProbe : public std::enable_shared_from_this<PathProbe> {
+ public:
+  using Move = std::function<void(TransferKind, std::vector<Transfer>, Deadline,
+                                  std::shared_ptr<void> keep_alive, std::function<void(Status)>)>;
+  using Done = std::function<void(double put_bytes_per_second, double get_bytes_per_second)>;
+
+  // `move` starts one batch (DataPlane::put or get); a failed one ends its direction with what is known, 0 at
+  // first.
+  PathProbe(uint64_t pool_bytes, const ProbeBudget& budget, Move move, Done done);
+  void start() { run(TransferKind::kPut, kFirstBytes); }
+
+ private:
+  static constexpr size_t kFirstBytes = 64u << 10;
+
+  void run(TransferKind kind, size_t bytes);
+  void moved(TransferKind kind, size_t bytes, Duration took, const Status& status);
+  std::vector<Transfer> batch(TransferKind kind, size_t bytes) const;
+
+  const uint64_t pool_bytes_;
+  const ProbeBudget budget_;
+  const Move move_;
+  const Done done_;
+  const std::shared_ptr<std::vector<std::byte>> local_;
+  size_t bytes_left_;
+  Duration time_left_;
+  double rates_[2] = {0, 0};  // put, get
+};
+
+}  // namespace lowkey::transport
