@@ -1,6 +1,7 @@
 #include "transport/core/path_probe.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace lowkey::transport {
 namespace {
@@ -11,12 +12,12 @@ constexpr size_t kGrowth = 8;
 }  // namespace
 
 size_t next_probe_bytes(size_t last, Duration took, size_t bytes_left, Duration time_left) {
+  if (took >= time_left) return 0;
   const double rate = static_cast<double>(last) / std::max(seconds(took), 1e-9);
-  const double affordable = std::max(0.0, 0.8 * rate * seconds(time_left));  // a slower second is no surprise
-  const size_t most = std::min(bytes_left, last * kGrowth);
-  const size_t next = affordable < static_cast<double>(most) ? static_cast<size_t>(affordable) : most;
-  const size_t whole = next / kPieceBytes * kPieceBytes;
-  return whole > last ? whole : 0;
+  const double affordable = std::max(2.0 * static_cast<double>(last), 0.8 * rate * seconds(time_left));
+  const double most = static_cast<double>(std::min(bytes_left, last * kGrowth));
+  const size_t next = static_cast<size_t>(std::min(affordable, most)) / kPieceBytes * kPieceBytes;
+  return next > last ? next : 0;
 }
 
 PathProbe::PathProbe(uint64_t pool_bytes, const ProbeBudget& budget, Move move, Done done)
@@ -24,9 +25,14 @@ PathProbe::PathProbe(uint64_t pool_bytes, const ProbeBudget& budget, Move move, 
       budget_(budget),
       move_(std::move(move)),
       done_(std::move(done)),
-      local_(std::make_shared<std::vector<std::byte>>(kScratchBytes)),
-      bytes_left_(budget.bytes),
-      time_left_(budget.time) {}
+      local_(std::make_shared<std::vector<std::byte>>(kScratchBytes)) {}
+
+void PathProbe::begin(TransferKind kind) {
+  warm_ = false;
+  bytes_left_ = budget_.bytes;
+  time_left_ = budget_.time;
+  run(kind, kFirstBytes);
+}
 
 void PathProbe::run(TransferKind kind, size_t bytes) {
   const TimePoint start = Clock::now();
@@ -41,15 +47,14 @@ void PathProbe::moved(TransferKind kind, size_t bytes, Duration took, const Stat
   size_t next = 0;
   if (status.ok()) {
     rates_[put ? 0 : 1] = static_cast<double>(bytes) / std::max(seconds(took), 1e-9);
+    if (!std::exchange(warm_, true)) return run(kind, kFirstBytes);
     bytes_left_ -= std::min(bytes, bytes_left_);
     time_left_ -= took;
     next = next_probe_bytes(bytes, took, bytes_left_, time_left_);
   }
   if (next > 0) return run(kind, next);
   if (!put) return done_(rates_[0], rates_[1]);
-  bytes_left_ = budget_.bytes;
-  time_left_ = budget_.time;
-  run(TransferKind::kGet, kFirstBytes);
+  begin(TransferKind::kGet);
 }
 
 // Local memory is written and read over and over: it is in the cache, as freshly encoded pages are.

@@ -16,11 +16,12 @@ inline constexpr size_t kScratchBytes = 1u << 20;
 
 struct ProbeBudget {
   size_t bytes = 8u << 20;  // per direction; the last batch is more than half of what was moved
-  Duration time = std::chrono::milliseconds(50);
-  Duration deadline = std::chrono::seconds(2);  // of one batch: beyond it nothing is known
+  Duration time = std::chrono::milliseconds(40);  // likewise; exceeded by half where the machine is busy
+  Duration deadline = std::chrono::seconds(2);    // of one batch: beyond it nothing is known
 };
 
-// Bytes of the next batch, or 0 when the last one (`last` bytes in `took`) was as large as the budget allows.
+// Bytes of the next batch: twice to eight times the last one (`last` bytes in `took`), or 0 when that was as
+// large as the budget allows.
 size_t next_probe_bytes(size_t last, Duration took, size_t bytes_left, Duration time_left);
 
 class PathProbe : public std::enable_shared_from_this<PathProbe> {
@@ -32,11 +33,12 @@ class PathProbe : public std::enable_shared_from_this<PathProbe> {
   // `move` starts one batch (DataPlane::put or get); a failed one ends its direction with what is known, 0 at
   // first.
   PathProbe(uint64_t pool_bytes, const ProbeBudget& budget, Move move, Done done);
-  void start() { run(TransferKind::kPut, kFirstBytes); }
+  void start() { begin(TransferKind::kPut); }
 
  private:
   static constexpr size_t kFirstBytes = 64u << 10;
 
+  void begin(TransferKind kind);
   void run(TransferKind kind, size_t bytes);
   void moved(TransferKind kind, size_t bytes, Duration took, const Status& status);
   std::vector<Transfer> batch(TransferKind kind, size_t bytes) const;
@@ -46,8 +48,9 @@ class PathProbe : public std::enable_shared_from_this<PathProbe> {
   const Move move_;
   const Done done_;
   const std::shared_ptr<std::vector<std::byte>> local_;
-  size_t bytes_left_;
-  Duration time_left_;
+  bool warm_ = false;  // the first batch is through: it alone pays for the way's set-up, and is not charged
+  size_t bytes_left_ = 0;
+  Duration time_left_{};
   double rates_[2] = {0, 0};  // put, get
 };
 
