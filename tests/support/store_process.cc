@@ -49,8 +49,8 @@ int main(int argc, char** argv) {
   char byte;
   input.async_read_some(boost::asio::buffer(&byte, 1), [&](const auto&, size_t) { io.stop(); });
   io.run();
-  service.reset();
   transport->data.reset();
   transport->control.reset();
+  service.reset();  // its pool last: until the connections are gone, what arrives is written there
   return 0;
 }

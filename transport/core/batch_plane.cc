@@ -244,7 +244,9 @@ void BatchPlane::attested(const Attestation& attestation) {
   if (found == context_->sessions.end()) return;
   const auto session = found->second;
   context_->stats.paths_now.push_back(attestation);
-  if (attestation.as_expected()) {
+  if (attestation.found == Path::kLoopback) {
+    spdlog::debug("transport to {}", describe(attestation));
+  } else if (attestation.as_expected()) {
     spdlog::info("transport to {}", describe(attestation));
   } else {
     spdlog::warn(

@@ -1,7 +1,9 @@
 // One-sided transfers inside one process: a copy, with the network's faults.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <set>
 
 #include "transport/core/batch_plane.h"
 
@@ -28,6 +30,7 @@ class LoopbackPool final : public MemoryPool {
 class LoopbackDataPlane final : public BatchPlane {
  public:
   LoopbackDataPlane(std::shared_ptr<SessionContext> context, std::shared_ptr<LoopbackNetwork> network);
+  ~LoopbackDataPlane() override;
 
   std::string address() const override { return "loopback"; }
   Result<std::shared_ptr<MemoryPool>> allocate(size_t bytes) override;
@@ -42,8 +45,20 @@ class LoopbackDataPlane final : public BatchPlane {
 
  private:
   const std::shared_ptr<LoopbackNetwork> network_;
-  std::vector<std::pair<uint64_t, Completion>>
-      never_;  // transfers stalled by a fault: connection, completion
+  // A transfer that has not landed yet: it waits for its time, for the test, or for ever.
+  struct Pending {
+    uint64_t connection = 0;
+    std::function<void()> copy;
+    Completion completed;
+  };
+  uint64_t add_pending(uint64_t connection, std::function<void()> copy, Completion completed);
+  std::function<void()> landing_of(uint64_t id);  // runs on this thread; nothing when it is gone by then
+
+  uint64_t next_pending_ = 1;
+  std::map<uint64_t, Pending> pending_;
+  std::set<uint64_t> cut_;  // connections that break now
+  const std::shared_ptr<LoopbackDataPlane*>
+      self_;  // for landings after the plane's end: then it holds nullptr
 };
 
 }  // namespace lowkey::transport

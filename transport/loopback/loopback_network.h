@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,8 +28,14 @@ struct LoopbackTransport {
   std::unique_ptr<DataPlane> data;
 };
 
-// What is to happen to one put or get.
-enum class TransferFault { kNone, kFail, kFlipBit, kNeverCompletes };
+// What is to happen to one put or get. kCutLink: half of its bytes land, then the connection it belongs to
+// breaks.
+enum class TransferFault { kNone, kFail, kFlipBit, kNeverCompletes, kCutLink };
+
+struct LinkSpeed {
+  Duration latency{};           // of messages and of transfers
+  double bytes_per_second = 0;  // of transfers, one after the other; 0: as fast as the memory is
+};
 
 class LoopbackNetwork : public std::enable_shared_from_this<LoopbackNetwork> {
  public:
@@ -42,6 +50,14 @@ class LoopbackNetwork : public std::enable_shared_from_this<LoopbackNetwork> {
   // One-sided transfers go on, as they do in shared memory.
   void stall(const std::string& address);
   void resume(const std::string& address);
+  // From now on for everything from and to the process; the bytes of a transfer land when its time has come.
+  void slow(const std::string& address, const LinkSpeed& speed);
+  // Transfers from and to the process wait, in order, until the test lets them land, or its connection
+  // breaks.
+  void hold_transfers(const std::string& address);
+  void let_through(const std::string& address, size_t transfers);  // of those waiting and to come
+  void end_hold(const std::string& address);                       // all of them
+  size_t transfers_held(const std::string& address);
   // The nth put or get of the whole network from now on; 1 is the next.
   void inject(TransferFault fault, uint64_t nth);
 
@@ -57,12 +73,23 @@ class LoopbackNetwork : public std::enable_shared_from_this<LoopbackNetwork> {
   uint64_t add_pool(std::weak_ptr<LoopbackPool> pool);
   std::shared_ptr<LoopbackPool> find_pool(uint64_t id);
   TransferFault next_transfer();
+  // When a transfer of `bytes` that starts now lands: empty for at once.
+  std::optional<TimePoint> landing(const std::string& local, const std::string& remote, size_t bytes);
+  // True: the transfer waits, and `land` runs on the thread of `local` when it is let through.
+  bool hold(const std::string& local, const std::string& remote, Task land);
+  void cut(const std::string& a, const std::string& b);  // their connections break
 
  private:
   struct Node {
     boost::asio::io_context* io;
     std::function<void(std::shared_ptr<Link>)> on_inbound;
     bool stalled = false;
+    LinkSpeed speed;
+    TimePoint wire_free{};     // for the next transfer
+    TimePoint last_message{};  // its arrival: none overtakes another
+    bool holds_transfers = false;
+    size_t passes = 0;                                 // transfers that need not wait
+    std::deque<std::pair<std::string, Task>> waiting;  // of whom, and its landing
   };
   struct Held {
     std::string from, to;
@@ -70,6 +97,9 @@ class LoopbackNetwork : public std::enable_shared_from_this<LoopbackNetwork> {
   };
   LoopbackNetwork() = default;
   bool stalled(const std::string& address) const;
+  void post_after(Node& receiver, Duration latency, Task task);
+  void pass_waiting(Node& node);
+  void break_links(const std::function<bool(const LoopbackLink&)>& which);
 
   std::mutex mutex_;
   std::map<std::string, Node> nodes_;

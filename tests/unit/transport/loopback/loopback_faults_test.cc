@@ -135,5 +135,96 @@ TEST_F(LoopbackFaults, APeersDeathFailsItsTransfersBeforeTheirDeadline) {
   EXPECT_EQ(status.error().code, Code::kUnavailable);
 }
 
+std::vector<Transfer> pieces(std::vector<std::byte>& local, size_t count) {
+  const size_t bytes = local.size() / count;
+  std::vector<Transfer> batch;
+  for (size_t i = 0; i < count; ++i) batch.push_back({std::span(local).subspan(i * bytes, bytes), i * bytes});
+  return batch;
+}
+
+TEST_F(LoopbackFaults, ASlowLinkTakesItsTimeAndKeepsTheBytes) {
+  network_->slow(server_->control->address(), {.latency = 10ms, .bytes_per_second = 4e6});
+  std::vector<std::byte> local(400'000, std::byte{7}), back(local.size());
+  TimePoint begin = Clock::now();
+  ASSERT_TRUE(client_->put(remote_, pieces(local, 4)).ok());
+  EXPECT_GE(Clock::now() - begin, 110ms);
+  begin = Clock::now();
+  ASSERT_TRUE(client_->get(remote_, pieces(back, 4)).ok());
+  EXPECT_GE(Clock::now() - begin, 110ms);
+  EXPECT_EQ(back, local);
+  network_->slow(server_->control->address(), {});
+  EXPECT_TRUE(client_->get(remote_, pieces(back, 4)).ok());
+}
+
+TEST_F(LoopbackFaults, MessagesOverASlowLinkKeepTheirOrder) {
+  network_->slow(client_->control->address(), {.latency = 20ms});
+  const TimePoint begin = Clock::now();
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(client_->send(connection_, MessageType::kSubmit, std::to_string(i)).ok());
+    if (i == 50) network_->slow(client_->control->address(), {});  // those on the way are not overtaken
+  }
+  ASSERT_TRUE(server_->wait_messages(100));
+  EXPECT_GE(Clock::now() - begin, 20ms);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(server_->messages()[i].body, std::to_string(i));
+}
+
+TEST_F(LoopbackFaults, HeldTransfersLandOneByOne) {
+  network_->hold_transfers(server_->control->address());
+  std::vector<std::byte> local(3 * 4096, std::byte{7});
+  auto answer = std::async(std::launch::async, [&] { return client_->put(remote_, pieces(local, 3), 60s); });
+  const std::string store = server_->control->address();
+  const auto held = [&](size_t expected) {
+    const Deadline deadline = Deadline::in(kPatience);
+    while (network_->transfers_held(store) != expected && !deadline.passed()) std::this_thread::yield();
+    return network_->transfers_held(store) == expected;
+  };
+  ASSERT_TRUE(held(3));
+  network_->let_through(store, 2);
+  client_->stats();  // a turn of the loop
+  EXPECT_TRUE(held(1));
+  EXPECT_EQ(pool_->bytes()[0], std::byte{7});
+  EXPECT_EQ(pool_->bytes()[2 * 4096 - 1], std::byte{7});
+  EXPECT_EQ(pool_->bytes()[2 * 4096], std::byte{0});
+  EXPECT_EQ(answer.wait_for(0s), std::future_status::timeout);
+  network_->end_hold(store);
+  EXPECT_TRUE(answer.get().ok());
+  EXPECT_EQ(pool_->bytes()[2 * 4096], std::byte{7});
+  EXPECT_TRUE(client_->put(remote_, pieces(local, 3)).ok());
+}
+
+TEST_F(LoopbackFaults, AHeldTransferLandsInQuarantineAfterItsDeadline) {
+  const std::string store = server_->control->address();
+  network_->hold_transfers(store);
+  auto local = std::make_shared<std::vector<std::byte>>(4096);
+  pool_->bytes()[0] = std::byte{9};
+  const Status status = client_->get(remote_, {{*local, 0}}, 50ms, local);
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().code, Code::kDeadlineExceeded);
+  EXPECT_EQ(client_->stats().quarantined_bytes_now, 4096u);
+  network_->let_through(store, 1);
+  EXPECT_EQ(client_->stats().quarantined_bytes_now, 0u);
+  EXPECT_EQ((*local)[0], std::byte{9}) << "too late, but into memory that was kept for it";
+  EXPECT_EQ(local.use_count(), 1);
+}
+
+TEST_F(LoopbackFaults, ALinkCutInTheMiddleOfABatch) {
+  network_->inject(TransferFault::kCutLink, 3);
+  auto local = std::make_shared<std::vector<std::byte>>(4 * 4096, std::byte{7});
+  const Status status = client_->put(remote_, pieces(*local, 4), 60s, local);
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().code, Code::kUnavailable);
+  ASSERT_TRUE(client_->wait_downs(1));
+  ASSERT_TRUE(server_->wait_downs(1));
+  const auto landed = [&](size_t at) { return pool_->bytes()[at] == std::byte{7}; };
+  EXPECT_TRUE(landed(2 * 4096 - 1));
+  EXPECT_TRUE(landed(2 * 4096 + 2047));  // torn in its middle
+  EXPECT_FALSE(landed(2 * 4096 + 2048));
+  EXPECT_FALSE(landed(3 * 4096));
+  client_->stats();
+  EXPECT_EQ(client_->stats().quarantined_bytes_now, 0u);
+  EXPECT_EQ(local.use_count(), 1);
+  EXPECT_TRUE(client_->connect(server_->control->address()).ok()) << "the processes live";
+}
+
 }  // namespace
 }  // namespace lowkey::transport

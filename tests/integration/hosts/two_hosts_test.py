@@ -1,0 +1,119 @@
+"""A cluster over two hosts with a rate-limited link between them: coordinator and worker here, store there. Real
+namespaces, a real queue on the link, mpirun over both (tests/support/two_hosts.py)."""
+
+import pathlib
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from support.cluster import http, skip, wait_until  # noqa: E402
+from support.series import total  # noqa: E402
+from support.two_hosts import LINK, LinkedCluster, TwoHosts  # noqa: E402
+
+PROMPT_TOKENS = 640
+PAGE_TOKENS = 32
+OTHERS = 16
+RATE = "1gbit"
+RATE_BYTES = 125e6
+SLOW_RATE = "8mbit"
+SLOW_RATE_BYTES = 1e6
+
+
+def complete(cluster, seed, max_tokens):
+    # Tokens of the demo model's vocabulary (4,096 entries, the first 4 special), the same every time.
+    prompt = [4 + (seed * 7919 + i * 104729) % 4000 for i in range(PROMPT_TOKENS)]
+    status, answer = http(cluster.url + "/v1/completions",
+                          {"model": "demo-model", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
+                           "ignore_eos": True, "logprobs": 1})
+    assert status == 200, answer
+    return answer
+
+
+def said(answer):
+    return answer["choices"][0]["logprobs"]["tokens"], answer["choices"][0]["logprobs"]["token_logprobs"]
+
+
+class TwoHostsTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.hosts = TwoHosts(RATE).__enter__()
+        cls.addClassCleanup(cls.hosts.close)
+
+    def setUp(self):
+        self.hosts.set_rate(RATE)
+
+    def test_pages_cross_the_link_and_come_back(self):
+        flags = ["--dtype", "fp32", "--kv-bytes", "8MiB", "--host-bytes", "128MiB"]
+        with LinkedCluster(self.hosts, workers=1, flags=flags) as cluster:
+            pair = {"role": "worker", "peer_role": "store"}
+            wait_until(lambda: total(cluster.metrics(), "lowkey_transport_info", **pair) == 1, 20, "transport measured")
+            page = cluster.metrics()
+            self.assertEqual(total(page, "lowkey_transport_info", transport="tcp", device=f"tcp/{LINK}",
+                                   expected="tcp", **pair), 1)
+            self.assertEqual(total(page, "lowkey_transport_mismatch", **pair), 0)
+            for direction in ("put", "get"):
+                measured = total(page, "lowkey_transport_bandwidth_bytes_per_second", direction=direction, **pair)
+                self.assertGreater(measured, 0)
+                # No faster than the link, up to what its queue lets pass at once: no way around it was found.
+                self.assertLess(measured, 1.5 * RATE_BYTES, direction)
+
+            first = complete(cluster, 1, max_tokens=24)
+            self.assertEqual(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+            pages = PROMPT_TOKENS // PAGE_TOKENS
+            wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") >= pages, 20,
+                       "pages in the store")
+            for seed in range(2, 2 + OTHERS):  # push the first one out of the worker's memory
+                complete(cluster, seed, max_tokens=2)
+            before, sent = cluster.metrics(), self.hosts.b.sent_bytes()
+            again = complete(cluster, 1, max_tokens=24)
+            after = cluster.metrics()
+            self.assertEqual(said(again), said(first), "restored over the link, not what was computed")
+            cached = again["usage"]["prompt_tokens_details"]["cached_tokens"]
+            self.assertGreaterEqual(cached, PROMPT_TOKENS - PAGE_TOKENS)
+
+            def grown(name, **labels):
+                return total(after, name, **labels) - total(before, name, **labels)
+
+            self.assertEqual(grown("lowkey_prompt_tokens_total", source="host"), cached)
+            fetched = grown("lowkey_transfer_bytes_total", direction="get", transport="tcp")
+            self.assertGreater(fetched, 0)
+            self.assertEqual(grown("lowkey_transfer_bytes_total", direction="get"), fetched)
+            self.assertGreaterEqual(self.hosts.b.sent_bytes() - sent, fetched)
+
+    def test_a_slow_link_slows_the_transfer_not_the_tokens(self):
+        flags = ["--kv-bytes", "4MiB", "--host-bytes", "64MiB"]
+        with LinkedCluster(self.hosts, workers=1, flags=flags) as cluster:
+            first = complete(cluster, 1, max_tokens=24)
+            pages = PROMPT_TOKENS // PAGE_TOKENS
+            wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") >= pages, 20,
+                       "pages in the store")
+            for seed in range(2, 2 + OTHERS):
+                complete(cluster, seed, max_tokens=2)
+            self.hosts.set_rate(SLOW_RATE)
+            before = cluster.metrics()
+            again = complete(cluster, 1, max_tokens=24)
+            after = cluster.metrics()
+            self.assertEqual(said(again), said(first))
+            # Restored as slowly as the link is, or computed again because that is quicker: never waiting for both.
+            fetched, took = (total(after, name, direction="get") - total(before, name, direction="get")
+                             for name in ("lowkey_transfer_bytes_total", "lowkey_transfer_seconds_total"))
+            if fetched > 0:
+                self.assertLess(fetched / took, 1.5 * SLOW_RATE_BYTES)
+
+    def test_a_required_transport_that_is_not_there_refuses_the_start(self):
+        # Without --enable-recovery: with it, mpirun ends with 0 whatever its processes end with.
+        cluster = LinkedCluster(self.hosts, workers=1, recover=False, flags=["--require-transport", "shm"])
+        self.addCleanup(cluster.__exit__, None, None, None)
+        done = subprocess.run(cluster.command(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 4, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if "--require-transport shm" in line]
+        self.assertEqual(len(lines), 1, done.stderr)
+        self.assertIn(f"store 2 is reached over tcp (tcp/{LINK}), not shm", lines[0])
+
+
+if __name__ == "__main__":
+    reason = TwoHosts.missing()
+    if reason:
+        skip(reason)
+    unittest.main(verbosity=2)

@@ -1,0 +1,204 @@
+"""Two hosts on one machine, for tests of what crosses a real link: namespaces of their own for network, IPC, host name,
+processes and mounts (shared memory would bypass the link), joined by a virtual Ethernet pair that tc limits to a rate.
+
+    with TwoHosts(rate="1gbit") as hosts:
+        with LinkedCluster(hosts, workers=1, flags=[...]) as cluster:
+            http(cluster.url + "/v1/models")
+
+Host a runs mpirun, the coordinator and the workers; host b the stores. Needs root and iproute2; TwoHosts.missing()
+says what is not there. Nothing outlives the holder process of host a: its end ends every process in both hosts, and with
+them the namespaces and the link.
+"""
+
+import ctypes
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+
+from support.cluster import Cluster, binary, wait_until
+
+LINK = "lk0"  # the network device, in both hosts
+ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
+BURST = "256kb"
+_NAMESPACES = ["--net", "--ipc", "--uts", "--pid", "--mount"]
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _run(*command, seconds=20):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=seconds)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _die_with_parent():
+    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class Host:
+    """A process that does nothing and holds the namespaces. `within`: prefix that starts it in another host."""
+
+    def __init__(self, name, within=()):
+        self.name = name
+        self.pid = None
+        # Its own /dev/shm, and the /sys of its own network (UCX looks for devices there); the rest of the file system is
+        # the machine's.
+        setup = (f"hostname lk-{name} && mount -t tmpfs tmpfs /dev/shm && mount -t sysfs sysfs /sys && "
+                 "ip link set lo up && exec sleep infinity")
+        self._unshare = subprocess.Popen(
+            [*within, "unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", setup],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_die_with_parent)
+        try:
+            self.pid = wait_until(self._holder, 10, f"namespaces of host {name}")
+        except TimeoutError:
+            self.close()
+            raise
+
+    def _holder(self):
+        """The pid of `sleep`, seen from here: the last child of the line that starts at what was started."""
+        if self._unshare.poll() is not None:
+            raise RuntimeError(f"unshare: {self._unshare.stderr.read().decode().strip()}")
+        pid = self._unshare.pid
+        try:
+            while children := pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                pid = int(children[0])
+            return pid if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == "sleep" else None
+        except OSError:  # it just became something else
+            return None
+
+    def inside(self):
+        """Prefix of a command that shall run in this host."""
+        return ["nsenter", "-t", str(self.pid), *_NAMESPACES, "--"]
+
+    def pid_within(self):
+        """The holder's pid as the host sees it that it was started in."""
+        for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-2])
+        raise RuntimeError("no NSpid in /proc: kernel too old")
+
+    def net(self, *command):
+        return _run("nsenter", "-t", self.pid, "--net", "--", *command)
+
+    def sent_bytes(self):
+        """What this host has put on the link."""
+        return int(_run(*self.inside(), "cat", "/proc/net/dev").split(f"{LINK}:")[1].split()[8])
+
+    def close(self):
+        """The holder is process 1 of its namespace: the kernel ends the others with it, and waits for them."""
+        try:
+            os.kill(self.pid or self._unshare.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        try:
+            self._unshare.wait(10)
+        except subprocess.TimeoutExpired:
+            self._unshare.kill()  # --kill-child takes the holder along
+            self._unshare.wait(10)
+        self._unshare.stderr.close()
+
+
+class TwoHosts:
+    def __init__(self, rate="1gbit"):
+        self.rate = rate
+        self.a = self.b = None
+        self._folder = None
+        self._home = None
+
+    @staticmethod
+    def missing():
+        """Why two hosts cannot be made here, or None."""
+        if os.geteuid() != 0:
+            return "two hosts need root (namespaces, network devices)"
+        for tool in ("unshare", "nsenter", "ip", "tc", "mpirun"):
+            if not shutil.which(tool):
+                return f"two hosts need {tool}"
+        try:
+            with TwoHosts():
+                return None
+        except (RuntimeError, TimeoutError, OSError) as error:
+            return f"two hosts cannot be made here: {error}"
+
+    def __enter__(self):
+        try:
+            self._make()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _make(self):
+        self._folder = tempfile.TemporaryDirectory(prefix="lowkey-hosts-")
+        self.a = Host("a")
+        # Started inside host a, so that mpirun there can reach it (a namespace of processes sees those below it).
+        self.b = Host("b", within=self.a.inside())
+        _run("ip", "link", "add", LINK, "netns", self.a.pid, "type", "veth", "peer", "name", LINK, "netns", self.b.pid)
+        for host in (self.a, self.b):
+            host.net("ip", "address", "add", f"{ADDRESSES[host.name]}/24", "dev", LINK)
+            host.net("ip", "link", "set", LINK, "up")
+        self.set_rate(self.rate)
+        # What mpirun uses for ssh: AGENT HOST COMMAND...
+        self.agent = pathlib.Path(self._folder.name) / "agent"
+        self.agent.write_text("#!/bin/sh\nshift\n"
+                              f"exec nsenter -t {self.b.pid_within()} {' '.join(_NAMESPACES)} -- sh -c \"$*\"\n")
+        self.agent.chmod(0o700)
+        self._enter_network()
+
+    def set_rate(self, rate):
+        """Both directions, from now on."""
+        for host in (self.a, self.b):
+            host.net("tc", "qdisc", "replace", "dev", LINK, "root", "tbf", "rate", rate, "burst", BURST, "latency", "100ms")
+        self.rate = rate
+
+    def _enter_network(self):
+        """This thread, and those it starts, talk in host a's network: that is where HTTP is served."""
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        target = os.open(f"/proc/{self.a.pid}/ns/net", os.O_RDONLY)
+        try:
+            if _libc.setns(target, _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(target)
+
+    def close(self):
+        if self._home is not None:
+            _libc.setns(self._home, _CLONE_NEWNET)
+            os.close(self._home)
+            self._home = None
+        for host in (self.b, self.a):
+            if host is not None:
+                host.close()
+        self.a = self.b = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class LinkedCluster(Cluster):
+    """Coordinator and workers in host a, stores in host b; one replica."""
+
+    def __init__(self, hosts, workers=1, stores=1, recover=True, **options):
+        super().__init__(workers=workers, stores=stores, **options)
+        self.hosts, self.workers, self.stores, self.recover = hosts, workers, stores, recover
+        self.port = 8000  # the network is the test's own
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def command(self):
+        a, b = ADDRESSES["a"], ADDRESSES["b"]
+        settings = ["--model", str(self.model), "--port", str(self.port), *self.flags]
+
+        def role(name, count, host):
+            return ["-n", str(count), "--host", f"{host}:{count if host == b else 1 + self.workers}", str(binary()), name,
+                    *settings]
+
+        return [*self.hosts.a.inside(), "mpirun", "--allow-run-as-root", *(["--enable-recovery"] if self.recover else []),
+                "--bind-to", "none", "--mca", "plm_rsh_agent", str(self.hosts.agent), "--mca", "btl", "tcp,self",
+                "--mca", "btl_tcp_if_include", LINK, "--mca", "oob_tcp_if_include", LINK, "-x", "UCX_TLS=tcp,self",
+                *role("coordinator", 1, a), ":", *role("worker", self.workers, a), ":", *role("store", self.stores, b)]
