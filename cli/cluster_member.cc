@@ -38,7 +38,8 @@ transport::ControlHandlers ClusterMember::wrap(transport::ControlHandlers inner)
                 if (from_coordinator && type == MessageType::kStores) return read_stores(body);
                 inner_.on_message(peer, type, body);
               },
-          .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); }};
+          .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); },
+          .on_attested = inner_.on_attested};
 }
 
 void ClusterMember::attach(transport::ControlPlane& control) {

@@ -13,12 +13,14 @@ them the namespaces and the link.
 import ctypes
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
 
-from support.cluster import Cluster, binary, wait_until
+from support.cluster import ROOT, Cluster, binary, wait_until
 
 LINK = "lk0"  # the network device, in both hosts
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
@@ -181,24 +183,38 @@ class TwoHosts:
         self.close()
 
 
-class LinkedCluster(Cluster):
-    """Coordinator and workers in host a, stores in host b; one replica."""
+def readme_launch():
+    """The words of README.md's mpirun line with a coordinator, workers and a store on named hosts."""
+    blocks = re.findall(r"^```sh\n(mpirun .*?)```", (ROOT / "README.md").read_text(), re.M | re.S)
+    launch = [block for block in blocks if "lowkey store" in block]
+    if len(launch) != 1:
+        raise RuntimeError(f"README.md: one mpirun line with `lowkey store` expected, {len(launch)} found")
+    return shlex.split(launch[0].replace("\\\n", " "))
 
-    def __init__(self, hosts, workers=1, stores=1, recover=True, **options):
+
+class LinkedCluster(Cluster):
+    """Coordinator and workers in host a, stores in host b, or all of it in host a; one replica."""
+
+    def __init__(self, hosts, workers=1, stores=1, recover=True, one_host=False, **options):
         super().__init__(workers=workers, stores=stores, **options)
         self.hosts, self.workers, self.stores, self.recover = hosts, workers, stores, recover
+        self.one_host = one_host
+        self.env.setdefault("UCX_TLS", "tcp,self")
         self.port = 8000  # the network is the test's own
         self.url = f"http://127.0.0.1:{self.port}"
 
     def command(self):
-        a, b = ADDRESSES["a"], ADDRESSES["b"]
-        settings = ["--model", str(self.model), "--port", str(self.port), *self.flags]
-
-        def role(name, count, host):
-            return ["-n", str(count), "--host", f"{host}:{count if host == b else 1 + self.workers}", str(binary()), name,
-                    *settings]
-
-        return [*self.hosts.a.inside(), "mpirun", "--allow-run-as-root", *(["--enable-recovery"] if self.recover else []),
-                "--bind-to", "none", "--mca", "plm_rsh_agent", str(self.hosts.agent), "--mca", "btl", "tcp,self",
-                "--mca", "btl_tcp_if_include", LINK, "--mca", "oob_tcp_if_include", LINK, "-x", "UCX_TLS=tcp,self",
-                *role("coordinator", 1, a), ":", *role("worker", self.workers, a), ":", *role("store", self.stores, b)]
+        """The launch over several hosts that README.md shows, with these two hosts in it."""
+        here = {"host-a:2": f"{ADDRESSES['a']}:{1 + self.workers}", "host-b:1": f"{ADDRESSES['b']}:{self.stores}",
+                "eth0": LINK, "/models/llama": str(self.model), "lowkey": str(binary())}
+        if self.one_host:
+            here |= dict.fromkeys(("host-a:2", "host-b:1"), f"{ADDRESSES['a']}:{1 + self.workers + self.stores}")
+        words = [here.get(word, word) for word in readme_launch()]
+        for role, count in (("worker", self.workers), ("store", self.stores)):
+            words[words.index(role) - 4] = str(count)  # -n COUNT --host HOST lowkey ROLE
+        settings = ["--port", str(self.port), *self.flags]
+        command = [word for one in " ".join(words).split(" : ") for word in (*one.split(" "), *settings, ":")][:-1]
+        if not self.recover:
+            command.remove("--enable-recovery")
+        return [*self.hosts.a.inside(), command[0], "--allow-run-as-root", "--mca", "plm_rsh_agent",
+                str(self.hosts.agent), *command[1:]]

@@ -35,13 +35,10 @@ def said(answer):
 
 
 class TwoHostsTest(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.hosts = TwoHosts(RATE).__enter__()
-        cls.addClassCleanup(cls.hosts.close)
-
     def setUp(self):
-        self.hosts.set_rate(RATE)
+        self.hosts = TwoHosts(RATE)
+        self.addCleanup(self.hosts.close)  # ends whatever the test has started
+        self.hosts.__enter__()
 
     def test_pages_cross_the_link_and_come_back(self):
         flags = ["--dtype", "fp32", "--kv-bytes", "8MiB", "--host-bytes", "128MiB"]
