@@ -142,6 +142,10 @@ class TwoHosts:
         for host in (self.a, self.b):
             host.net("ip", "address", "add", f"{ADDRESSES[host.name]}/24", "dev", LINK)
             host.net("ip", "link", "set", LINK, "up")
+        # The kernel tells up to a second late that a new link carries; until then UCX passes it over.
+        for host in (self.a, self.b):
+            wait_until(lambda: _run(*host.inside(), "cat", f"/sys/class/net/{LINK}/operstate").strip() == "up", 10,
+                       f"link of host {host.name}")
         self.set_rate(self.rate)
         # What mpirun uses for ssh: AGENT HOST COMMAND...
         self.agent = pathlib.Path(self._folder.name) / "agent"
