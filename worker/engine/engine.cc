@@ -54,7 +54,10 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
       spills_(kMaxPendingSpills, kMaxKnownStored),
       prefix_events_(kMaxPrefixEvents),
       scheduler_(options.scheduler, pool_,
-                 ports_.restore ? [this](Sequence& sequence) { return restores_.begin(sequence); }
+                 ports_.restore ? [this](Sequence& sequence) {
+                   const bool nobody = ports_.has_stores && !ports_.has_stores();
+                   return nobody ? Scheduler::Prefix::kCompute : restores_.begin(sequence);
+                 }
                                 : Scheduler::FetchPrefix()) {
   pool_.set_pressure({.drop_levels = options.scheduler.ladder, .min_levels = options.min_levels});
   if (ports_.prefix_events) {

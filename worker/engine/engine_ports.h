@@ -30,6 +30,8 @@ struct EnginePorts {
   std::function<void(std::vector<kvstore::PageRead>, kvstore::RestoreOptions,
                      std::function<void(const kvstore::RestoreReport&)> done)>
       restore;
+  // Whether some store is there to be written to and asked; empty: as long as the two above are.
+  std::function<bool()> has_stores;
 };
 
 }  // namespace lowkey::worker

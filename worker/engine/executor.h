@@ -62,7 +62,7 @@ class Executor {
   // `done` on any thread, exactly once.
   void restore(const wire::RestoreCommand& command, std::function<void(const wire::RestoreResult&)> done);
 
-  bool can_spill() const { return ports_.spill != nullptr; }
+  bool can_spill() const { return ports_.spill && (!ports_.has_stores || ports_.has_stores()); }
   size_t spill_room() const { return staging_->available(); }  // pages
   size_t known_sequences() const { return tables_.size(); }
   // Bytes given to stores since the last call, and the seconds of copying and preparing them.

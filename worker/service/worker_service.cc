@@ -34,12 +34,18 @@ void WorkerService::post(std::function<void()> task) {
 }
 
 void WorkerService::up(const ConnectionPtr& peer) {
-  if (peer->peer().role == Role::kStore) return stores_->on_up(peer);
+  if (peer->peer().role == Role::kStore) {
+    stores_->on_up(peer);
+    return count_stores();
+  }
   on_peer(peer);
 }
 
 void WorkerService::message(const ConnectionPtr& peer, MessageType type, std::string_view body) {
-  if (peer->peer().role == Role::kStore) return stores_->on_message(peer, type, body);
+  if (peer->peer().role == Role::kStore) {
+    stores_->on_message(peer, type, body);
+    return count_stores();
+  }
   if (type != MessageType::kMetricsRequest) return on_message(peer, type, body);
   if (const Status answered = reporter_.answer(*peer, body); !answered.ok()) {
     spdlog::warn("metrics not sent: {}", answered.error().message);
@@ -48,7 +54,10 @@ void WorkerService::message(const ConnectionPtr& peer, MessageType type, std::st
 
 void WorkerService::down(const ConnectionPtr& peer, const Error& error) {
   const transport::PeerInfo& info = peer->peer();
-  if (info.role == Role::kStore) return stores_->on_down(peer, error);
+  if (info.role == Role::kStore) {
+    stores_->on_down(peer, error);
+    return count_stores();
+  }
   if (error.code == Code::kCancelled) return end(error);
   end({Code::kUnavailable,
        fmt::format("lost {} {}: {}", to_string(info.role), info.world_rank, error.message),
@@ -65,6 +74,11 @@ void WorkerService::attested(const transport::Attestation& path) {
 int WorkerService::stores_unproven() const {
   if (options_.require_transport == "any") return 0;
   return std::max(0, options_.stores - stores_attested_);
+}
+
+// A store is there once it has told about its pool, in a message of its own.
+void WorkerService::count_stores() {
+  has_stores_ = stores_->num_ready() > 0;
 }
 
 void WorkerService::end(const Error& reason) {
@@ -90,6 +104,7 @@ void WorkerService::fill_ports(EnginePorts& ports) {
       stores_->restore(std::move(pages), wanted, transfer_deadline(bytes), std::move(done));
     });
   };
+  ports.has_stores = [this] { return has_stores_.load(); };
 }
 
 // A store that is gone is noticed by its connection; this bounds one that is there and does not move.

@@ -6,6 +6,7 @@
 // how.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <functional>
 #include <memory>
@@ -64,6 +65,7 @@ class WorkerService {
   void up(const transport::ConnectionPtr& peer);
   void message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
   void down(const transport::ConnectionPtr& peer, const Error& error);
+  void count_stores();
   Deadline transfer_deadline(uint64_t bytes) const;
   void attested(const transport::Attestation& path);
 
@@ -73,6 +75,7 @@ class WorkerService {
   transport::MetricsReporter reporter_;
   std::unique_ptr<kvstore::StoreSet> stores_;
   int stores_attested_ = 0;
+  std::atomic<bool> has_stores_ = false;
   bool ended_ = false;
 };
 
