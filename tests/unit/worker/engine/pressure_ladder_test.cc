@@ -147,6 +147,28 @@ struct Load {
   int server_levels = 1;
 };
 
+// Every request has ended with what the pages gave. `coarse`: how many read one below all levels.
+void check_answers(EngineReplica& replica, const Shadow& shadow, const std::map<uint64_t, int>& demanded,
+                   int* coarse) {
+  for (const auto& [id, request] : shadow.requests()) {
+    const Answer& answer = replica.answer(id);
+    ASSERT_EQ(answer.finish, wire::FINISH_LENGTH) << answer.error;
+    ASSERT_EQ(answer.tokens.size(), request.expected.size()) << "request " << id;
+    for (const auto& [index, token] : request.expected)
+      ASSERT_EQ(answer.tokens[index], token) << "request " << id << ", token " << index;
+    const wire::KvReport& report = answer.report();
+    if (request.lowest_levels > 0 && report.preemptions() == 0) {
+      EXPECT_EQ(report.lowest_levels_read(), static_cast<uint32_t>(request.lowest_levels));
+    }
+    EXPECT_GE(static_cast<int>(report.lowest_levels_read()), demanded.at(id));
+    EXPECT_EQ(report.coarse_tokens(), request.coarse_answers);
+    *coarse += request.lowest_levels > 0 && request.lowest_levels < kLevels;
+    if (request.coarse_answers > 0 || request.lowest_levels < kLevels) continue;
+    EXPECT_EQ(answer.tokens,
+              CacheReadingModel::answer(request.prompt, static_cast<int>(answer.tokens.size()), true));
+  }
+}
+
 class LadderUnderPressure : public ::testing::TestWithParam<Load> {};
 
 // Whatever gives way: every request ends, every token is what the pages gave at the levels they were read at,
@@ -204,23 +226,8 @@ TEST_P(LadderUnderPressure, EveryTokenIsRightAtTheLevelsThatWereRead) {
     if (HasFatalFailure()) return;
 
     int coarse = 0;
-    for (const auto& [id, request] : shadow.requests()) {
-      const Answer& answer = replica->answer(id);
-      ASSERT_EQ(answer.finish, wire::FINISH_LENGTH) << answer.error;
-      ASSERT_EQ(answer.tokens.size(), request.expected.size()) << "request " << id;
-      for (const auto& [index, token] : request.expected)
-        ASSERT_EQ(answer.tokens[index], token) << "request " << id << ", token " << index;
-      const wire::KvReport& report = answer.report();
-      if (request.lowest_levels > 0 && report.preemptions() == 0) {
-        EXPECT_EQ(report.lowest_levels_read(), static_cast<uint32_t>(request.lowest_levels));
-      }
-      EXPECT_GE(static_cast<int>(report.lowest_levels_read()), demanded[id]);
-      EXPECT_EQ(report.coarse_tokens(), request.coarse_answers);
-      coarse += request.lowest_levels > 0 && request.lowest_levels < kLevels;
-      if (request.coarse_answers > 0 || request.lowest_levels < kLevels) continue;
-      EXPECT_EQ(answer.tokens,
-                CacheReadingModel::answer(request.prompt, static_cast<int>(answer.tokens.size()), true));
-    }
+    check_answers(*replica, shadow, demanded, &coarse);
+    if (::testing::Test::HasFatalFailure()) return;
     const bool drops = load.ladder && load.server_levels < kLevels;
     if (!load.store) {
       EXPECT_EQ(coarse > 0, drops);  // restores come level by level, too
