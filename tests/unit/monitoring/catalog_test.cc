@@ -37,8 +37,9 @@ TEST(Catalog, OnlyHistogramsHaveBucketsAndTheyAscend) {
 TEST(Catalog, LabelsAreBounded) {
   // Bounded by the size of the cluster, the routes of the API or the settings of the process: never by
   // requests.
-  const std::set<std::string_view> open{"endpoint", "status", "peer_role", "peer_rank", "transport",
-                                        "version",  "model",  "recipe",    "dtype"};
+  const std::set<std::string_view> open{"endpoint",  "status",  "peer_role", "peer_rank",
+                                        "transport", "version", "model",     "recipe",
+                                        "dtype",     "device",  "expected"};
   const std::regex shape("[a-z]+(_[a-z]+)*");
   for (const auto& metric : catalog()) {
     for (const auto& label : label_specs(metric)) {
