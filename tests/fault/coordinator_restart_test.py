@@ -3,6 +3,7 @@ dial it, and the prefixes they hold are found. Real processes."""
 
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -104,6 +105,9 @@ class CoordinatorRestart(unittest.TestCase):
 
     def test_without_a_cluster_port_everybody_ends_at_once(self):
         with Cluster(workers=WORKERS, flags=FLAGS) as cluster:
+            # A rank that never met its coordinator waits longer for it.
+            wait_until(lambda: len(re.findall(r"^lowkey_rank_up\{.* 1$", cluster.metrics(), re.M)) == WORKERS + 1, 20,
+                       "every rank connected")
             os.kill(cluster.processes()[0], signal.SIGKILL)
             cluster.wait(15)
             self.assertEqual(cluster.everything(), [])
