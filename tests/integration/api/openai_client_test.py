@@ -8,6 +8,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "support"))
 from cluster import Cluster, skip, wait_until  # noqa: E402
+from series import total  # noqa: E402
 
 try:
     import openai
