@@ -93,23 +93,23 @@ Result<std::unique_ptr<PageMemory>> PageMemory::make(const PageLayout& layout, P
 
 PageMemory::PageMemory(const PageLayout& layout, std::optional<ArchiveSpec> archive, SuperblockArena arena)
     : layout_(layout), archive_(std::move(archive)), arena_(std::move(arena)) {
-  const auto pools_of = [this](const PageLayout& of) {
-    std::vector<SlabPool*> pools;
-    for (int slab = 0; slab < of.num_slabs(); ++slab) pools.push_back(pool_of(of.slab_bytes[slab]));
-    return pools;
-  };
-  by_slab_ = pools_of(layout_);
+  for (int slab = 0; slab < layout_.num_slabs(); ++slab)
+    by_slab_.push_back(pool_of(layout_.slab_bytes[slab], slab < layout_.num_levels ? slab : 0));
   tails_ = pool_of(layout_.tail_bytes);
-  if (archive_) {
-    for (const PageLayout& bank : archive_->layouts) by_archive_slab_.push_back(pools_of(bank));
+  for (size_t bank = 0; archive_ && bank < archive_->layouts.size(); ++bank) {
+    const PageLayout& of = archive_->layouts[bank];
+    std::vector<SlabPool*>& pools = by_archive_slab_.emplace_back();
+    for (int slab = 0; slab < of.num_slabs(); ++slab) pools.push_back(pool_of(of.slab_bytes[slab]));
   }
   header_bytes_ = uint64_t{arena_.num_superblocks()} * by_slab_[0]->slabs_per_superblock() * kPageHeaderBytes;
 }
 
-SlabPool* PageMemory::pool_of(uint64_t slab_bytes) {
-  const auto pool = std::ranges::find(pools_, slab_bytes, [](const auto& p) { return p->slab_bytes(); });
-  if (pool != pools_.end()) return pool->get();
+SlabPool* PageMemory::pool_of(uint64_t slab_bytes, int upper_level) {
+  for (size_t i = 0; i < pools_.size(); ++i) {
+    if (pools_[i]->slab_bytes() == slab_bytes && pool_levels_[i] == upper_level) return pools_[i].get();
+  }
   pools_.push_back(std::make_unique<SlabPool>(arena_, slab_bytes));
+  pool_levels_.push_back(upper_level);
   return pools_.back().get();
 }
 

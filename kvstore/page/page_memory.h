@@ -1,4 +1,5 @@
-// The device tier's memory on one rank: an arena, and one slab pool for every size that the layouts have.
+// The device tier's memory on one rank: an arena, and one slab pool for every size that the layouts have,
+// upper levels apart.
 //
 // `budget` covers everything: slabs, sinks, the tails of running sequences, 128 bytes of header for every
 // page of its own that a sequence can have (archived pages have no identity, and none), and the scores by
@@ -101,7 +102,9 @@ class PageMemory {
   static int slabs_of_page(const kernels::PageLayout& layout, uint64_t index) {
     return index == 0 ? layout.num_slabs() : layout.num_levels;
   }
-  SlabPool* pool_of(uint64_t slab_bytes);
+  // Upper levels (> 0) have pools of their own: a level that is given up must leave whole superblocks free,
+  // not some that hold the sink of a long sequence, which happens to be as large.
+  SlabPool* pool_of(uint64_t slab_bytes, int upper_level = 0);
   Status map_scores(uint64_t bytes);
   std::vector<Footprint> peaks(uint64_t prompt, uint64_t generated) const;
   uint64_t superblocks_for(const Footprint& footprint) const;
@@ -112,7 +115,8 @@ class PageMemory {
   SuperblockArena arena_;
   uint64_t header_bytes_ = 0;
   uint64_t max_sequence_tokens_ = 0;
-  std::vector<std::unique_ptr<SlabPool>> pools_;  // one per distinct size
+  std::vector<std::unique_ptr<SlabPool>> pools_;  // one per distinct size, and of each upper level
+  std::vector<int> pool_levels_;                  // what they are of; 0: everything else
   std::vector<SlabPool*> by_slab_;
   std::vector<std::vector<SlabPool*>> by_archive_slab_;  // [bank][slab]
   SlabPool* tails_ = nullptr;

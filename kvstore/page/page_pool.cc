@@ -9,8 +9,8 @@ using kernels::kPageHeaderBytes;
 
 namespace {
 
-// Of top levels given up for one slab: where they lie scattered, a whole page goes instead, which has slabs
-// of every size.
+// Of each upper level, given up for one slab: neighbours in age that have so many together leave one free.
+// Where they lie scattered, a whole page goes instead, which has slabs of every size.
 constexpr uint64_t kMostDroppedSuperblocks = 2;
 
 }  // namespace
@@ -54,7 +54,8 @@ PagePool::~PagePool() {
 std::optional<SlabId> PagePool::allocate_slab(SlabPool& pool) {
   std::optional<SlabId> slab = pool.allocate();
   // Top levels are of other sizes: they help once a whole superblock of them is free.
-  const uint64_t most = kMostDroppedSuperblocks * pool.slabs_per_superblock() * pool.slab_bytes();
+  const uint64_t most =
+      kMostDroppedSuperblocks * (memory_->layout().num_levels - 1) * memory_->superblock_bytes();
   const uint64_t enough = evictable_bytes_ - std::min(evictable_bytes_, most);
   while (!slab && relieve(evictable_bytes_ > enough)) slab = pool.allocate();
   return slab;

@@ -98,6 +98,7 @@ class PagePool {
   PagePool& operator=(const PagePool&) = delete;
 
   void set_pressure(const Pressure& pressure) { pressure_ = pressure; }
+  const Pressure& pressure() const { return pressure_; }
   // Told of every identity that becomes findable (true) or ceases to be (false); must not call back.
   std::function<void(const Hash128&, bool added)> on_change;
 

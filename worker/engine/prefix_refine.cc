@@ -64,7 +64,8 @@ bool PrefixRestores::next_batch(Sequence& sequence, Refinement* refinement) {
   std::vector<size_t> pages;
   for (Refinement::Item& item : refinement->items) {
     if (item.level != level || !idle(item)) continue;
-    if (pages.size() == most || !pool_->grow(sequence.pages[item.index], level + 1)) break;
+    if (pages.size() == most || is_short(slab_bytes) || !pool_->grow(sequence.pages[item.index], level + 1))
+      break;
     item.tried = true;
     pages.push_back(item.index);
   }

@@ -16,6 +16,9 @@ namespace {
 constexpr double kPatience = 2;
 constexpr double kMaxSeconds = 30, kMaxUnmeasuredSeconds = 10;
 
+// Of the device's memory, one part in so many is left to those who run where their pages can become coarser.
+constexpr uint64_t kLeftToOthers = 4;
+
 Duration patience(const PrefixForecast& forecast) {
   const double restore = forecast.restore_seconds();
   const double more = restore > 0 ? std::min(kPatience * restore, kMaxSeconds)
@@ -109,9 +112,10 @@ PrefixRestores::Missing PrefixRestores::survey(Sequence& sequence) const {
 
 Scheduler::Prefix PrefixRestores::fetch(Sequence& sequence, const Missing& missing,
                                         const PrefixForecast& forecast) {
-  Wait wait{.levels = forecast.decision == Decision::kProgressive ? sequence.min_levels : num_levels_,
-            .ready = missing.ready,
-            .forecast = forecast};
+  const bool fewest = forecast.decision == Decision::kProgressive ||
+                      is_short((missing.limit - missing.hits) * pool_->page_bytes(false));
+  Wait wait{
+      .levels = fewest ? sequence.min_levels : num_levels_, .ready = missing.ready, .forecast = forecast};
   while (sequence.pages.size() < missing.limit) {
     auto page = pool_->allocate(sequence.pages.empty(), wait.levels);
     if (!page) break;
@@ -127,6 +131,12 @@ Scheduler::Prefix PrefixRestores::fetch(Sequence& sequence, const Missing& missi
   wait.deadline = Deadline::in(options_.wait + patience(forecast));
   waits_.insert_or_assign(sequence.id, std::move(wait));
   return Scheduler::Prefix::kFetching;
+}
+
+// Whether so many bytes more would press those who run: pages that are on their way cannot become coarser.
+bool PrefixRestores::is_short(uint64_t bytes) const {
+  const uint64_t left = pool_->memory().capacity_bytes() / kLeftToOthers;
+  return pool_->pressure().drop_levels && pool_->available_bytes() < bytes + left;
 }
 
 // Asks for what pages [first, end) lack of `levels` levels; returns the number of commands.

@@ -115,6 +115,7 @@ class PrefixRestores {
   Scheduler::Prefix wait(Sequence& sequence) const;
   Scheduler::Prefix recompute(Sequence& sequence, const Missing& missing, const PrefixForecast& forecast);
   Scheduler::Prefix fetch(Sequence& sequence, const Missing& missing, const PrefixForecast& forecast);
+  bool is_short(uint64_t bytes) const;
   size_t raise(Sequence& sequence, size_t first, size_t end, int levels);
   void send(const Sequence& sequence, const std::vector<size_t>& pages, int from, int to, bool waited);
   Ready finish(Sequence& sequence, const Wait& wait, bool late);

@@ -73,9 +73,8 @@ bool PressureLadder::better(const Group& a, const Group& b) const {
   const auto rank = [&](const Group& group) {
     const SlabPool& slabs = pool_->memory().slabs(group.level);
     const uint32_t superblock = static_cast<uint32_t>(&group - groups_.data());
-    // Slabs of the first level's size serve as such at once.
-    const bool helps = slabs.used_in(superblock) == group.pages.size() || &slabs == &pool_->memory().slabs(0);
-    return std::tuple(helps, group.level, group.distance / group.pages.size());
+    return std::tuple(slabs.used_in(superblock) == group.pages.size(), group.level,
+                      group.distance / group.pages.size());
   };
   return rank(a) > rank(b);
 }
