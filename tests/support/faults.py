@@ -188,7 +188,9 @@ class Load:
         self.open = {}
 
     def body(self, seed, stream):
-        return {"model": "demo-model", "prompt": prompt(seed, self.tokens), "max_tokens": self.max_tokens,
+        # From half to all of max_tokens: answers of one batch must not end together, or a fault could find none begun.
+        shorter = self.max_tokens * self.seeds.index(seed) // (2 * len(self.seeds))
+        return {"model": "demo-model", "prompt": prompt(seed, self.tokens), "max_tokens": self.max_tokens - shorter,
                 "temperature": 0, "ignore_eos": True, "stream": stream}
 
     def _run(self, thread):
