@@ -87,6 +87,12 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
   X(kStepSequences, "lowkey_step_sequences", kHistogram, kLeader, "", kTokens, "Sequences in a step")        \
   X(kEngineQueueLimit, "lowkey_engine_queue_limit_requests", kGauge, kLeader, "", kNone,                     \
     "Bound of the engine's queue")                                                                           \
+  X(kGrammarMasks, "lowkey_grammar_masks_total", kCounter, kLeader, "source=cached|computed", kNone,         \
+    "Sets of tokens that a JSON schema allows next: found, or computed")                                     \
+  X(kGrammarMaskSeconds, "lowkey_grammar_mask_seconds", kHistogram, kLeader, "", kItl,                       \
+    "Computing one of them, beside the step")                                                                \
+  X(kGrammarWaitSeconds, "lowkey_grammar_wait_seconds", kHistogram, kLeader, "", kItl,                       \
+    "Time that a step waited for one")                                                                       \
   /* engine: prefixes that travel, pressure, cost model */                                                   \
   X(kRestoreDecisions, "lowkey_prefix_decisions_total", kCounter, kLeader,                                   \
     "decision=restore|progressive|recompute|wait", kNone,                                                    \
