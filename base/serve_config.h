@@ -39,6 +39,7 @@ struct ServeConfig {
   uint64_t disk_bytes = 0;
   std::string require_transport = "any";
   int threads = 0;  // compute threads per worker; 0: cores / ranks on the host
+  std::string trace;  // file
   std::string log_level = "info";
 
   // v(name, member, Range or choices, help): `name` as in --name; LOWKEY_NAME with underscores.
@@ -80,6 +81,8 @@ struct ServeConfig {
              "refuse to start when a pair of processes uses another transport");
     v.text("cluster-listen", c.cluster_listen, "address the control ports bind to; empty: loopback on one host, else the first external address");
     v.number("threads", c.threads, 0, 1024, "compute threads per worker; 0: cores / workers of the host");
+    v.text("trace", c.trace,
+           "where a step's time goes: every worker writes FILE with .rankN in its name when it ends (Chrome trace format)");
     v.choice("log-level", c.log_level, {"debug", "info", "warning", "error"},
              "least severe line that is printed");
   }

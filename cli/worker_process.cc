@@ -8,6 +8,7 @@
 
 #include "base/exit_now.h"
 #include "base/log.h"
+#include "base/trace.h"
 #include "base/version.h"
 #include "cli/cluster_member.h"
 #include "cli/join.h"
@@ -68,6 +69,15 @@ Result<Replica> load(const Job& job) {
   replica.model = std::move(model);
   replica.memory = std::move(memory);
   return replica;
+}
+
+// trace.json of rank 2 is trace.rank2.json.
+Status begin_trace(const Job& job) {
+  if (job.config.trace.empty()) return {};
+  std::filesystem::path file = job.config.trace;
+  file.replace_filename(
+      fmt::format("{}.rank{}{}", file.stem().string(), job.cluster_rank(), file.extension().string()));
+  return start_trace(file, fmt::format("worker {}.{}", job.self().replica, job.self().replica_rank));
 }
 
 void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics) {
@@ -201,6 +211,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   {
     const IoThread io_thread(io);
     ended = service.run(std::chrono::seconds(job.config.step_deadline_seconds + 10));
+    if (const Status written = write_trace(); !written.ok()) spdlog::warn("{}", written.error().message);
     // Stores and followers should know a replica that leaves from one that is lost.
     if (job.joins()) boost::asio::post(io, [&] { transport->control->shutdown(); });
     const bool complete = job.joins() || !member.coordinator_was_lost();
@@ -216,7 +227,8 @@ Ending run_worker(const Job& given) {
   std::signal(SIGTERM, SIG_IGN);  // the coordinator drains, and then ends the cluster
   std::signal(SIGINT, SIG_IGN);
   auto loaded = load(job);
-  if (auto agreed = job.agree(loaded.ok() ? Status() : Status(loaded.error()), "loading the model");
+  const Status begun = begin_trace(job);
+  if (auto agreed = job.agree(!loaded.ok() ? Status(loaded.error()) : begun, "loading the model");
       !agreed.ok()) {
     return {agreed, true};
   }
@@ -237,18 +249,18 @@ Ending run_worker(const Job& given) {
   executor.step_deadline = std::chrono::seconds(job.config.step_deadline_seconds);
   if (job.self().replica_rank == 0) {
     metrics.declare(monitoring::Feeder::kLeader);
-    return serve<worker::LeaderService>(
-        job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
-          worker::EngineOptions options;
-          options.executor = executor;
-          options.min_levels = job.config.min_levels;
-          options.spill_levels = replica.cache.spill_levels;
-          options.scheduler = {.step_tokens = job.config.step_tokens,
-                               .max_batch = job.config.max_batch,
-                               .ladder = job.config.pressure == "ladder"};
-          return std::make_unique<worker::Engine>(options, *replica.model, *replica.memory, comm, ports,
-                                                  metrics);
-        });
+    return serve<worker::LeaderService>(job, replica, metrics,
+                                        [&](const auto& ports, transport::HostComm& comm) {
+                                          worker::EngineOptions options;
+                                          options.executor = executor;
+                                          options.min_levels = job.config.min_levels;
+                                          options.spill_levels = replica.cache.spill_levels;
+                                          options.scheduler = {.step_tokens = job.config.step_tokens,
+                                                               .max_batch = job.config.max_batch,
+                                                               .ladder = job.config.pressure == "ladder"};
+                                          return std::make_unique<worker::Engine>(
+                                              options, *replica.model, *replica.memory, comm, ports, metrics);
+                                        });
   }
   return serve<worker::FollowerService>(
       job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/trace.h"
 #include "kernels/cpu/compute_pool.h"
 #include "kernels/cpu/cpu_attention.h"
 #include "kernels/cpu/cpu_linear.h"
@@ -64,8 +65,14 @@ class CpuBackend final : public Backend {
   void silu_mul(const Tensor& gate_up, const Tensor& y) override;
   void add(const Tensor& x, const Tensor& y) override;
   void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) override;
-  void attend(const AttentionStep& step) override { attention_.attend(step); }
-  void compact(const Compaction& compaction) override { attention_.compact(compaction); }
+  void attend(const AttentionStep& step) override {
+    const TraceSpan span("attend", {"rows", step.q.rows}, {"bank", step.bank});
+    attention_.attend(step);
+  }
+  void compact(const Compaction& compaction) override {
+    const TraceSpan span("compact", {"slots", compaction.num_slots});
+    attention_.compact(compaction);
+  }
 
  private:
   // Rows that one primitive does, of one block.
@@ -139,6 +146,7 @@ void CpuBackend::linear(const Linear& weight, const Tensor& x, const float* bias
                "linear [{}, {}] on [{}, {}] -> [{}, {}]", w.out_features(), w.in_features(), x.rows, x.cols,
                y.rows, y.cols);
   if (x.rows == 0) return;
+  const TraceSpan span("linear", {"rows", x.rows}, {"out", y.cols});
   const auto* input = static_cast<const std::byte*>(convert_input(x));
   plan_matmuls(w, x.rows);
   const size_t row_bytes = static_cast<size_t>(x.cols) * dtype_bytes(dtype_);
@@ -162,6 +170,7 @@ void CpuBackend::linear(const Linear& weight, const Tensor& x, const float* bias
 
 void CpuBackend::embed(const Linear& embedding, std::span<const int32_t> ids, int first_row,
                        const Tensor& y) {
+  const TraceSpan span("embed", {"rows", y.rows});
   const auto& w = static_cast<const CpuLinear&>(embedding);
   for_rows(static_cast<int>(ids.size()), y.cols, [&](int i) {
     const int64_t row = int64_t{ids[i]} - first_row;
@@ -174,11 +183,13 @@ void CpuBackend::embed(const Linear& embedding, std::span<const int32_t> ids, in
 }
 
 void CpuBackend::rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) {
+  const TraceSpan span("rms norm", {"rows", x.rows});
   for_rows(x.rows, x.cols,
            [&](int row) { simd::rms_norm_row(row_of(x, row), weight, epsilon, row_of(y, row), x.cols); });
 }
 
 void CpuBackend::rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) {
+  const TraceSpan span("rope", {"rows", x.rows});
   rope_.update(table, positions);
   for_rows(x.rows, x.cols, [&](int row) {
     for (int begin = 0; begin < x.cols; begin += table.head_dim) {
@@ -188,6 +199,7 @@ void CpuBackend::rope(const RopeTable& table, std::span<const int32_t> positions
 }
 
 void CpuBackend::silu_mul(const Tensor& gate_up, const Tensor& y) {
+  const TraceSpan span("silu mul", {"rows", y.rows});
   for_rows(y.rows, y.cols, [&](int row) {
     simd::silu_mul_row(row_of(gate_up, row), row_of(gate_up, row) + y.cols, row_of(y, row), y.cols);
   });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/trace.h"
 #include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::worker {
@@ -75,6 +76,7 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
 Engine::~Engine() = default;
 
 bool Engine::step() {
+  const TraceSpan span("step");
   const Step step = schedule();
   const Status status = execute(step);
   return commit(step, status);
@@ -92,6 +94,7 @@ void Engine::wait_for_work(Deadline deadline) {
 }
 
 Engine::Step Engine::schedule() {
+  const TraceSpan span("schedule");
   Step step;
   if (broken_) return step;
   take_inbox();

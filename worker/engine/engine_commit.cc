@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/log.h"
+#include "base/trace.h"
 #include "transport/wire/lowkey.pb.h"
 #include "worker/engine/engine.h"
 
@@ -13,6 +14,7 @@ using kvstore::PageRef;
 using monitoring::Metric;
 
 bool Engine::commit(const Step& step, const Status& status) {
+  const TraceSpan span("commit");
   if (!status.ok()) {
     fail_all(status.error());
     return false;
@@ -109,6 +111,7 @@ void Engine::publish_pages(Sequence& sequence, int first_page) {
 }
 
 void Engine::sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event) {
+  const TraceSpan span("sample");
   const SamplingParams& sampling = sequence.sampling;
   const Result<SampledToken> sampled = sample(logits, sampling, sequence.tokens.size());
   if (!sampled.ok()) {

@@ -1,6 +1,7 @@
 // The second line of a step: what was scheduled as a plan that every rank can execute.
 #include <algorithm>
 
+#include "base/trace.h"
 #include "transport/wire/lowkey.pb.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/plan_codec.h"
@@ -32,6 +33,7 @@ void Engine::plan_spills(Step* step) {
 
 Status Engine::execute(const Step& step) {
   if (step.empty()) return {};
+  const TraceSpan span("execute");
   wire::StepPlan plan;
   plan.set_step(++step_number_);
   for (const uint64_t id : step.schedule.released) plan.add_released(id);

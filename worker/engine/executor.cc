@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/trace.h"
 #include "kvstore/page/page_identity.h"
 #include "transport/wire/lowkey.pb.h"
 #include "worker/engine/plan_codec.h"
@@ -141,7 +142,10 @@ Status Executor::run_model(const wire::StepPlan& plan) {
   const Deadline deadline = Deadline::in(options_.step_deadline);
   shard_logits_.resize(logit_rows.size() * model_.vocab_shard());
   const Batch batch{.tokens = tokens, .positions = positions, .sequences = slices, .logit_rows = logit_rows};
-  LOWKEY_TRY(model_.forward(batch, memory_.layout(), comm_, deadline, shard_logits_));
+  {
+    const TraceSpan span("model", {"rows", int64_t(tokens.size())}, {"sequences", int64_t(slices.size())});
+    LOWKEY_TRY(model_.forward(batch, memory_.layout(), comm_, deadline, shard_logits_));
+  }
   for (const wire::PlannedSequence& planned : plan.sequences()) {
     if (planned.has_compaction()) LOWKEY_TRY(compact(planned, &tables_[planned.sequence_id()]));
   }
@@ -185,6 +189,7 @@ Result<std::vector<std::byte*>> Executor::addresses(const wire::PlacedPage& page
 
 Status Executor::spill(const wire::StepPlan& plan) {
   if (!ports_.spill) return {};
+  const TraceSpan span("stage pages to spill", {"pages", plan.spills_size()});
   const TimePoint begin = Clock::now();
   std::vector<kvstore::PageWrite> staged;
   for (const wire::PlacedPage& page : plan.spills()) {

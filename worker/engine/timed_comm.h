@@ -1,6 +1,7 @@
 // A communicator that counts the seconds spent in it.
 #pragma once
 
+#include "base/trace.h"
 #include "transport/host_comm.h"
 
 namespace lowkey::worker {
@@ -13,10 +14,12 @@ class TimedComm final : public transport::HostComm {
   int size() const override { return comm_.size(); }
   Status all_reduce_sum(std::span<float> data, Deadline deadline) override {
     const Timer timer(&seconds_);
+    const TraceSpan span("all-reduce", {"floats", int64_t(data.size())});
     return comm_.all_reduce_sum(data, deadline);
   }
   Status gather(std::span<const float> mine, std::span<float> all, int root, Deadline deadline) override {
     const Timer timer(&seconds_);
+    const TraceSpan span("gather logits", {"floats", int64_t(mine.size())});
     return comm_.gather(mine, all, root, deadline);
   }
   Status barrier(Deadline deadline) override {

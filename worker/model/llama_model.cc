@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/trace.h"
 #include "worker/model/safetensors_reader.h"
 
 namespace lowkey::worker {
@@ -62,6 +63,7 @@ Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout
   backend_.embed(*weights_.embedding, batch.tokens, static_cast<int>(weights_.vocab.first), residual);
   LOWKEY_TRY(all_reduce(residual, comm, deadline));
   for (int i = 0; i < config_.num_layers; ++i) {
+    const TraceSpan span("layer", {"index", i});
     LOWKEY_TRY(attention_block(i, batch, layout, comm, deadline));
     LOWKEY_TRY(mlp_block(weights_.layers[i], rows, comm, deadline));
   }
