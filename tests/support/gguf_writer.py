@@ -1,0 +1,106 @@
+"""A model folder of the Llama family as a GGUF file, so that llama.cpp serves the same weights.
+
+    python3 tests/support/gguf_writer.py MODEL_DIR OUT.gguf [--type f32|f16|bf16|q8_0|q4_0]
+
+Written with the `gguf` package (PyPI). Vectors stay f32, as llama.cpp has them.
+"""
+
+import argparse
+import json
+import pathlib
+
+import gguf
+import numpy as np
+import torch
+from safetensors import safe_open
+
+TYPES = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16,
+         "bf16": gguf.GGMLQuantizationType.BF16, "q8_0": gguf.GGMLQuantizationType.Q8_0,
+         "q4_0": gguf.GGMLQuantizationType.Q4_0}
+FILE_TYPES = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
+              "bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+              "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0}
+NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+         "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
+         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+
+
+def gguf_name(name):
+    stem, _, kind = name.rpartition(".")
+    if stem.startswith("model.layers."):
+        number, _, part = stem.removeprefix("model.layers.").partition(".")
+        return f"blk.{number}.{NAMES[part]}.{kind}"
+    return f"{NAMES[stem]}.{kind}"
+
+
+def interleaved(rows, heads):
+    """llama.cpp rotates neighbouring pairs, Hugging Face the two halves of a head: rows of q and k change places."""
+    size = rows.shape[0] // heads // 2
+    return rows.reshape(heads, 2, size, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def add_tokenizer(writer, folder, config, pre):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    tokens = dict(special) | {number: text for text, number in tokenizer["model"]["vocab"].items()}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list([tokens[i] for i in range(config["vocab_size"])])
+    writer.add_token_types([gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL
+                            for i in range(config["vocab_size"])])
+    # Without merges llama.cpp loads no vocabulary: a pair that occurs in no text serves as well as none.
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+    writer.add_token_merges(merges or ["\u0120 \u0120"])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_add_bos_token(False)
+
+
+def write(folder, out, kind="bf16", pre="default"):
+    folder = pathlib.Path(folder)
+    config = json.loads((folder / "config.json").read_text())
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    writer = gguf.GGUFWriter(out, "llama")
+    writer.add_name(folder.name)
+    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    add_tokenizer(writer, folder, config, pre)
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():
+                data = tensors.get_tensor(name).to(torch.float32).numpy()
+                if ".q_proj." in name or ".k_proj." in name:
+                    data = interleaved(data, heads if ".q_proj." in name else kv_heads)
+                stored = TYPES[kind] if data.ndim > 1 else TYPES["f32"]
+                writer.add_tensor(gguf_name(name), gguf.quants.quantize(np.ascontiguousarray(data), stored),
+                                  raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model_dir")
+    parser.add_argument("out")
+    parser.add_argument("--type", choices=TYPES, default="bf16")
+    parser.add_argument("--pre", default="default", help="llama.cpp's name of the pre-tokenizer")
+    arguments = parser.parse_args()
+    write(arguments.model_dir, arguments.out, arguments.type, arguments.pre)
+
+
+if __name__ == "__main__":
+    main()
