@@ -11,7 +11,7 @@
 #include "kernels/cpu/matmul_cache.h"
 #include "kernels/cpu/rope_cache.h"
 #include "kernels/cpu/simd_ops.h"
-#include "kernels/ops/host_buffer.h"
+#include "kernels/ops/host_backend.h"
 
 namespace lowkey::kernels {
 namespace {
@@ -34,7 +34,7 @@ int piece_rows(int rows_left) {
   return rows_left >= kRowStep ? rows_left / kRowStep * kRowStep : rows_left;
 }
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public HostBackend {
  public:
   explicit CpuBackend(const CpuBackendOptions& options)
       : dtype_(options.dtype),
@@ -44,7 +44,6 @@ class CpuBackend final : public Backend {
         results_(options.threads) {}
 
   DType dtype() const override { return dtype_; }
-  std::unique_ptr<Buffer> allocate(size_t bytes) override { return std::make_unique<HostBuffer>(bytes); }
 
   std::unique_ptr<Linear> pack_linear(const void* weight, DType dtype, int out, int in,
                                       int64_t stride) override {
@@ -64,7 +63,6 @@ class CpuBackend final : public Backend {
   void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) override;
   void silu_mul(const Tensor& gate_up, const Tensor& y) override;
   void add(const Tensor& x, const Tensor& y) override;
-  void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) override;
   void attend(const AttentionStep& step) override {
     const TraceSpan span("attend", {"rows", step.q.rows}, {"bank", step.bank});
     attention_.attend(step);
@@ -207,12 +205,6 @@ void CpuBackend::silu_mul(const Tensor& gate_up, const Tensor& y) {
 
 void CpuBackend::add(const Tensor& x, const Tensor& y) {
   for_rows(x.rows, x.cols, [&](int row) { simd::add_row(row_of(x, row), row_of(y, row), x.cols); });
-}
-
-void CpuBackend::gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) {
-  for (size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(row_of(y, static_cast<int>(i)), row_of(x, rows[i]), x.cols * sizeof(float));
-  }
 }
 
 }  // namespace

@@ -2,6 +2,11 @@
 // Thread rule: one step thread uses a Backend; it may use its own compute pool inside a call, and every call
 // has finished on return (CPU) or is ordered on the backend's stream (GPU). Activations are f32 [tokens,
 // features], row-major, contiguous, in memory from allocate().
+//
+// Memory: tensors, weight vectors, slabs, tails and whatever else lies in buffers of allocate() is *device
+// memory*. Where host_accessible() is false nobody but the backend may touch it: bytes cross by upload() and
+// download() alone. Everything else that a call takes is host memory, read before it returns: spans of ids,
+// positions and rows, arrays of slab addresses and levels, layouts, rope tables.
 #pragma once
 
 #include <memory>
@@ -9,18 +14,11 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kernels/ops/page_copies.h"
 #include "kernels/ops/tensor.h"
 #include "kernels/page/page_layout.h"
 
 namespace lowkey::kernels {
-
-// Memory owned by a backend; move-only.
-class Buffer {
- public:
-  virtual ~Buffer() = default;
-  virtual std::byte* data() = 0;
-  virtual size_t size() const = 0;
-};
 
 // A weight matrix [out, in] packed once for this device's matrix products.
 class Linear {
@@ -123,6 +121,19 @@ class Backend {
   virtual DType dtype() const = 0;  // of weights, K and V: bf16, or f32 for exactness
   virtual std::unique_ptr<Buffer> allocate(size_t bytes) = 0;  // 64-byte aligned, zeroed
 
+  // Whether the host may read and write the memory of allocate(), and every call is complete on return.
+  virtual bool host_accessible() const = 0;
+  // Host -> device memory; `from` may be reused on return.
+  virtual void upload(std::span<const std::byte> from, std::byte* to) = 0;
+  // Device memory -> host, after everything that was called before; complete on return.
+  virtual void download(const std::byte* from, std::span<std::byte> to) = 0;
+  virtual void synchronize() = 0;  // returns when everything that was called before is complete
+  // Copies of pages beside the steps; null where the host copies pages itself (host_accessible()).
+  virtual PageCopies* page_copies() = 0;
+  virtual int page_tokens() const = 0;  // that its kernels like best, where a recipe does not say
+  // The queue that the calls are ordered on, as the device's own API has it (cudaStream_t); null on hosts.
+  virtual void* native_stream() = 0;
+
   // `weight`: host [out, in] of any DType, row stride `stride` elements; only read during the call.
   virtual std::unique_ptr<Linear> pack_linear(const void* weight, DType dtype, int out, int in,
                                               int64_t stride) = 0;
@@ -145,6 +156,8 @@ class Backend {
   virtual void silu_mul(const Tensor& gate_up, const Tensor& y) = 0;
   virtual void add(const Tensor& x, const Tensor& y) = 0;  // y += x
   virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) = 0;
+  // y = columns [first, first + y.cols) of x.
+  virtual void copy_columns(const Tensor& x, int first, const Tensor& y) = 0;
 
   // Writes K and V into the cache, encodes the pages completed by these rows, and attends: a query at
   // position t sees the archived pages, the sink, every page that ends at or before t's page start encoded,

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "kernels/ops/backend.h"
+#include "kernels/ops/buffer.h"
 
 namespace lowkey::kernels {
 

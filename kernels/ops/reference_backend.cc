@@ -6,7 +6,7 @@
 #include "base/check.h"
 #include "kernels/ops/attention_reference.h"
 #include "kernels/ops/compaction.h"
-#include "kernels/ops/host_buffer.h"
+#include "kernels/ops/host_backend.h"
 #include "kernels/page/dtype.h"
 
 namespace lowkey::kernels {
@@ -38,12 +38,11 @@ float* row_of(const Tensor& x, int row) {
   return x.as<float>() + static_cast<size_t>(row) * x.cols;
 }
 
-class ReferenceBackend final : public Backend {
+class ReferenceBackend final : public HostBackend {
  public:
   explicit ReferenceBackend(DType dtype) : dtype_(dtype) {}
 
   DType dtype() const override { return dtype_; }
-  std::unique_ptr<Buffer> allocate(size_t bytes) override { return std::make_unique<HostBuffer>(bytes); }
 
   std::unique_ptr<Linear> pack_linear(const void* weight, DType dtype, int out, int in,
                                       int64_t stride) override {
@@ -124,12 +123,6 @@ class ReferenceBackend final : public Backend {
   void add(const Tensor& x, const Tensor& y) override {
     for (int r = 0; r < x.rows; ++r) {
       for (int i = 0; i < x.cols; ++i) row_of(y, r)[i] += row_of(x, r)[i];
-    }
-  }
-
-  void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) override {
-    for (size_t i = 0; i < rows.size(); ++i) {
-      std::memcpy(row_of(y, static_cast<int>(i)), row_of(x, rows[i]), x.cols * sizeof(float));
     }
   }
 

@@ -56,10 +56,16 @@ void check_archive(const PageLayout& layout, const ArchiveSpec& archive) {
   }
 }
 
+Result<SuperblockArena> make_arena(uint32_t superblocks, uint64_t bytes, const PageMemoryOptions& options) {
+  if (!options.allocate) return SuperblockArena::map(superblocks, bytes);
+  return SuperblockArena::over(options.allocate(superblocks * bytes), superblocks, bytes);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<PageMemory>> PageMemory::make(const PageLayout& layout, PageMemoryOptions options) {
   if (options.archive) check_archive(layout, *options.archive);
+  LOWKEY_CHECK(!options.allocate || !options.archive, "archives on a device");
   const std::vector<uint64_t> sizes = sizes_of(layout, options.archive);
   const uint64_t per_token = score_bytes_per_token(layout, options.archive);
   const uint64_t scores = std::min(options.budget, score_share(layout, per_token, options));
@@ -73,7 +79,7 @@ Result<std::unique_ptr<PageMemory>> PageMemory::make(const PageLayout& layout, P
                  fmt::format("kv-bytes: {} is more than page ids can name", format_bytes(budget)),
                  "kv-bytes"};
   }
-  LOWKEY_ASSIGN(arena, SuperblockArena::map(static_cast<uint32_t>(count), superblock));
+  LOWKEY_ASSIGN(arena, make_arena(static_cast<uint32_t>(count), superblock, options));
   std::unique_ptr<PageMemory> memory(new PageMemory(layout, std::move(options.archive), std::move(arena)));
   memory->score_bytes_per_token_ = per_token;
   LOWKEY_TRY(memory->map_scores(scores));

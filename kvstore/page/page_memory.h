@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -33,6 +34,8 @@ struct PageMemoryOptions {
   uint64_t budget = 0;
   std::optional<ArchiveSpec> archive;
   uint64_t max_tokens = UINT64_MAX;  // of any sequence, as the model has it: bounds the scores
+  // Memory of a device; empty: the host's. Nobody looks into it here. REQUIRES: no archive.
+  std::function<std::unique_ptr<kernels::Buffer>(uint64_t bytes)> allocate;
 };
 
 class PageMemory {

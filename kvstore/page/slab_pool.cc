@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/bytes.h"
+#include "base/check.h"
 
 namespace lowkey::kvstore {
 namespace {
@@ -71,9 +72,26 @@ Result<SuperblockArena> SuperblockArena::map(uint32_t superblocks, uint64_t supe
     madvise(memory, bytes, MADV_HUGEPAGE);  // advice: without it everything works, slower
     touch(arena.base_, bytes);
   }
-  arena.free_.resize(superblocks);
-  std::iota(arena.free_.rbegin(), arena.free_.rend(), 0u);
+  arena.number();
   return arena;
+}
+
+SuperblockArena SuperblockArena::over(std::unique_ptr<kernels::Buffer> memory, uint32_t superblocks,
+                                      uint64_t superblock_bytes) {
+  SuperblockArena arena;
+  arena.num_superblocks_ = superblocks;
+  arena.superblock_bytes_ = superblock_bytes;
+  LOWKEY_CHECK(memory && memory->size() >= arena.capacity_bytes(), "{} bytes for {}",
+               memory ? memory->size() : 0, arena.capacity_bytes());
+  arena.base_ = memory->data();
+  arena.memory_ = std::move(memory);
+  arena.number();
+  return arena;
+}
+
+void SuperblockArena::number() {
+  free_.resize(num_superblocks_);
+  std::iota(free_.rbegin(), free_.rend(), 0u);
 }
 
 SuperblockArena::SuperblockArena(SuperblockArena&& other) noexcept {
@@ -81,6 +99,7 @@ SuperblockArena::SuperblockArena(SuperblockArena&& other) noexcept {
 }
 
 SuperblockArena& SuperblockArena::operator=(SuperblockArena&& other) noexcept {
+  std::swap(memory_, other.memory_);
   std::swap(base_, other.base_);
   std::swap(superblock_bytes_, other.superblock_bytes_);
   std::swap(num_superblocks_, other.num_superblocks_);
@@ -89,7 +108,7 @@ SuperblockArena& SuperblockArena::operator=(SuperblockArena&& other) noexcept {
 }
 
 SuperblockArena::~SuperblockArena() {
-  if (base_ != nullptr) munmap(base_, capacity_bytes());
+  if (base_ != nullptr && !memory_) munmap(base_, capacity_bytes());
 }
 
 std::optional<uint32_t> SuperblockArena::acquire() {

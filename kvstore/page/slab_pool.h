@@ -1,4 +1,4 @@
-// The memory of the device tier: one mapping, cut into superblocks, cut into slabs of one size each.
+// The memory of the device tier: one range, cut into superblocks, cut into slabs of one size each.
 //
 // A superblock serves one slab size at a time and returns to the arena when its last slab is freed, so memory
 // that one size gives back can serve any other. Slab ids are stateless: id = superblock *
@@ -10,11 +10,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "base/result.h"
+#include "kernels/ops/buffer.h"
 
 namespace lowkey::kvstore {
 
@@ -26,6 +28,11 @@ class SuperblockArena {
   // Maps `superblocks * superblock_bytes` with huge pages where the kernel gives them, and touches every
   // page: a first touch during a step would cost 8x the copy it serves. Error: kResourceExhausted.
   static Result<SuperblockArena> map(uint32_t superblocks, uint64_t superblock_bytes);
+
+  // The same over memory that is there, of a device perhaps: nobody here looks into it. REQUIRES: it is
+  // `superblocks * superblock_bytes` long.
+  static SuperblockArena over(std::unique_ptr<kernels::Buffer> memory, uint32_t superblocks,
+                              uint64_t superblock_bytes);
 
   // The size that wastes least: 2 MiB (a huge page), or a multiple when that leaves more than 1/16 unused
   // behind the last slab of some size; smaller, in 4 KiB steps, when `budget` is under 64 superblocks of 2
@@ -47,7 +54,9 @@ class SuperblockArena {
 
  private:
   SuperblockArena() = default;
+  void number();
 
+  std::unique_ptr<kernels::Buffer> memory_;  // null: mapped here
   std::byte* base_ = nullptr;
   uint64_t superblock_bytes_ = 0;
   uint32_t num_superblocks_ = 0;

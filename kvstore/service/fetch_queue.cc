@@ -14,7 +14,8 @@ constexpr size_t kBatches = 4;
 }  // namespace
 
 std::shared_ptr<FetchQueue> FetchQueue::create(boost::asio::io_context& io,
-                                               std::shared_ptr<InFlight> in_flight) {
+                                               std::shared_ptr<InFlight> in_flight,
+                                               kernels::PageCopies* device) {
   std::shared_ptr<FetchQueue> queue(new FetchQueue(io));
   // Posted on: whoever lets a buffer go is not to find itself fetching, and may be another thread.
   const auto on_return = [weak = std::weak_ptr(queue), &io] {
@@ -23,7 +24,8 @@ std::shared_ptr<FetchQueue> FetchQueue::create(boost::asio::io_context& io,
       if (const auto self = weak.lock()) self->go_on();
     });
   };
-  queue->buffers_ = std::make_shared<TransferBuffers>(kBatchBytes, kBatches, std::move(in_flight), on_return);
+  queue->buffers_ =
+      std::make_shared<TransferBuffers>(kBatchBytes, kBatches, std::move(in_flight), on_return, device);
   return queue;
 }
 

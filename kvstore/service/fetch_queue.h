@@ -25,7 +25,8 @@ class FetchQueue : public std::enable_shared_from_this<FetchQueue> {
     virtual void fetch(std::shared_ptr<TransferBuffer> buffer) = 0;  // that batch; holds on to the buffer
   };
 
-  static std::shared_ptr<FetchQueue> create(boost::asio::io_context& io, std::shared_ptr<InFlight> in_flight);
+  static std::shared_ptr<FetchQueue> create(boost::asio::io_context& io, std::shared_ptr<InFlight> in_flight,
+                                            kernels::PageCopies* device = nullptr);
 
   size_t batch_bytes() const { return buffers_->standard_bytes(); }
 

@@ -11,6 +11,7 @@
 
 #include "base/hash128.h"
 #include "base/result.h"
+#include "kernels/ops/page_copies.h"
 #include "kernels/page/page_header.h"
 
 namespace lowkey::kvstore {
@@ -22,11 +23,13 @@ struct PageWrite {
   std::array<std::span<const std::byte>, kernels::kMaxSlabs> slabs;  // levels, then the sink; empty: none
   std::shared_ptr<void> keep_alive;
   bool checksummed = true;  // false: the header lacks its checksums, and spill() makes them off this thread
+  // Not null: the bytes are on their way from a device; to be waited for off this thread. Not checksummed then.
+  std::shared_ptr<kernels::CopyTicket> arriving;
 };
 
-// Memory of a page to be filled from a store. Written only between restore() and its `done`, and to be
-// believed only where that says so. A slab that is not wanted is empty: some levels of a page can be fetched,
-// and others later.
+// Memory of a page to be filled from a store; of a device, where the pages are there (SpillFormat::device).
+// Written only between restore() and its `done`, and to be believed only where that says so. A slab that is
+// not wanted is empty: some levels of a page can be fetched, and others later.
 struct PageRead {
   Hash128 identity;  // rank slice mixed in
   std::array<std::span<std::byte>, kernels::kMaxSlabs> slabs;

@@ -48,6 +48,7 @@ bool needs_staging(const PageWrite& page, const SpillFormat& format) {
 }
 
 Staged stage(PageWrite& page, const SpillFormat& format, TransferBuffers& buffers) {
+  if (page.arriving && !page.arriving->wait()) return Staged::kUnfit;
   if (format.transcoder) {
     if (const Staged staged = transcode(page, *format.transcoder, buffers); staged != Staged::kReady)
       return staged;

@@ -13,7 +13,8 @@ bool needs_staging(const PageWrite& page, const SpillFormat& format);
 enum class Staged { kReady, kNoMemory, kUnfit };
 
 // Leaves the levels that are spilled, transcodes them into one of `buffers` where there is a transcoder, and
-// completes the header with their checksums. kUnfit: a page without all its levels cannot be transcoded.
+// completes the header with their checksums. kUnfit: a page without all its levels cannot be
+// transcoded, and one that did not arrive from its device cannot be read.
 Staged stage(PageWrite& page, const SpillFormat& format, TransferBuffers& buffers);
 
 }  // namespace lowkey::kvstore

@@ -27,7 +27,8 @@ RestoreTransfer::RestoreTransfer(std::shared_ptr<StoreLink> link, std::shared_pt
       deadline_(deadline),
       done_(std::move(done)),
       timer_(link_->io),
-      into_place_(std::string_view(link_->pool->transport()) == "shm" && !context.format.transcoder) {
+      into_place_(std::string_view(link_->pool->transport()) == "shm" && !context.format.transcoder &&
+                  !context.format.device) {
   outcome_.fates.resize(pages_.size(), PageFate::kOpen);
 }
 
@@ -191,11 +192,9 @@ void RestoreTransfer::verify(size_t first, size_t count, std::shared_ptr<Transfe
   }
   auto job = [self = shared_from_this(), first, fetched = std::move(fetched),
               buffer = std::move(buffer)]() mutable {
-    std::vector<bool> good;
-    for (const FetchedPage& page : fetched) {
-      if (*self->cancelled_ || (!self->gaps_ && !good.empty() && !good.back())) break;
-      good.push_back(land(page, self->context_->format.transcoder.get()));
-    }
+    std::vector<bool> good = land(fetched, self->context_->format, [&](bool last_good) {
+      return !*self->cancelled_ && (self->gaps_ || last_good);
+    });
     buffer.reset();
     // Moved on, so that the transfer is never destroyed on this thread.
     boost::asio::io_context& io = self->io_;

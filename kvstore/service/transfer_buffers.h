@@ -10,27 +10,32 @@
 #include <mutex>
 #include <vector>
 
+#include "kernels/ops/page_copies.h"
 #include "kvstore/service/in_flight.h"
 
 namespace lowkey::kvstore {
 
 struct TransferBuffer {
   explicit TransferBuffer(size_t bytes)
-      : data(std::make_unique_for_overwrite<std::byte[]>(bytes)), size(bytes) {}
-  std::unique_ptr<std::byte[]> data;
+      : data(new std::byte[bytes], [](std::byte* bytes) { delete[] bytes; }), size(bytes) {}
+  // Of a device's staging memory.
+  explicit TransferBuffer(std::shared_ptr<kernels::Buffer> memory)
+      : data(memory->data(), [memory](std::byte*) {}), size(memory->size()) {}
+  std::unique_ptr<std::byte[], std::function<void(std::byte*)>> data;
   size_t size;
 };
 
 class TransferBuffers : public std::enable_shared_from_this<TransferBuffers> {
  public:
   // `in_flight`, which may be null, counts the buffers that are out; `on_return` runs after one has come
-  // back, on whatever thread that was.
+  // back, on whatever thread that was. `device`: buffers are its staging memory, as long as it has some.
   TransferBuffers(size_t standard_bytes, size_t max_buffers, std::shared_ptr<InFlight> in_flight,
-                  std::function<void()> on_return = {})
+                  std::function<void()> on_return = {}, kernels::PageCopies* device = nullptr)
       : standard_bytes_(standard_bytes),
         max_buffers_(max_buffers),
         in_flight_(std::move(in_flight)),
-        on_return_(std::move(on_return)) {}
+        on_return_(std::move(on_return)),
+        device_(device) {}
 
   size_t standard_bytes() const { return standard_bytes_; }
 
@@ -46,8 +51,7 @@ class TransferBuffers : public std::enable_shared_from_this<TransferBuffers> {
         free_.pop_back();
       }
     }
-    if (!buffer || buffer->size < bytes)
-      buffer = std::make_unique<TransferBuffer>(std::max(bytes, standard_bytes_));
+    if (!buffer || buffer->size < bytes) buffer = make(std::max(bytes, standard_bytes_));
     if (in_flight_) in_flight_->change(static_cast<int64_t>(buffer->size));
     return std::shared_ptr<TransferBuffer>(
         buffer.release(),
@@ -55,6 +59,12 @@ class TransferBuffers : public std::enable_shared_from_this<TransferBuffers> {
   }
 
  private:
+  std::unique_ptr<TransferBuffer> make(size_t bytes) const {
+    std::shared_ptr<kernels::Buffer> staging = device_ ? device_->staging(bytes) : nullptr;
+    if (staging) return std::make_unique<TransferBuffer>(std::move(staging));
+    return std::make_unique<TransferBuffer>(bytes);
+  }
+
   void put_back(TransferBuffer* returned) {
     std::unique_ptr<TransferBuffer> owned(returned);
     if (in_flight_) in_flight_->change(-static_cast<int64_t>(owned->size));
@@ -70,6 +80,7 @@ class TransferBuffers : public std::enable_shared_from_this<TransferBuffers> {
   const size_t max_buffers_;
   const std::shared_ptr<InFlight> in_flight_;
   const std::function<void()> on_return_;
+  kernels::PageCopies* const device_;
   std::mutex mutex_;
   size_t out_ = 0;
   std::vector<std::unique_ptr<TransferBuffer>> free_;

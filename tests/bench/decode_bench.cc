@@ -51,7 +51,7 @@ class Runner {
 
   // Seconds of one step that adds `rows` tokens to each of the first `sequences` sequences.
   double step(int sequences, int rows) {
-    while (static_cast<int>(caches_.size()) < sequences) caches_.emplace_back(layout_);
+    while (static_cast<int>(caches_.size()) < sequences) caches_.emplace_back(layout_, *backend_);
     std::vector<int32_t> tokens, positions, wanted;
     std::vector<kernels::SequenceSlice> slices;
     for (int s = 0; s < sequences; ++s) {
@@ -65,7 +65,7 @@ class Runner {
     }
     logits_.resize(wanted.size() * model_->vocab_shard());
     const auto begin = Clock::now();
-    const Status status = model_->forward({tokens, positions, slices, wanted}, layout_, *comms_[0],
+    const Status status = model_->forward({tokens, positions, slices, wanted}, layout_, *comm_,
                                           Deadline::in(std::chrono::minutes(5)), logits_);
     const double taken = seconds(Clock::now() - begin);
     LOWKEY_CHECK(status.ok(), "{}", status.error().message);
@@ -78,6 +78,7 @@ class Runner {
   std::unique_ptr<worker::Model> model_;
   kernels::PageLayout layout_;
   std::vector<std::unique_ptr<transport::HostComm>> comms_ = transport::make_loopback_comms(1);
+  std::unique_ptr<transport::DeviceComm> comm_ = transport::make_staged_comm(*comms_[0], *backend_);
   std::vector<SequenceCache> caches_;
   std::vector<float> logits_;
 };

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -20,11 +20,11 @@
 
 namespace lowkey::testing {
 
-// The cache of one sequence on one rank, in plain memory.
+// The cache of one sequence on one rank, in a backend's memory.
 class SequenceCache {
  public:
-  explicit SequenceCache(const kernels::PageLayout& layout)
-      : layout_(layout), tail_(memory(layout.tail_bytes)) {}
+  SequenceCache(const kernels::PageLayout& layout, kernels::Backend& backend)
+      : layout_(layout), backend_(backend), tail_(backend.allocate(layout.tail_bytes)) {}
 
   // The slice of `count` rows that follow what was run before. The arrays live until the next call.
   kernels::SequenceSlice extend(int first_row, int count) {
@@ -36,35 +36,28 @@ class SequenceCache {
             .first_slot = first,
             .slabs = slabs_.data(),
             .page_levels = page_levels_.data(),
-            .tail = tail_.get()};
+            .tail = tail_->data()};
   }
   int length() const { return length_; }
 
  private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  using Memory = std::unique_ptr<std::byte, Free>;
-
-  static Memory memory(size_t bytes) {
-    return Memory(static_cast<std::byte*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
-  }
   void add_page() {
     const bool first = slabs_.empty();
     page_levels_.push_back(static_cast<uint8_t>(layout_.num_levels));
     for (int slab = 0; slab < kernels::kMaxSlabs; ++slab) {
       const bool used = slab < (first ? layout_.num_slabs() : layout_.num_levels);
-      if (used) pages_.push_back(memory(layout_.slab_bytes[slab]));
-      slabs_.push_back(used ? pages_.back().get() : nullptr);
+      if (used) pages_.push_back(backend_.allocate(layout_.slab_bytes[slab]));
+      slabs_.push_back(used ? pages_.back()->data() : nullptr);
     }
   }
 
   const kernels::PageLayout& layout_;
+  kernels::Backend& backend_;
   int length_ = 0;
-  std::vector<Memory> pages_;
+  std::vector<std::unique_ptr<kernels::Buffer>> pages_;
   std::vector<std::byte*> slabs_;
   std::vector<uint8_t> page_levels_;
-  Memory tail_;
+  std::unique_ptr<kernels::Buffer> tail_;
 };
 
 struct ReplicaOptions {
@@ -72,6 +65,7 @@ struct ReplicaOptions {
   int threads = 1;  // of each rank's compute pool
   kernels::DType dtype = kernels::DType::kF32;
   kernels::PageSpec pages;
+  std::function<std::unique_ptr<kernels::Backend>()> backend;  // of every rank; empty: the CPU's
 };
 
 inline kernels::PageSpec q8_pages() {
@@ -93,7 +87,9 @@ class Replica {
     auto replica = std::make_unique<Replica>();
     auto comms = transport::make_loopback_comms(options.tp);
     for (int rank = 0; rank < options.tp; ++rank) {
-      auto backend = kernels::make_cpu_backend({.dtype = options.dtype, .threads = options.threads});
+      auto backend = options.backend
+                         ? options.backend()
+                         : kernels::make_cpu_backend({.dtype = options.dtype, .threads = options.threads});
       LOWKEY_ASSIGN(model, worker::Model::load(dir, config, rank, options.tp, *backend));
       LOWKEY_ASSIGN(layout,
                     kernels::PageLayout::make(options.pages, config.cache_shape(options.tp, options.dtype)));
@@ -160,7 +156,11 @@ class Replica {
   struct Rank {
     Rank(std::unique_ptr<kernels::Backend> b, std::unique_ptr<worker::Model> m, kernels::PageLayout l,
          std::unique_ptr<transport::HostComm> c)
-        : backend(std::move(b)), model(std::move(m)), layout(std::move(l)), comm(std::move(c)) {}
+        : backend(std::move(b)),
+          model(std::move(m)),
+          layout(std::move(l)),
+          host_comm(std::move(c)),
+          comm(transport::make_staged_comm(*host_comm, *backend)) {}
 
     Status run(std::span<const Rows> work) {
       std::vector<int32_t> tokens, positions, wanted;
@@ -168,7 +168,7 @@ class Replica {
       for (const Rows& rows : work) {
         if (rows.sequence >= static_cast<int>(caches.size())) caches.resize(rows.sequence + 1);
         auto& cache = caches[rows.sequence];
-        if (!cache) cache = std::make_unique<SequenceCache>(layout);
+        if (!cache) cache = std::make_unique<SequenceCache>(layout, *backend);
         const int first = cache->length();
         const int count = static_cast<int>(rows.tokens.size());
         slices.push_back(cache->extend(static_cast<int>(tokens.size()), count));
@@ -186,7 +186,8 @@ class Replica {
     std::unique_ptr<kernels::Backend> backend;
     std::unique_ptr<worker::Model> model;
     kernels::PageLayout layout;
-    std::unique_ptr<transport::HostComm> comm;
+    std::unique_ptr<transport::HostComm> host_comm;
+    std::unique_ptr<transport::DeviceComm> comm;
     std::vector<std::unique_ptr<SequenceCache>> caches;
     std::vector<float> logits;
   };

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/trace.h"
+#include "kernels/ops/host_buffer.h"
 #include "kvstore/page/page_identity.h"
 #include "transport/wire/lowkey.pb.h"
 #include "worker/engine/plan_codec.h"
@@ -44,11 +45,19 @@ Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMe
       model_(model),
       memory_(memory),
       comm_(comm),
+      copies_(options.backend ? options.backend->page_copies() : nullptr),
+      staged_(options.backend ? transport::make_staged_comm(comm_, *options.backend)
+                              : transport::make_staged_comm(comm_)),
+      collectives_(options.collectives ? *options.collectives : *staged_),
       ports_(ports),
       metrics_(metrics),
-      staging_(
-          StagingPool::create(staged_page_bytes(memory.layout()), ports.spill ? options.staging_bytes : 0)) {
-  LOWKEY_CHECK(!memory.archive() || options.backend != nullptr, "an archive needs a backend");
+      staging_(StagingPool::create(staged_page_bytes(memory.layout()), ports.spill ? options.staging_bytes : 0,
+                                   [copies = copies_](size_t bytes) -> std::unique_ptr<kernels::Buffer> {
+                                     if (copies) return copies->staging(bytes);
+                                     return std::make_unique<kernels::HostBuffer>(bytes);
+                                   })) {
+  LOWKEY_CHECK(!memory.archive() || (options.backend != nullptr && options.backend->host_accessible()),
+               "an archive needs a backend in host memory");
   metrics_.set(Metric::kKvBytes, static_cast<double>(memory.capacity_bytes()),
                {{"tier", "device"}, {"state", "capacity"}});
   metrics_.set(Metric::kKvPages, static_cast<double>(memory.max_pages()),
@@ -62,6 +71,7 @@ Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMe
 }
 
 Status Executor::execute(const wire::StepPlan& plan) {
+  if (copies_) copies_->fence();  // pages that were copied may have other owners now
   for (const uint64_t id : plan.released()) tables_.erase(id);
   if (plan.spills_size() > 0) LOWKEY_TRY(spill(plan));
   if (plan.sequences_size() > 0) LOWKEY_TRY(run_model(plan));
@@ -140,23 +150,25 @@ Status Executor::run_model(const wire::StepPlan& plan) {
     if (planned.want_logits()) logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
   }
   const Deadline deadline = Deadline::in(options_.step_deadline);
-  shard_logits_.resize(logit_rows.size() * model_.vocab_shard());
-  const Batch batch{.tokens = tokens, .positions = positions, .sequences = slices, .logit_rows = logit_rows};
+  const Batch batch{.tokens = tokens,
+                    .positions = positions,
+                    .sequences = slices,
+                    .logit_rows = logit_rows,
+                    .gather_logits = true};
+  if (comm_.rank() == 0) gathered_.resize(comm_.size() * logit_rows.size() * model_.vocab_shard());
   {
     const TraceSpan span("model", {"rows", int64_t(tokens.size())}, {"sequences", int64_t(slices.size())});
-    LOWKEY_TRY(model_.forward(batch, memory_.layout(), comm_, deadline, shard_logits_));
+    LOWKEY_TRY(model_.forward(batch, memory_.layout(), collectives_, deadline, gathered_));
   }
   for (const wire::PlannedSequence& planned : plan.sequences()) {
     if (planned.has_compaction()) LOWKEY_TRY(compact(planned, &tables_[planned.sequence_id()]));
   }
-  return logit_rows.empty() ? Status() : gather_logits(logit_rows.size(), deadline);
+  if (comm_.rank() == 0) take_logits(logit_rows.size());
+  return {};
 }
 
-Status Executor::gather_logits(size_t rows, Deadline deadline) {
-  const bool leader = comm_.rank() == 0;
-  if (leader) gathered_.resize(comm_.size() * shard_logits_.size());
-  LOWKEY_TRY(comm_.gather(shard_logits_, gathered_, 0, deadline));
-  if (!leader) return {};
+// Rows as the sampler wants them, out of what the ranks' slices are.
+void Executor::take_logits(size_t rows) {
   const size_t shard = model_.vocab_shard(), vocab = model_.config().vocab_size;
   logits_.resize(rows * vocab);
   for (size_t rank = 0; rank < static_cast<size_t>(comm_.size()); ++rank) {
@@ -168,7 +180,6 @@ Status Executor::gather_logits(size_t rows, Deadline deadline) {
       std::copy(from, from + count, logits_.data() + row * vocab + first);
     }
   }
-  return {};
 }
 
 std::span<const float> Executor::logits(size_t i) const {
@@ -192,14 +203,16 @@ Status Executor::spill(const wire::StepPlan& plan) {
   const TraceSpan span("stage pages to spill", {"pages", plan.spills_size()});
   const TimePoint begin = Clock::now();
   std::vector<kvstore::PageWrite> staged;
+  Pieces pieces;
   for (const wire::PlacedPage& page : plan.spills()) {
     LOWKEY_ASSIGN(identity, identity_from_bytes(page.identity()));
     LOWKEY_ASSIGN(slabs, addresses(page));
-    if (!stage(page, identity, slabs, &staged)) {
+    if (!stage(page, identity, slabs, &staged, &pieces)) {
       metrics_.add(Metric::kSpillOutcomes, 1, {{"outcome", "dropped_staging_full"}});
     }
   }
   if (staged.empty()) return {};
+  copy(pieces, &staged);
   uint64_t bytes = 0;
   for (const kvstore::PageWrite& page : staged) {
     for (const auto& slab : page.slabs) bytes += slab.size();
@@ -222,8 +235,29 @@ std::pair<uint64_t, double> Executor::take_spilled() {
   return {std::exchange(spilled_->bytes, 0), std::exchange(spilled_->seconds, 0)};
 }
 
+// On the host now; on a device begun now, beside the step, and waited for by whoever reads or drops the copy.
+void Executor::copy(const Pieces& pieces, std::vector<kvstore::PageWrite>* staged) {
+  if (!copies_) {
+    for (const auto& piece : pieces) std::memcpy(piece.host, piece.device, piece.bytes);
+    return;
+  }
+  struct Arriving {
+    std::shared_ptr<void> buffer;
+    std::shared_ptr<kernels::CopyTicket> ticket;
+    ~Arriving() { (void)ticket->wait(); }  // or the buffer would be reused under the copy
+  };
+  const std::shared_ptr<kernels::CopyTicket> ticket = copies_->begin_download(pieces);
+  for (kvstore::PageWrite& page : *staged) {
+    page.arriving = ticket;
+    auto arriving = std::make_shared<Arriving>();
+    arriving->buffer = std::move(page.keep_alive);
+    arriving->ticket = ticket;
+    page.keep_alive = std::move(arriving);
+  }
+}
+
 bool Executor::stage(const wire::PlacedPage& page, const Hash128& identity, std::span<std::byte* const> slabs,
-                     std::vector<kvstore::PageWrite>* staged) {
+                     std::vector<kvstore::PageWrite>* staged, Pieces* pieces) {
   std::shared_ptr<std::byte> buffer = staging_->acquire();
   if (!buffer) return false;
   const kernels::PageLayout& layout = memory_.layout();
@@ -242,7 +276,7 @@ bool Executor::stage(const wire::PlacedPage& page, const Hash128& identity, std:
     if (slabs[i] == nullptr) continue;
     if (static_cast<int>(i) < layout.num_levels) header.levels_present |= static_cast<uint8_t>(1u << i);
     const size_t bytes = layout.slab_bytes[i];
-    std::memcpy(to, slabs[i], bytes);
+    pieces->push_back({slabs[i], to, bytes});
     copy.slabs[i] = {to, bytes};
     to += bytes;
   }

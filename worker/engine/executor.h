@@ -44,7 +44,8 @@ struct ExecutorOptions {
   Hash128 layout_fingerprint;
   uint64_t staging_bytes = 64ull << 20;  // bound of page copies on their way to a store
   Duration step_deadline = std::chrono::seconds(30);
-  kernels::Backend* backend = nullptr;  // the model's; needed where the recipe has an archive
+  kernels::Backend* backend = nullptr;  // the model's; null: one that has none, in host memory
+  transport::DeviceComm* collectives = nullptr;  // of the model's tensors; null: through the host
 };
 
 class Executor {
@@ -86,17 +87,22 @@ class Executor {
   Status compact(const wire::PlannedSequence& planned, Table* table);
   Status add_archived(const wire::Compaction& compaction, Table* table) const;
   Status run_model(const wire::StepPlan& plan);
-  Status gather_logits(size_t rows, Deadline deadline);
+  void take_logits(size_t rows);
   Result<std::vector<std::byte*>> addresses(const wire::PlacedPage& page) const;
   Status spill(const wire::StepPlan& plan);
+  using Pieces = std::vector<kernels::PageCopies::Piece>;
   bool stage(const wire::PlacedPage& page, const Hash128& identity, std::span<std::byte* const> slabs,
-             std::vector<kvstore::PageWrite>* staged);
+             std::vector<kvstore::PageWrite>* staged, Pieces* pieces);
+  void copy(const Pieces& pieces, std::vector<kvstore::PageWrite>* staged);
   void report(const wire::DeviceTier& device);
 
   ExecutorOptions options_;
   Model& model_;
   kvstore::PageMemory& memory_;
   TimedComm comm_;
+  kernels::PageCopies* const copies_;  // null: the host copies pages itself
+  const std::unique_ptr<transport::DeviceComm> staged_;
+  transport::DeviceComm& collectives_;
   const EnginePorts& ports_;
   monitoring::Metrics& metrics_;
   std::shared_ptr<StagingPool> staging_;
@@ -108,9 +114,8 @@ class Executor {
     void add(uint64_t more, double took);
   };
   const std::shared_ptr<Spilled> spilled_ = std::make_shared<Spilled>();
-  std::vector<float> shard_logits_;  // [rows, vocab_shard]
-  std::vector<float> gathered_;      // [ranks, rows, vocab_shard], leader
-  std::vector<float> logits_;        // [rows, vocab_size], leader
+  std::vector<float> gathered_;  // [ranks, rows, vocab_shard], leader
+  std::vector<float> logits_;    // [rows, vocab_size], leader
 };
 
 }  // namespace lowkey::worker

@@ -4,16 +4,22 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
+
+#include "kernels/ops/buffer.h"
 
 namespace lowkey::worker {
 
 class StagingPool : public std::enable_shared_from_this<StagingPool> {
  public:
-  static std::shared_ptr<StagingPool> create(size_t buffer_bytes, size_t budget_bytes) {
-    return std::shared_ptr<StagingPool>(new StagingPool(buffer_bytes, budget_bytes / buffer_bytes));
+  using Make = std::function<std::unique_ptr<kernels::Buffer>(size_t bytes)>;  // null: there is no more
+
+  static std::shared_ptr<StagingPool> create(size_t buffer_bytes, size_t budget_bytes, Make make) {
+    return std::shared_ptr<StagingPool>(
+        new StagingPool(buffer_bytes, budget_bytes / buffer_bytes, std::move(make)));
   }
 
   // Null when all are out. The buffer returns with its last owner, and keeps the pool alive until then.
@@ -21,12 +27,14 @@ class StagingPool : public std::enable_shared_from_this<StagingPool> {
   size_t available() const;
 
  private:
-  StagingPool(size_t buffer_bytes, size_t buffers) : buffer_bytes_(buffer_bytes), unmade_(buffers) {}
+  StagingPool(size_t buffer_bytes, size_t buffers, Make make)
+      : buffer_bytes_(buffer_bytes), make_(std::move(make)), unmade_(buffers) {}
 
   const size_t buffer_bytes_;
+  const Make make_;
   mutable std::mutex mutex_;
   size_t unmade_;
-  std::vector<std::unique_ptr<std::byte[]>> idle_;
+  std::vector<std::unique_ptr<kernels::Buffer>> idle_;
 };
 
 }  // namespace lowkey::worker

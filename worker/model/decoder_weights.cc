@@ -67,16 +67,15 @@ class Loader {
 
   // Elements of the parts (rows counted as elements), one after the other, as f32.
   DeviceVector vector(std::span<const RowPart> parts) {
-    int64_t total = 0;
-    for (const RowPart& part : parts) total += part.shard.count;
-    DeviceVector result = backend_.allocate(total * sizeof(float));
-    auto* out = reinterpret_cast<float*>(result->data());
+    std::vector<float> values;
     for (const RowPart& part : parts) {
       const auto view = take(reader_.vector(part.tensor, part.rows));
       if (!view) return nullptr;
       for (int64_t i = 0; i < part.shard.count; ++i)
-        *out++ = kernels::load_element(view->data, view->dtype, part.shard.first + i);
+        values.push_back(kernels::load_element(view->data, view->dtype, part.shard.first + i));
     }
+    DeviceVector result = backend_.allocate(values.size() * sizeof(float));
+    backend_.upload(std::as_bytes(std::span(values)), result->data());
     packed_bytes_ += result->size();
     return result;
   }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "base/trace.h"
@@ -18,18 +17,6 @@ namespace {
 
 Tensor matrix(const std::unique_ptr<Buffer>& buffer, int rows, int cols) {
   return {.data = buffer->data(), .rows = rows, .cols = cols};
-}
-
-// Columns [first, first + to.cols) of `from`.
-void copy_columns(const Tensor& from, int first, const Tensor& to) {
-  for (int row = 0; row < to.rows; ++row)
-    std::memcpy(to.as<float>() + size_t(row) * to.cols, from.as<float>() + size_t(row) * from.cols + first,
-                to.cols * sizeof(float));
-}
-
-Status all_reduce(const Tensor& x, transport::HostComm& comm, Deadline deadline) {
-  if (comm.size() == 1) return {};
-  return comm.all_reduce_sum({x.as<float>(), size_t(x.rows) * x.cols}, deadline);
 }
 
 }  // namespace
@@ -54,26 +41,26 @@ LlamaModel::LlamaModel(ModelConfig config, int rank, int size, DecoderWeights we
   for (int layer = 0; layer < config_.num_layers; ++layer) bank_of_layer_.push_back(config_.bank_of(layer));
 }
 
-Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm& comm,
+Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
                            Deadline deadline, std::span<float> logits) {
   LOWKEY_TRY(check(batch, layout, comm, logits));
   const int rows = static_cast<int>(batch.tokens.size());
   reserve(rows);
   const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
   backend_.embed(*weights_.embedding, batch.tokens, static_cast<int>(weights_.vocab.first), residual);
-  LOWKEY_TRY(all_reduce(residual, comm, deadline));
+  if (comm.size() > 1) LOWKEY_TRY(comm.all_reduce_sum(residual, deadline));
   for (int i = 0; i < config_.num_layers; ++i) {
     const TraceSpan span("layer", {"index", i});
     LOWKEY_TRY(attention_block(i, batch, layout, comm, deadline));
     LOWKEY_TRY(mlp_block(weights_.layers[i], rows, comm, deadline));
   }
-  if (!batch.logit_rows.empty()) write_logits(batch, logits);
-  return {};
+  if (!batch.logit_rows.empty()) return write_logits(batch, comm, deadline, logits);
+  return comm.settle(deadline);
 }
 
 // The engine builds batches from checked requests; what is wrong here is a broken invariant.
 Status LlamaModel::check(const Batch& batch, const kernels::PageLayout& layout,
-                         const transport::HostComm& comm, std::span<float> logits) const {
+                         const transport::DeviceComm& comm, std::span<float> logits) const {
   const size_t rows = batch.tokens.size();
   LOWKEY_CHECK(rows > 0 && batch.positions.size() == rows, "{} tokens, {} positions", rows,
                batch.positions.size());
@@ -82,8 +69,10 @@ Status LlamaModel::check(const Batch& batch, const kernels::PageLayout& layout,
   LOWKEY_CHECK(layout.num_banks == config_.num_banks() && layout.num_kv_heads == shape_.num_kv_heads &&
                    layout.head_dim == config_.head_dim,
                "layout of {} banks, {} heads of {}", layout.num_banks, layout.num_kv_heads, layout.head_dim);
-  LOWKEY_CHECK(logits.size() >= batch.logit_rows.size() * weights_.vocab_rows, "room for {} logits",
+  const size_t slices = !batch.gather_logits ? 1 : rank_ == 0 ? size_ : 0;
+  LOWKEY_CHECK(logits.size() >= slices * batch.logit_rows.size() * weights_.vocab_rows, "room for {} logits",
                logits.size());
+  LOWKEY_CHECK(batch.tap == nullptr || backend_.host_accessible(), "a tap on a device's tensors");
   for (const int32_t token : batch.tokens)
     if (token < 0 || token >= config_.vocab_size)
       return Error{Code::kInvalidArgument,
@@ -124,9 +113,9 @@ LlamaModel::Qkv LlamaModel::own_qkv(const LayerWeights& layer, const Batch& batc
   const Tensor k{.data = q.as<float>() + size_t(rows) * q.cols, .rows = rows, .cols = shape_.kv_features};
   const Tensor v{.data = k.as<float>() + size_t(rows) * k.cols, .rows = rows, .cols = shape_.kv_features};
   if (rows > 1) {
-    copy_columns(qkv, 0, q);
-    copy_columns(qkv, q.cols, k);
-    copy_columns(qkv, q.cols + k.cols, v);
+    backend_.copy_columns(qkv, 0, q);
+    backend_.copy_columns(qkv, q.cols, k);
+    backend_.copy_columns(qkv, q.cols + k.cols, v);
   }
   backend_.rope(rope_, batch.positions, q);
   backend_.rope(rope_, batch.positions, k);
@@ -147,8 +136,8 @@ LlamaModel::Qkv LlamaModel::shared_qkv(int index, const Batch& batch) {
     const Tensor kv = matrix(buffers_.qkv, rows, 2 * shape_.kv_features);
     backend_.rms_norm(residual, floats(layer.kv_norm), config_.rms_norm_eps, normed);
     backend_.linear(*layer.kv, normed, nullptr, false, kv);
-    copy_columns(kv, 0, k);
-    copy_columns(kv, k.cols, v);
+    backend_.copy_columns(kv, 0, k);
+    backend_.copy_columns(kv, k.cols, v);
     backend_.rope(rope_, batch.positions, k);
   }
   const Tensor q = matrix(buffers_.split, rows, shape_.q_features);
@@ -159,7 +148,7 @@ LlamaModel::Qkv LlamaModel::shared_qkv(int index, const Batch& batch) {
 }
 
 Status LlamaModel::attention_block(int layer, const Batch& batch, const kernels::PageLayout& layout,
-                                   transport::HostComm& comm, Deadline deadline) {
+                                   transport::DeviceComm& comm, Deadline deadline) {
   const LayerWeights& weights = weights_.layers[layer];
   const auto [q, k, v] = config_.kv_producer.empty() ? own_qkv(weights, batch) : shared_qkv(layer, batch);
   if (batch.tap != nullptr) (*batch.tap)(layer, q, k, v);
@@ -180,7 +169,7 @@ Status LlamaModel::attention_block(int layer, const Batch& batch, const kernels:
   return project(*weights.o, weights.o_bias, attention, comm, deadline);
 }
 
-Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::HostComm& comm,
+Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::DeviceComm& comm,
                              Deadline deadline) {
   const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
   const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
@@ -193,7 +182,7 @@ Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::Hos
 }
 
 Status LlamaModel::project(const kernels::Linear& weight, const DeviceVector& bias, const Tensor& x,
-                           transport::HostComm& comm, Deadline deadline) {
+                           transport::DeviceComm& comm, Deadline deadline) {
   const Tensor residual = matrix(buffers_.residual, x.rows, config_.hidden_size);
   if (comm.size() == 1) {
     backend_.linear(weight, x, floats(bias), true, residual);
@@ -201,23 +190,34 @@ Status LlamaModel::project(const kernels::Linear& weight, const DeviceVector& bi
   }
   const Tensor partial = matrix(buffers_.normed, x.rows, config_.hidden_size);
   backend_.linear(weight, x, floats(bias), false, partial);
-  LOWKEY_TRY(all_reduce(partial, comm, deadline));
+  LOWKEY_TRY(comm.all_reduce_sum(partial, deadline));
   backend_.add(partial, residual);
   return {};
 }
 
-void LlamaModel::write_logits(const Batch& batch, std::span<float> logits) {
+Status LlamaModel::write_logits(const Batch& batch, transport::DeviceComm& comm, Deadline deadline,
+                                std::span<float> logits) {
   const int rows = static_cast<int>(batch.logit_rows.size());
   const Tensor residual =
       matrix(buffers_.residual, static_cast<int>(batch.tokens.size()), config_.hidden_size);
   const Tensor wanted = matrix(buffers_.normed, rows, config_.hidden_size);
-  const Tensor out{.data = logits.data(), .rows = rows, .cols = weights_.vocab_rows};
+  const bool gather = batch.gather_logits && size_ > 1;
+  const bool in_place = backend_.host_accessible() && !gather;
+  Tensor out{.data = logits.data(), .rows = rows, .cols = weights_.vocab_rows};
+  if (!in_place) {
+    if (!logits_ || logits_->size() < out.bytes()) logits_ = backend_.allocate(out.bytes());
+    out.data = logits_->data();
+  }
   backend_.gather_rows(residual, batch.logit_rows, wanted);
   backend_.rms_norm(wanted, floats(weights_.final_norm), config_.rms_norm_eps, wanted);
   backend_.linear(weights_.output_head(), wanted, nullptr, false, out);
+  if (gather) return comm.gather(out, logits, deadline);
+  LOWKEY_TRY(comm.settle(deadline));
+  if (!in_place) backend_.download(logits_->data(), std::as_writable_bytes(logits.first(out.bytes() / 4)));
   for (int row = 0; row < rows; ++row)
     std::fill(logits.begin() + size_t(row) * out.cols + weights_.vocab.count,
               logits.begin() + size_t(row + 1) * out.cols, -std::numeric_limits<float>::infinity());
+  return {};
 }
 
 }  // namespace lowkey::worker

@@ -19,7 +19,7 @@ class LlamaModel : public Model {
   uint64_t packed_bytes() const override { return weights_.packed_bytes; }
   int vocab_shard() const override { return weights_.vocab_rows; }
 
-  Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm& comm,
+  Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
                  Deadline deadline, std::span<float> logits) override;
 
  private:
@@ -37,7 +37,7 @@ class LlamaModel : public Model {
     std::unique_ptr<kernels::Buffer> mlp;        // [rows, ffn]
   };
 
-  Status check(const Batch& batch, const kernels::PageLayout& layout, const transport::HostComm& comm,
+  Status check(const Batch& batch, const kernels::PageLayout& layout, const transport::DeviceComm& comm,
                std::span<float> logits) const;
   void reserve(int rows);
   // What attention wants of a layer, rotated.
@@ -47,12 +47,13 @@ class LlamaModel : public Model {
   Qkv own_qkv(const LayerWeights& layer, const Batch& batch);
   Qkv shared_qkv(int layer, const Batch& batch);
   Status attention_block(int layer, const Batch& batch, const kernels::PageLayout& layout,
-                         transport::HostComm& comm, Deadline deadline);
-  Status mlp_block(const LayerWeights& layer, int rows, transport::HostComm& comm, Deadline deadline);
+                         transport::DeviceComm& comm, Deadline deadline);
+  Status mlp_block(const LayerWeights& layer, int rows, transport::DeviceComm& comm, Deadline deadline);
   // residual += all-reduce(x weight^T + bias)
   Status project(const kernels::Linear& weight, const DeviceVector& bias, const kernels::Tensor& x,
-                 transport::HostComm& comm, Deadline deadline);
-  void write_logits(const Batch& batch, std::span<float> logits);
+                 transport::DeviceComm& comm, Deadline deadline);
+  Status write_logits(const Batch& batch, transport::DeviceComm& comm, Deadline deadline,
+                      std::span<float> logits);
 
   const ModelConfig config_;
   const int rank_;
@@ -63,6 +64,7 @@ class LlamaModel : public Model {
   std::vector<int> bank_of_layer_;
   kernels::Backend& backend_;
   Activations buffers_;
+  std::unique_ptr<kernels::Buffer> logits_;  // where they cannot be written to where they are wanted; grown
 };
 
 }  // namespace lowkey::worker

@@ -12,14 +12,14 @@
 #include "base/deadline.h"
 #include "base/result.h"
 #include "kernels/ops/backend.h"
-#include "transport/host_comm.h"
+#include "transport/device_comm.h"
 #include "worker/model/model_config.h"
 
 namespace lowkey::worker {
 
 // Sees what every layer gives to attention, after RoPE: q [rows, heads * head_dim], k and v [rows, kv_heads *
 // head_dim] of this rank, f32, valid during the call. Called for layers that own a bank and for those that
-// read another's.
+// read another's. Only where the backend's memory is the host's.
 using AttentionTap = std::function<void(int layer, const kernels::Tensor& q, const kernels::Tensor& k,
                                         const kernels::Tensor& v)>;
 
@@ -30,6 +30,7 @@ struct Batch {
   std::span<const kernels::SequenceSlice> sequences;
   std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
   const AttentionTap* tap = nullptr;    // calibration looks on; null while serving
+  bool gather_logits = false;           // rank 0 wants those of all ranks
 };
 
 class Model {
@@ -47,9 +48,11 @@ class Model {
   virtual int vocab_shard()
       const = 0;  // logits per row on every rank: ceil(vocab / tp_size), last one padded
 
-  // Runs all layers; writes `logits` [logit_rows, vocab_shard()] f32 of this rank's vocabulary slice (padding
-  // entries are -inf). Collectives go through `comm` with the deadline; an error means the step is lost.
-  virtual Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm& comm,
+  // Runs all layers; writes `logits`, host memory: [logit_rows, vocab_shard()] f32 of this rank's vocabulary
+  // slice, padding entries are -inf; or with gather_logits, on rank 0 alone, [ranks, logit_rows,
+  // vocab_shard()], whose padding is anything. The step is complete on return. Collectives go through `comm`
+  // with the deadline; an error means the step is lost.
+  virtual Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
                          Deadline deadline, std::span<float> logits) = 0;
 };
 

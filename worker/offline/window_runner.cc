@@ -26,7 +26,10 @@ Result<std::unique_ptr<WindowRunner>> WindowRunner::load(const std::filesystem::
 
 WindowRunner::WindowRunner(std::unique_ptr<kernels::Backend> backend, std::unique_ptr<Model> model,
                            std::unique_ptr<transport::HostComm> comm)
-    : backend_(std::move(backend)), model_(std::move(model)), comm_(std::move(comm)) {}
+    : backend_(std::move(backend)),
+      model_(std::move(model)),
+      host_comm_(std::move(comm)),
+      comm_(transport::make_staged_comm(*host_comm_, *backend_)) {}
 
 Status WindowRunner::feed(WindowCache& cache, std::span<const int32_t> tokens, int first_scored,
                           const LogitsSink& sink, const AttentionTap* tap, int step_rows,

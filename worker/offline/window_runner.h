@@ -11,7 +11,7 @@
 
 #include "base/result.h"
 #include "kernels/ops/backend.h"
-#include "transport/host_comm.h"
+#include "transport/device_comm.h"
 #include "worker/model/model.h"
 #include "worker/offline/window_cache.h"
 
@@ -60,7 +60,8 @@ class WindowRunner {
 
   std::unique_ptr<kernels::Backend> backend_;
   std::unique_ptr<Model> model_;  // uses the backend: goes first
-  std::unique_ptr<transport::HostComm> comm_;
+  std::unique_ptr<transport::HostComm> host_comm_;
+  std::unique_ptr<transport::DeviceComm> comm_;
   std::vector<float> logits_;
 };
 

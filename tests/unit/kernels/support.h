@@ -88,35 +88,40 @@ inline std::vector<float> normal_values(size_t n, uint32_t seed, float scale = 1
 // A tensor in a backend's memory with guard bytes on both sides; poisoned with NaN until filled.
 class GuardedTensor {
  public:
-  GuardedTensor(Backend& backend, int rows, int cols) : rows_(rows), cols_(cols) {
-    buffer_ = backend.allocate(bytes() + 2 * kGuard);
-    std::memset(buffer_->data(), kPattern, buffer_->size());
-    std::memset(buffer_->data() + kGuard, 0xff, bytes());
+  GuardedTensor(Backend& backend, int rows, int cols) : backend_(backend), rows_(rows), cols_(cols) {
+    std::vector<std::byte> image(bytes() + 2 * kGuard, std::byte{kPattern});
+    std::memset(image.data() + kGuard, 0xff, bytes());
+    buffer_ = backend.allocate(image.size());
+    backend.upload(image, buffer_->data());
   }
   GuardedTensor(Backend& backend, int rows, int cols, const std::vector<float>& values)
       : GuardedTensor(backend, rows, cols) {
     EXPECT_EQ(values.size(), static_cast<size_t>(rows) * cols);
-    std::memcpy(buffer_->data() + kGuard, values.data(), bytes());
+    backend.upload(std::as_bytes(std::span(values)), buffer_->data() + kGuard);
   }
   ~GuardedTensor() {
+    std::vector<std::byte> image(bytes() + 2 * kGuard);
+    backend_.download(buffer_->data(), image);
     size_t damaged = 0;
     for (size_t i = 0; i < kGuard; ++i) {
-      damaged += std::to_integer<int>(buffer_->data()[i]) != kPattern;
-      damaged += std::to_integer<int>(buffer_->data()[kGuard + bytes() + i]) != kPattern;
+      damaged += std::to_integer<int>(image[i]) != kPattern;
+      damaged += std::to_integer<int>(image[kGuard + bytes() + i]) != kPattern;
     }
     EXPECT_EQ(damaged, 0u) << "bytes written outside a tensor of [" << rows_ << ", " << cols_ << "]";
   }
   GuardedTensor(const GuardedTensor&) = delete;
   operator Tensor() const { return {buffer_->data() + kGuard, rows_, cols_, DType::kF32}; }
   std::vector<float> values() const {
-    const auto* data = reinterpret_cast<const float*>(buffer_->data() + kGuard);
-    return {data, data + static_cast<size_t>(rows_) * cols_};
+    std::vector<float> values(static_cast<size_t>(rows_) * cols_);
+    backend_.download(buffer_->data() + kGuard, std::as_writable_bytes(std::span(values)));
+    return values;
   }
 
  private:
   static constexpr size_t kGuard = 256;
   static constexpr int kPattern = 0x5a;
   size_t bytes() const { return static_cast<size_t>(rows_) * cols_ * sizeof(float); }
+  Backend& backend_;
   int rows_, cols_;
   std::unique_ptr<Buffer> buffer_;
 };

@@ -67,8 +67,8 @@ class CacheReadingModel final : public Model {
   int vocab_shard() const override { return shard_; }
   void fail_next() { fail_next_ = true; }
 
-  Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm&, Deadline,
-                 std::span<float> logits) override {
+  Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
+                 Deadline deadline, std::span<float> logits) override {
     if (fail_next_.exchange(false))
       return Error{Code::kDeadlineExceeded, "all-reduce: rank 1 did not answer", {}};
     for (const kernels::SequenceSlice& slice : batch.sequences) {
@@ -81,6 +81,7 @@ class CacheReadingModel final : public Model {
               batch.tokens[slice.first_row + row] ^ (taints ? kTaint : 0));
       }
     }
+    std::vector<float> mine(batch.logit_rows.size() * shard_);
     size_t wanted = 0;
     for (const int32_t row : batch.logit_rows) {
       const auto slice = std::find_if(batch.sequences.begin(), batch.sequences.end(), [&](const auto& s) {
@@ -89,11 +90,16 @@ class CacheReadingModel final : public Model {
       const uint64_t hash = read(layout, *slice, batch.positions[row]);
       for (int v = 0; v < shard_; ++v) {
         const int token = rank_ * shard_ + v;
-        logits[wanted * shard_ + v] =
+        mine[wanted * shard_ + v] =
             token < kVocab ? logit(hash, token) : -std::numeric_limits<float>::infinity();
       }
       ++wanted;
     }
+    if (mine.empty()) return {};
+    const int rows = static_cast<int>(batch.logit_rows.size());
+    if (batch.gather_logits)
+      return comm.gather({.data = mine.data(), .rows = rows, .cols = shard_}, logits, deadline);
+    std::ranges::copy(mine, logits.begin());
     return {};
   }
 

@@ -12,6 +12,7 @@ namespace lowkey::worker {
 void MemoryStore::put(std::vector<kvstore::PageWrite> pages) {
   std::lock_guard lock(mutex_);
   for (const kvstore::PageWrite& staged : pages) {
+    if (staged.arriving) LOWKEY_CHECK(staged.arriving->wait().ok());
     Page page{.header = staged.header};
     for (size_t i = 0; i < staged.slabs.size(); ++i) {
       page.slabs[i].assign(staged.slabs[i].begin(), staged.slabs[i].end());
@@ -22,12 +23,13 @@ void MemoryStore::put(std::vector<kvstore::PageWrite> pages) {
   }
 }
 
-kvstore::RestoreReport MemoryStore::get(const std::vector<kvstore::PageRead>& pages, bool gaps) const {
+kvstore::RestoreReport MemoryStore::get(const std::vector<kvstore::PageRead>& pages, bool gaps,
+                                        kernels::PageCopies* device) const {
   std::lock_guard lock(mutex_);
   kvstore::RestoreReport report{.lossy = lossy_};
   for (const kvstore::PageRead& wanted : pages) {
     if (!gaps && !report.reason.empty()) break;
-    const std::string reason = read(wanted, &report.bytes);
+    const std::string reason = read(wanted, device, &report.bytes);
     if (reason.empty() && report.reason.empty()) ++report.restored;
     if (!reason.empty() && report.reason.empty()) report.reason = reason;
     report.sources.push_back(reason.empty() ? kvstore::PageSource::kHost : kvstore::PageSource::kNone);
@@ -37,7 +39,8 @@ kvstore::RestoreReport MemoryStore::get(const std::vector<kvstore::PageRead>& pa
   return report;
 }
 
-std::string MemoryStore::read(const kvstore::PageRead& wanted, uint64_t* bytes) const {
+std::string MemoryStore::read(const kvstore::PageRead& wanted, kernels::PageCopies* device,
+                              uint64_t* bytes) const {
   const auto found = pages_.find(wanted.identity);
   if (found == pages_.end()) return "not in the store";
   const Page& page = found->second;
@@ -47,7 +50,13 @@ std::string MemoryStore::read(const kvstore::PageRead& wanted, uint64_t* bytes) 
     if (page.slabs[slab].empty()) return "the level is not there any more";
     if (page.slabs[slab].size() != wanted.slabs[slab].size()) return "another layout";
     if (slab_checksum(page.slabs[slab]) != page.header.checksums[slab]) return "checksum";
-    std::memcpy(wanted.slabs[slab].data(), page.slabs[slab].data(), page.slabs[slab].size());
+    if (device) {
+      auto* from = const_cast<std::byte*>(page.slabs[slab].data());
+      const kernels::PageCopies::Piece piece{wanted.slabs[slab].data(), from, page.slabs[slab].size()};
+      if (!device->upload({&piece, 1})) return "the device is lost";
+    } else {
+      std::memcpy(wanted.slabs[slab].data(), page.slabs[slab].data(), page.slabs[slab].size());
+    }
     *bytes += page.slabs[slab].size();
   }
   return "";
@@ -96,6 +105,8 @@ EngineReplica::EngineReplica(EngineReplicaOptions options)
     kvstore::PageMemoryOptions memory{.budget = options_.kv_bytes,
                                       .max_tokens = uint64_t(mine.model->config().max_positions)};
     if (options_.archive) memory.archive = options_.archive(shape);
+    if (backend(rank) && !backend(rank)->host_accessible())
+      memory.allocate = [device = backend(rank)](uint64_t bytes) { return device->allocate(bytes); };
     mine.memory = std::move(kvstore::PageMemory::make(*layout, std::move(memory))).value();
     mine.metrics = std::make_unique<monitoring::Metrics>(
         monitoring::Labels{{"role", "worker"}, {"rank", std::to_string(rank)}});
@@ -115,7 +126,7 @@ EngineReplica::EngineReplica(EngineReplicaOptions options)
 
 ExecutorOptions EngineReplica::executor_options(int rank) const {
   ExecutorOptions options = options_.engine.executor;
-  if (options_.backend) options.backend = options_.backend(rank);
+  options.backend = backend(rank);
   return options;
 }
 
@@ -150,7 +161,8 @@ EnginePorts EngineReplica::ports(int rank) {
                                std::function<void(const kvstore::RestoreReport&)> done) {
     const bool upper = pages.front().slabs[0].empty();
     auto serve = [store = options_.store, pages = std::move(pages), gaps = wanted.gaps,
-                  done = std::move(done)] { done(store->get(pages, gaps)); };
+                  device = backend(rank) ? backend(rank)->page_copies() : nullptr,
+                  done = std::move(done)] { done(store->get(pages, gaps, device)); };
     if (!options_.hold_restore || !options_.hold_restore(rank, upper, serve)) serve();
   };
   return ports;

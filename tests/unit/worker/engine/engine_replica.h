@@ -26,7 +26,9 @@ class MemoryStore {
  public:
   void put(std::vector<kvstore::PageWrite> pages);
   // A page that lacks a wanted slab, or whose header does not speak of these bytes, is a miss.
-  kvstore::RestoreReport get(const std::vector<kvstore::PageRead>& pages, bool gaps) const;
+  // Into the memory of a device where there is one.
+  kvstore::RestoreReport get(const std::vector<kvstore::PageRead>& pages, bool gaps,
+                             kernels::PageCopies* device = nullptr) const;
 
   size_t pages() const;
   void forget_all();
@@ -43,7 +45,7 @@ class MemoryStore {
     std::array<std::vector<std::byte>, kernels::kMaxSlabs> slabs;
   };
   mutable std::mutex mutex_;
-  std::string read(const kvstore::PageRead& wanted, uint64_t* bytes) const;
+  std::string read(const kvstore::PageRead& wanted, kernels::PageCopies* device, uint64_t* bytes) const;
 
   std::map<Hash128, Page> pages_;
   std::atomic<bool> lossy_ = false;
@@ -58,9 +60,9 @@ struct EngineReplicaOptions {
   EngineOptions engine;
   std::shared_ptr<MemoryStore> store;
   std::function<std::unique_ptr<Model>(int rank, int ranks)> model;
-  // Where pages are archived: what the archive is for ranks of this shape, and the backend of each rank's
-  // model.
+  // Where pages are archived: what the archive is for ranks of this shape.
   std::function<kvstore::ArchiveSpec(const kernels::CacheShape&)> archive;
+  // Of each rank's model, where it has one; pages lie in its memory.
   std::function<kernels::Backend*(int rank)> backend;
   Hash128 model_fingerprint{1, 2};
   // Sees every restore of every rank before it is served; true: `serve` will be called later (or never).
@@ -124,6 +126,7 @@ class EngineReplica {
     std::thread thread;
   };
   EnginePorts ports(int rank);
+  kernels::Backend* backend(int rank) const { return options_.backend ? options_.backend(rank) : nullptr; }
   ExecutorOptions executor_options(int rank) const;
   void follow(int rank);
   void on_events(const wire::TokenEvents& events);

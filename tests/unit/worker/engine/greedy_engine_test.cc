@@ -5,6 +5,7 @@
 #include <random>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/support/guarded_backend.h"
 #include "tests/unit/worker/engine/engine_replica.h"
 #include "tests/unit/worker/engine/stories260k.h"
 
@@ -17,7 +18,16 @@ struct Case {
   Tokens prompt, expected;
 };
 
-class GreedyEngine : public ::testing::TestWithParam<int> {
+// Ranks, and whether their models and pages lie on a device that the host cannot look into.
+struct Where {
+  int ranks = 1;
+  bool device = false;
+};
+void PrintTo(const Where& where, std::ostream* out) {
+  *out << where.ranks << (where.device ? "OnADevice" : "");
+}
+
+class GreedyEngine : public ::testing::TestWithParam<Where> {
  protected:
   void SetUp() override {
     if (!stories_.read())
@@ -26,17 +36,25 @@ class GreedyEngine : public ::testing::TestWithParam<int> {
 
   EngineReplicaOptions options() const {
     EngineReplicaOptions options;
-    options.ranks = GetParam();
-    options.kv_bytes = (16 << 20) / GetParam();
+    options.ranks = ranks();
+    options.kv_bytes = (16 << 20) / ranks();
     options.engine.max_waiting = 1000;
     const ModelConfig config = std::move(ModelConfig::read(stories_.model)).value();
-    auto backends = std::make_shared<std::vector<std::unique_ptr<kernels::Backend>>>();
-    options.model = [dir = stories_.model, config, backends](int rank, int ranks) {
-      backends->push_back(kernels::make_cpu_backend({.dtype = kernels::DType::kF32, .threads = 1}));
-      return std::move(Model::load(dir, config, rank, ranks, *backends->back())).value();
+    struct Backends {
+      std::vector<std::unique_ptr<kernels::Backend>> all;
+      std::map<int, kernels::Backend*> latest;  // by rank: of the replica that is being made
     };
+    auto backends = std::make_shared<Backends>();
+    options.model = [dir = stories_.model, config, backends, device = GetParam().device](int rank, int ranks) {
+      auto backend = kernels::make_cpu_backend({.dtype = kernels::DType::kF32, .threads = 1});
+      if (device) backend = std::make_unique<testing::GuardedBackend>(std::move(backend));
+      backends->latest[rank] = backends->all.emplace_back(std::move(backend)).get();
+      return std::move(Model::load(dir, config, rank, ranks, *backends->latest[rank])).value();
+    };
+    options.backend = [backends](int rank) { return backends->latest.at(rank); };
     return options;
   }
+  int ranks() const { return GetParam().ranks; }
 
   // The rest of a reference text, from a prompt that is its first `prompt` tokens.
   Case cut(size_t text, size_t prompt, size_t limit = 1000) const {
@@ -91,7 +109,7 @@ TEST_P(GreedyEngine, ManyMixedSequencesAtEveryBudget) {
 
 TEST_P(GreedyEngine, UnderForcedPreemption) {
   EngineReplicaOptions o = options();
-  o.kv_bytes = (480 << 10) / GetParam();  // room for one whole text
+  o.kv_bytes = (480 << 10) / ranks();  // room for one whole text
   EngineReplica replica(o);
   std::vector<Case> cases;
   for (size_t i = 0; i < 6; ++i) cases.push_back(cut(i % stories_.texts.size(), 20 + 10 * i, 120));
@@ -111,7 +129,7 @@ TEST_P(GreedyEngine, AfterADevicePrefixHit) {
 
 TEST_P(GreedyEngine, AfterARestoreFromTheStore) {
   EngineReplicaOptions o = options();
-  o.kv_bytes = (480 << 10) / GetParam();
+  o.kv_bytes = (480 << 10) / ranks();
   o.store = std::make_shared<MemoryStore>();
   const Case c = cut(0, 200, 40);
   {
@@ -144,7 +162,7 @@ TEST_P(GreedyEngine, Q8GivesTheSameTokensByEveryWay) {
   }
   expect_all(plain, cases);  // prefix hits, together
   o.engine.scheduler.step_tokens = 7;
-  o.kv_bytes = (200 << 10) / GetParam();
+  o.kv_bytes = (200 << 10) / ranks();
   o.store = std::make_shared<MemoryStore>();
   EngineReplica tight(o);
   expect_all(tight, cases);
@@ -182,7 +200,7 @@ TEST_P(GreedyEngine, AProgressiveRestoreReadsTheLevelsThatAreThere) {
   EXPECT_EQ(progressive.answer(coarse).report().lowest_levels_read(), 1u);
   const auto all_held = [&] {
     std::lock_guard lock(mutex);
-    return held.size() >= static_cast<size_t>(GetParam());
+    return held.size() >= static_cast<size_t>(ranks());
   };
   const Deadline deadline = Deadline::in(std::chrono::seconds(20));
   while (!all_held() && !deadline.passed()) std::this_thread::yield();
@@ -211,7 +229,8 @@ TEST_P(GreedyEngine, AProgressiveRestoreReadsTheLevelsThatAreThere) {
   EXPECT_EQ(forced.answer(same).report().coarse_tokens(), 40u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Tp, GreedyEngine, ::testing::Values(1, 2, 4), ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Tp, GreedyEngine, ::testing::Values(Where{1}, Where{2}, Where{4}, Where{1, true}, Where{2, true}),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace lowkey::worker

@@ -121,7 +121,7 @@ class ShadowedModel final : public Model {
   const ModelConfig& config() const override { return model_.config(); }
   uint64_t packed_bytes() const override { return 0; }
   int vocab_shard() const override { return model_.vocab_shard(); }
-  Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::HostComm& comm,
+  Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
                  Deadline deadline, std::span<float> logits) override {
     if (shadow_ != nullptr) shadow_->see(batch, layout);
     return model_.forward(batch, layout, comm, deadline, logits);

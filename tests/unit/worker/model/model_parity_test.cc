@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/ops/reference_backend.h"
+#include "tests/support/guarded_backend.h"
 #include "tests/support/replica.h"
 #include "tests/unit/worker/model/golden.h"
 #include "worker/model/decoder_weights.h"
@@ -51,6 +52,22 @@ TEST_P(ModelParity, LogitsOfEveryPosition) {
     auto replica = load({.tp = tp});
     const int whole[] = {24};
     EXPECT_LE(relative_error(run(*replica, whole), logits_), kTolerance) << "TP " << tp;
+  }
+}
+
+// A device whose memory the host cannot touch gives the same bits: nothing goes around the backend.
+TEST_P(ModelParity, OnADevice) {
+  for (const int tp : GetParam().tp) {
+    if (tp > 2) continue;
+    ReplicaOptions options{.tp = tp, .pages = {.page_tokens = 16}};
+    options.backend = [] { return kernels::make_reference_backend(kernels::DType::kF32); };
+    auto plain = load(options);
+    options.backend = [] {
+      return std::make_unique<GuardedBackend>(kernels::make_reference_backend(kernels::DType::kF32));
+    };
+    auto device = load(options);
+    const int chunks[] = {5, 14, 1, 4};
+    EXPECT_EQ(run(*device, chunks), run(*plain, chunks)) << "TP " << tp;
   }
 }
 

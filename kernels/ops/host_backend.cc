@@ -1,0 +1,41 @@
+#include "kernels/ops/host_backend.h"
+
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/ops/host_buffer.h"
+
+namespace lowkey::kernels {
+namespace {
+
+float* row_of(const Tensor& x, int row) {
+  return x.as<float>() + static_cast<size_t>(row) * x.cols;
+}
+
+}  // namespace
+
+std::unique_ptr<Buffer> HostBackend::allocate(size_t bytes) {
+  return std::make_unique<HostBuffer>(bytes);
+}
+
+void HostBackend::upload(std::span<const std::byte> from, std::byte* to) {
+  if (!from.empty()) std::memcpy(to, from.data(), from.size());
+}
+
+void HostBackend::download(const std::byte* from, std::span<std::byte> to) {
+  if (!to.empty()) std::memcpy(to.data(), from, to.size());
+}
+
+void HostBackend::gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) {
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::memcpy(row_of(y, static_cast<int>(i)), row_of(x, rows[i]), x.cols * sizeof(float));
+}
+
+void HostBackend::copy_columns(const Tensor& x, int first, const Tensor& y) {
+  LOWKEY_CHECK(first >= 0 && first + y.cols <= x.cols && x.rows == y.rows, "columns {} of [{}, {}] -> [{}, {}]",
+               first, x.rows, x.cols, y.rows, y.cols);
+  for (int row = 0; row < y.rows; ++row)
+    std::memcpy(row_of(y, row), row_of(x, row) + first, y.cols * sizeof(float));
+}
+
+}  // namespace lowkey::kernels
