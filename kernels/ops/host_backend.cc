@@ -32,8 +32,8 @@ void HostBackend::gather_rows(const Tensor& x, std::span<const int32_t> rows, co
 }
 
 void HostBackend::copy_columns(const Tensor& x, int first, const Tensor& y) {
-  LOWKEY_CHECK(first >= 0 && first + y.cols <= x.cols && x.rows == y.rows, "columns {} of [{}, {}] -> [{}, {}]",
-               first, x.rows, x.cols, y.rows, y.cols);
+  LOWKEY_CHECK(first >= 0 && first + y.cols <= x.cols && x.rows == y.rows,
+               "columns {} of [{}, {}] -> [{}, {}]", first, x.rows, x.cols, y.rows, y.cols);
   for (int row = 0; row < y.rows; ++row)
     std::memcpy(row_of(y, row), row_of(x, row) + first, y.cols * sizeof(float));
 }

@@ -23,7 +23,8 @@ struct PageWrite {
   std::array<std::span<const std::byte>, kernels::kMaxSlabs> slabs;  // levels, then the sink; empty: none
   std::shared_ptr<void> keep_alive;
   bool checksummed = true;  // false: the header lacks its checksums, and spill() makes them off this thread
-  // Not null: the bytes are on their way from a device; to be waited for off this thread. Not checksummed then.
+  // Not null: the bytes are on their way from a device; to be waited for off this thread. Not checksummed
+  // then.
   std::shared_ptr<kernels::CopyTicket> arriving;
 };
 

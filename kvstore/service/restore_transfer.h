@@ -1,8 +1,9 @@
 // One restore from one store: lookup with leases -> batches of gets into buffers -> verify and copy into
 // place -> release. Over shared memory pages are fetched into place at once and verified there: such a get is
 // a copy by this process, so waiting for it to end is safe, and half the memory traffic is saved; never where
-// pages lie on a device, which is given verified bytes only. Without gaps it ends at the first page that is missing, wrong or late. Reports exactly once, and never while
-// anybody may still write to a target. I/O thread.
+// pages lie on a device, which is given verified bytes only. Without gaps it ends at the first page that is
+// missing, wrong or late. Reports exactly once, and never while anybody may still write to a target. I/O
+// thread.
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>

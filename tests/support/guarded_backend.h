@@ -26,7 +26,8 @@ class GuardedMemory {
  public:
   explicit GuardedMemory(size_t bytes) : bytes_(bytes), allocator_(bytes) {
     const int file = ::memfd_create("guarded device", MFD_CLOEXEC);
-    LOWKEY_CHECK(file >= 0 && ::ftruncate(file, static_cast<off_t>(bytes)) == 0, "a memory file of {}", bytes);
+    LOWKEY_CHECK(file >= 0 && ::ftruncate(file, static_cast<off_t>(bytes)) == 0, "a memory file of {}",
+                 bytes);
     device_ = map(file, PROT_NONE);
     host_ = map(file, PROT_READ | PROT_WRITE);
     ::close(file);

@@ -51,7 +51,8 @@ Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMe
       collectives_(options.collectives ? *options.collectives : *staged_),
       ports_(ports),
       metrics_(metrics),
-      staging_(StagingPool::create(staged_page_bytes(memory.layout()), ports.spill ? options.staging_bytes : 0,
+      staging_(StagingPool::create(staged_page_bytes(memory.layout()),
+                                   ports.spill ? options.staging_bytes : 0,
                                    [copies = copies_](size_t bytes) -> std::unique_ptr<kernels::Buffer> {
                                      if (copies) return copies->staging(bytes);
                                      return std::make_unique<kernels::HostBuffer>(bytes);

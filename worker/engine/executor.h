@@ -44,7 +44,7 @@ struct ExecutorOptions {
   Hash128 layout_fingerprint;
   uint64_t staging_bytes = 64ull << 20;  // bound of page copies on their way to a store
   Duration step_deadline = std::chrono::seconds(30);
-  kernels::Backend* backend = nullptr;  // the model's; null: one that has none, in host memory
+  kernels::Backend* backend = nullptr;           // the model's; null: one that has none, in host memory
   transport::DeviceComm* collectives = nullptr;  // of the model's tensors; null: through the host
 };
 

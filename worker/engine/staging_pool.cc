@@ -16,10 +16,11 @@ std::shared_ptr<std::byte> StagingPool::acquire() {
   }
   if (!buffer) return nullptr;
   std::byte* const data = buffer->data();
-  std::shared_ptr<kernels::Buffer> owner(buffer.release(), [pool = shared_from_this()](kernels::Buffer* back) {
-    std::lock_guard lock(pool->mutex_);
-    pool->idle_.emplace_back(back);
-  });
+  std::shared_ptr<kernels::Buffer> owner(buffer.release(),
+                                         [pool = shared_from_this()](kernels::Buffer* back) {
+                                           std::lock_guard lock(pool->mutex_);
+                                           pool->idle_.emplace_back(back);
+                                         });
   return {std::move(owner), data};
 }
 

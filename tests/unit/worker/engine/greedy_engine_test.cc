@@ -45,7 +45,8 @@ class GreedyEngine : public ::testing::TestWithParam<Where> {
       std::map<int, kernels::Backend*> latest;  // by rank: of the replica that is being made
     };
     auto backends = std::make_shared<Backends>();
-    options.model = [dir = stories_.model, config, backends, device = GetParam().device](int rank, int ranks) {
+    options.model = [dir = stories_.model, config, backends, device = GetParam().device](int rank,
+                                                                                         int ranks) {
       auto backend = kernels::make_cpu_backend({.dtype = kernels::DType::kF32, .threads = 1});
       if (device) backend = std::make_unique<testing::GuardedBackend>(std::move(backend));
       backends->latest[rank] = backends->all.emplace_back(std::move(backend)).get();
@@ -229,7 +230,8 @@ TEST_P(GreedyEngine, AProgressiveRestoreReadsTheLevelsThatAreThere) {
   EXPECT_EQ(forced.answer(same).report().coarse_tokens(), 40u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Tp, GreedyEngine, ::testing::Values(Where{1}, Where{2}, Where{4}, Where{1, true}, Where{2, true}),
+INSTANTIATE_TEST_SUITE_P(Tp, GreedyEngine,
+                         ::testing::Values(Where{1}, Where{2}, Where{4}, Where{1, true}, Where{2, true}),
                          ::testing::PrintToStringParamName());
 
 }  // namespace
