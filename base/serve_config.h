@@ -19,7 +19,8 @@ struct ServeConfig {
   int replicas = 0;
   int stores = -1;
   std::string dtype = "bf16";
-  uint64_t kv_bytes = 512 * kMiB;    // per host, divided by its worker ranks
+  std::string device = "auto";
+  uint64_t kv_bytes = 0;             // per host or GPU, divided by its worker ranks; 0: see the help
   uint64_t host_bytes = 512 * kMiB;  // per host, divided by its stores
   std::string api_key;
   int max_queued = 256;
@@ -54,7 +55,11 @@ struct ServeConfig {
     v.number("replicas", c.replicas, 0, 1024, "replicas; 0: one");
     v.number("stores", c.stores, -1, 64, "stores; -1: one");
     v.choice("dtype", c.dtype, {"bf16", "fp32"}, "weights and exact KV; fp32 for exactness");
-    v.bytes("kv-bytes", c.kv_bytes, 1 * kMiB, "KV cache per host, divided by its worker ranks");
+    v.choice("device", c.device, {"auto", "cpu", "cuda"},
+             "what workers compute on; auto: GPUs where every worker finds one, else the CPU");
+    v.bytes("kv-bytes", c.kv_bytes, 0,
+            "KV cache per host, or per GPU, divided by its worker ranks; 0: 512 MiB per host, or what the "
+            "weights leave of a GPU");
     v.bytes("host-bytes", c.host_bytes, 1 * kMiB, "host memory tier per host, divided by its stores");
     v.secret("api-key", c.api_key, "clients must send one of these, comma-separated, as a Bearer token; empty: no check");
     v.number("max-queued", c.max_queued, 1, 1000000, "requests the coordinator holds before it answers 429");

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "cli/inspect_report.h"
 #include "kvstore/recipe/recipe.h"
+#include "worker/device/device.h"
 #include "worker/model/random_model.h"
 
 namespace lowkey::cli {
@@ -39,6 +40,18 @@ int write_random(const Command& command) {
   return 0;
 }
 
+// What a worker on this host would compute on, --device auto.
+std::string describe_devices() {
+  const worker::DeviceSurvey survey = worker::DeviceSurvey::make();
+  if (survey.devices.empty()) return "the CPU (no GPU: " + survey.reason + ")";
+  std::string text;
+  for (const kernels::DeviceInfo& device : survey.devices)
+    text +=
+        fmt::format("{}cuda:{} {}, {} of {} free, {}", text.empty() ? "" : "; ", device.index, device.name,
+                    format_bytes(device.free_bytes), format_bytes(device.total_bytes), device.driver);
+  return text;
+}
+
 int report(const Command& command) {
   InspectOptions options{.tp = command.tp,
                          .dtype = command.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16,
@@ -52,7 +65,7 @@ int report(const Command& command) {
   }
   const auto text = inspect_report(command.model_dir, options, recipes);
   if (!text.ok()) return fail(text.error());
-  fmt::print("{}", *text);
+  fmt::print("{}\nDevices: {}\n", *text, describe_devices());
   return 0;
 }
 

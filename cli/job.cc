@@ -28,6 +28,7 @@ using transport::Role;
 constexpr auto kStartDeadline = std::chrono::minutes(30);
 constexpr auto kConnectDeadline = std::chrono::seconds(30);
 constexpr auto kPartDeadline = std::chrono::seconds(5);
+constexpr uint64_t kDefaultKvBytes = 512 * kMiB;  // per host, of workers that compute on it
 
 // An error that several ranks find: one of them tells it.
 Error told_once(Error error, bool here) {
@@ -68,7 +69,9 @@ bool is_loopback(const std::string& address) {
 }
 
 Result<HostShare> share_of_host(const ServeConfig& config, const ClusterPlan& plan,
-                                const std::vector<std::string>& hosts, int rank) {
+                                const std::vector<std::string>& hosts, int rank, const JobDevices& devices) {
+  const bool cuda = devices.cuda;
+  const int sharers = devices.choice.sharers;
   HostShare share;
   share.ranks = share.workers = share.stores = 0;
   for (size_t other = 0; other < hosts.size(); ++other) {
@@ -79,15 +82,17 @@ Result<HostShare> share_of_host(const ServeConfig& config, const ClusterPlan& pl
   }
   const int cores = usable_cores();
   share.threads = config.threads > 0 ? config.threads : std::max(1, cores / std::max(1, share.workers));
-  share.kv_bytes = share.workers > 0 ? config.kv_bytes / share.workers : 0;
+  const uint64_t kv_bytes = config.kv_bytes > 0 || cuda ? config.kv_bytes : kDefaultKvBytes;
+  const int kv_sharers = cuda ? sharers : share.workers;
+  share.kv_bytes = share.workers > 0 ? kv_bytes / std::max(1, kv_sharers) : 0;
   share.host_bytes = share.stores > 0 ? config.host_bytes / share.stores : 0;
   const uint64_t asked =
-      (share.workers > 0 ? config.kv_bytes : 0) + (share.stores > 0 ? config.host_bytes : 0);
+      (share.workers > 0 && !cuda ? kv_bytes : 0) + (share.stores > 0 ? config.host_bytes : 0);
   if (asked > host_memory_limit_bytes()) {
     return Error{Code::kUsage,
                  fmt::format("--kv-bytes {} and --host-bytes {} together exceed this host's memory (or "
                              "its cgroup's limit), {}",
-                             format_bytes(config.kv_bytes), format_bytes(config.host_bytes),
+                             format_bytes(cuda ? 0 : kv_bytes), format_bytes(config.host_bytes),
                              format_bytes(host_memory_limit_bytes())),
                  "kv-bytes"};
   }
@@ -104,12 +109,18 @@ void print_plan(const Job& job) {
     spdlog::info("{} ranks: coordinator = rank 0, {} replica(s) x {} worker(s), {} store(s)",
                  job.plan.ranks.size(), job.plan.replicas, job.plan.tp, job.plan.stores);
   }
-  spdlog::info(
-      "this host: {} KV cache / {} worker(s) = {} each; {} host tier / {} store(s) = {} each; {} compute "
-      "thread(s) per worker",
-      format_bytes(job.config.kv_bytes), job.share.workers, format_bytes(job.share.kv_bytes),
-      format_bytes(job.config.host_bytes), job.share.stores, format_bytes(job.share.host_bytes),
-      job.share.threads);
+  const std::string stores =
+      fmt::format("{} host tier / {} store(s) = {} each", format_bytes(job.config.host_bytes),
+                  job.share.stores, format_bytes(job.share.host_bytes));
+  if (job.devices.cuda) {
+    const std::string kv = job.config.kv_bytes == 0
+                               ? "what the weights leave"
+                               : fmt::format("{} of KV cache", format_bytes(job.config.kv_bytes));
+    return spdlog::info("workers compute on GPUs: {} on each of them; {}", kv, stores);
+  }
+  spdlog::info("this host: {} KV cache / {} worker(s) = {} each; {}; {} compute thread(s) per worker",
+               format_bytes(job.share.kv_bytes * std::max(1, job.share.workers)), job.share.workers,
+               format_bytes(job.share.kv_bytes), stores, job.share.threads);
 }
 
 }  // namespace
@@ -149,7 +160,8 @@ Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std
   if (!plan.ok()) return told_once(plan.error(), job.rank() == 0);
   job.plan = *std::move(plan);
   LOWKEY_ASSIGN(hosts, job.world->all_gather(transport::host_identity(), deadline));
-  const Result<HostShare> share = share_of_host(config, job.plan, hosts, job.rank());
+  LOWKEY_TRY(job.choose_devices(hosts, deadline));
+  const Result<HostShare> share = share_of_host(config, job.plan, hosts, job.rank(), job.devices);
   const bool first_of_host =
       std::find(hosts.begin(), hosts.end(), hosts[job.rank()]) - hosts.begin() == job.rank();
   LOWKEY_TRY(job.agree(share.ok() ? Status() : Status(told_once(share.error(), first_of_host)),
@@ -164,6 +176,37 @@ Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std
   LOWKEY_TRY(job.share_secret(deadline));
   if (job.rank() == 0) print_plan(job);
   return job;
+}
+
+// Every worker looks for devices, all ranks hear what was found, and come to the same answer.
+Status Job::choose_devices(const std::vector<std::string>& hosts, Deadline deadline) {
+  if (config.device == "cpu") return {};
+  const bool worker = self().role == Role::kWorker;
+  if (worker) devices.survey = worker::DeviceSurvey::make();
+  const auto& mine = devices.survey.devices;
+  LOWKEY_ASSIGN(counts, world->all_gather(worker ? std::to_string(mine.size()) : "", deadline));
+  const auto lacking = std::ranges::find(counts, "0") - counts.begin();
+  const bool tells = lacking == rank();
+  if (lacking < world->size()) {
+    if (config.device == "cuda")
+      return told_once({Code::kUnavailable, "--device cuda: " + devices.survey.reason, "device"}, tells);
+    if (tells) spdlog::info("no GPU ({}): workers compute on the CPU", devices.survey.reason);
+    return {};
+  }
+  const auto workers = ranks_of(Role::kWorker);
+  devices.cuda = !workers.empty();
+  if (!devices.cuda) return {};
+  int index = 0;  // among the workers of this host
+  for (const int other : workers) index += other < rank() && hosts[other] == hosts[rank()];
+  devices.choice.index = worker ? index % static_cast<int>(mine.size()) : 0;
+  LOWKEY_ASSIGN(uuids, world->all_gather(worker ? mine[devices.choice.index].uuid : "", deadline));
+  devices.choice.sharers = static_cast<int>(std::ranges::count(uuids, uuids[rank()]));
+  const uint64_t free = worker ? mine[devices.choice.index].free_bytes / devices.choice.sharers : 0;
+  LOWKEY_ASSIGN(shares, world->all_gather(worker ? std::to_string(free) : "", deadline));
+  devices.free_bytes = UINT64_MAX;
+  for (const int other : workers)
+    devices.free_bytes = std::min<uint64_t>(devices.free_bytes, std::stoull(shares[other]));
+  return {};
 }
 
 Status Job::share_secret(Deadline deadline) {

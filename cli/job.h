@@ -9,6 +9,7 @@
 #include "cli/cluster_plan.h"
 #include "transport/control_plane.h"
 #include "transport/host_comm.h"
+#include "worker/device/device.h"
 
 namespace lowkey::transport {
 class MpiRuntime;
@@ -24,8 +25,16 @@ struct HostShare {
   int workers = 1;
   int stores = 1;
   int threads = 1;          // compute threads of a worker
-  uint64_t kv_bytes = 0;    // of this rank, if a worker
+  uint64_t kv_bytes = 0;    // of this rank, if a worker; 0: on GPUs, what the weights leave
   uint64_t host_bytes = 0;  // of this rank, if a store
+};
+
+// The devices of this job's workers, the same kind for all of them.
+struct JobDevices {
+  bool cuda = false;
+  worker::DeviceSurvey survey;  // of this process
+  worker::DeviceChoice choice;  // of this process, if a worker
+  uint64_t free_bytes = 0;      // on GPUs: the least that any worker's device has, divided by its workers
 };
 
 struct Job {
@@ -34,6 +43,7 @@ struct Job {
   ServeConfig config;
   ClusterPlan plan;
   HostShare share;
+  JobDevices devices;
   std::string secret;
   std::string listen_host;  // of the control port
   bool open = false;        // the coordinator can be found again: others may join, and it may be replaced
@@ -73,6 +83,7 @@ struct Job {
 
  private:
   Status share_secret(Deadline deadline);
+  Status choose_devices(const std::vector<std::string>& hosts, Deadline deadline);
 };
 
 // 0 done, 2 usage, 3 bad input file, 4 runtime failure.

@@ -14,15 +14,16 @@
 #include "cli/join.h"
 #include "cli/model_shape.h"
 #include "cli/processes.h"
-#include "kernels/cpu/cpu_backend.h"
 #include "kvstore/page/page_memory.h"
 #include "kvstore/recipe/recipe.h"
 #include "kvstore/recipe/resolve.h"
 #include "monitoring/metrics.h"
 #include "transport/mpi/mpi_runtime.h"
 #include "transport/ucx/ucx_transport.h"
+#include "worker/device/device.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/follower.h"
+#include "worker/model/decoder_weights.h"
 #include "worker/model/model.h"
 #include "worker/service/follower_service.h"
 #include "worker/service/leader_service.h"
@@ -37,16 +38,49 @@ struct Replica {
   worker::ModelConfig config;
   Hash128 model_fingerprint;
   kvstore::ResolvedCache cache;
-  std::unique_ptr<kernels::Backend> backend;
+  worker::Device device;
   std::unique_ptr<worker::Model> model;
   std::unique_ptr<kvstore::PageMemory> memory;
 };
+
+// Of a GPU whose KV budget is not given: a tenth stays free, and a step's activations, logits and the work
+// space of matrix products get room.
+constexpr double kGpuShare = 0.9;
+constexpr uint64_t kGpuReserve = 1 * kGiB;
+
+// Equal on all ranks: slab ids must mean the same everywhere.
+Result<uint64_t> kv_budget(const Job& job, const worker::ModelConfig& config, kernels::DType dtype) {
+  if (!job.devices.cuda || job.share.kv_bytes > 0) return job.share.kv_bytes;
+  const uint64_t weights = worker::weight_bytes(config, 0, job.plan.tp, dtype) + kGpuReserve;
+  const auto usable = static_cast<uint64_t>(kGpuShare * static_cast<double>(job.devices.free_bytes));
+  if (usable > weights) return usable - weights;
+  return Error{Code::kResourceExhausted,
+               fmt::format("{} free on the GPU for each of its workers; {} of weights and a step's memory "
+                           "leave nothing for the KV cache",
+                           format_bytes(job.devices.free_bytes), format_bytes(weights)),
+               {}};
+}
+
+Result<worker::Device> open_device(const Job& job, kernels::DType dtype) {
+  if (!job.devices.cuda) return worker::Device::cpu(dtype, job.share.threads);
+  return worker::Device::cuda(job.devices.survey, job.devices.choice, dtype);
+}
 
 Result<Replica> load(const Job& job) {
   Replica replica;
   const auto dtype = job.config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
   LOWKEY_ASSIGN(config, worker::ModelConfig::read(job.config.model));
-  LOWKEY_ASSIGN(recipe, kvstore::read_recipe(job.config.recipe));
+  LOWKEY_ASSIGN(device, open_device(job, dtype));
+  replica.device = std::move(device);
+  kernels::Backend& backend = *replica.device.backend;
+  LOWKEY_ASSIGN(recipe, kvstore::read_recipe(job.config.recipe, backend.page_tokens()));
+  if (recipe.has_archive() && !backend.host_accessible()) {
+    return Error{Code::kUsage,
+                 fmt::format("recipe {}: tokens that are chosen, or encoded later than page by page, are "
+                             "served on the CPU alone: --device cpu",
+                             recipe.name),
+                 "device"};
+  }
   if (config.num_kv_heads % job.plan.tp != 0) {
     return Error{
         Code::kUsage,
@@ -56,13 +90,14 @@ Result<Replica> load(const Job& job) {
   LOWKEY_ASSIGN(cache, kvstore::resolve_files(recipe, job.config.profile, job.config.model,
                                               model_shape(config, fingerprint, dtype),
                                               job.self().replica_rank, job.plan.tp));
-  replica.backend = kernels::make_cpu_backend({.dtype = dtype, .threads = job.share.threads});
-  LOWKEY_ASSIGN(model, worker::Model::load(job.config.model, config, job.self().replica_rank, job.plan.tp,
-                                           *replica.backend));
-  LOWKEY_ASSIGN(memory,
-                kvstore::PageMemory::make(cache.pages, {.budget = job.share.kv_bytes,
-                                                        .archive = cache.archive_spec(),
-                                                        .max_tokens = uint64_t(config.max_positions)}));
+  LOWKEY_ASSIGN(budget, kv_budget(job, config, dtype));
+  LOWKEY_ASSIGN(model,
+                worker::Model::load(job.config.model, config, job.self().replica_rank, job.plan.tp, backend));
+  kvstore::PageMemoryOptions options{
+      .budget = budget, .archive = cache.archive_spec(), .max_tokens = uint64_t(config.max_positions)};
+  if (!backend.host_accessible())
+    options.allocate = [&backend](uint64_t bytes) { return backend.allocate(bytes); };
+  LOWKEY_ASSIGN(memory, kvstore::PageMemory::make(cache.pages, std::move(options)));
   replica.config = std::move(config);
   replica.cache = std::move(cache);
   replica.model_fingerprint = fingerprint;
@@ -86,12 +121,14 @@ void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics
               {{"version", kVersion},
                {"model", replica.config.name},
                {"recipe", replica.cache.recipe.name},
-               {"dtype", job.config.dtype}});
+               {"dtype", job.config.dtype},
+               {"device", replica.device.name}});
   spdlog::info(
-      "model {}: {} of weights; recipe {}: {:.0f} B per token, bf16 needs {:.2f}x of that at {} tokens; "
+      "model {} on {}: {} of weights; recipe {}: {:.0f} B per token, bf16 needs {:.2f}x of that at {} "
+      "tokens; "
       "room for {} tokens in one sequence",
-      replica.config.name, format_bytes(replica.model->packed_bytes()), replica.cache.recipe.name,
-      replica.memory->bytes_per_token(), replica.memory->compression_ratio(),
+      replica.config.name, replica.device.name, format_bytes(replica.model->packed_bytes()),
+      replica.cache.recipe.name, replica.memory->bytes_per_token(), replica.memory->compression_ratio(),
       kvstore::PageMemory::kLongPrompt, replica.memory->max_sequence_tokens());
 }
 
@@ -169,6 +206,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   if (replica.cache.spilled)
     options.spill.transcoder =
         std::make_shared<kvstore::PageTranscoder>(replica.cache.pages, *replica.cache.spilled);
+  options.spill.device = replica.device.backend->page_copies();
   options.require_transport = job.config.require_transport;
   options.stores = job.plan.stores;
   options.on_end = [&](const Error& reason) {
@@ -204,8 +242,13 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
     transport->control->shutdown();  // the followers end with it
   });
 
+  auto collectives =
+      worker::make_collectives(job.devices.survey, job.devices.choice, **comm, *replica.device.backend,
+                               Deadline::in(std::chrono::seconds(job.config.step_deadline_seconds)));
+  if (!collectives.ok()) return {collectives.error(), false};
+
   const worker::EnginePorts ports = service.ports();
-  auto engine = make_engine(ports, **comm);
+  auto engine = make_engine(ports, **comm, collectives->get());
   service.set_engine(*engine);
   Status ended;
   {
@@ -245,25 +288,29 @@ Ending run_worker(const Job& given) {
   worker::ExecutorOptions executor;
   executor.model_fingerprint = replica.model_fingerprint;
   executor.layout_fingerprint = replica.cache.fingerprint;
-  executor.backend = replica.backend.get();
+  executor.backend = replica.device.backend.get();
   executor.step_deadline = std::chrono::seconds(job.config.step_deadline_seconds);
   if (job.self().replica_rank == 0) {
     metrics.declare(monitoring::Feeder::kLeader);
-    return serve<worker::LeaderService>(job, replica, metrics,
-                                        [&](const auto& ports, transport::HostComm& comm) {
-                                          worker::EngineOptions options;
-                                          options.executor = executor;
-                                          options.min_levels = job.config.min_levels;
-                                          options.spill_levels = replica.cache.spill_levels;
-                                          options.scheduler = {.step_tokens = job.config.step_tokens,
-                                                               .max_batch = job.config.max_batch,
-                                                               .ladder = job.config.pressure == "ladder"};
-                                          return std::make_unique<worker::Engine>(
-                                              options, *replica.model, *replica.memory, comm, ports, metrics);
-                                        });
+    return serve<worker::LeaderService>(
+        job, replica, metrics,
+        [&](const auto& ports, transport::HostComm& comm, transport::DeviceComm* collectives) {
+          worker::EngineOptions options;
+          executor.collectives = collectives;
+          options.executor = executor;
+          options.min_levels = job.config.min_levels;
+          options.spill_levels = replica.cache.spill_levels;
+          options.scheduler = {.step_tokens = job.config.step_tokens,
+                               .max_batch = job.config.max_batch,
+                               .ladder = job.config.pressure == "ladder"};
+          return std::make_unique<worker::Engine>(options, *replica.model, *replica.memory, comm, ports,
+                                                  metrics);
+        });
   }
   return serve<worker::FollowerService>(
-      job, replica, metrics, [&](const auto& ports, transport::HostComm& comm) {
+      job, replica, metrics,
+      [&](const auto& ports, transport::HostComm& comm, transport::DeviceComm* collectives) {
+        executor.collectives = collectives;
         return std::make_unique<worker::Follower>(executor, *replica.model, *replica.memory, comm, ports,
                                                   metrics);
       });

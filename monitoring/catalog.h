@@ -193,7 +193,8 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
   X(kCpuSeconds, "lowkey_process_cpu_seconds_total", kCounter, kProcess, "", kNone,                          \
     "CPU time of the process")                                                                               \
   X(kStartSeconds, "lowkey_start_seconds", kGauge, kProcess, "", kNone, "Process start to ready")            \
-  X(kInfo, "lowkey_info", kGauge, kProcess, "version model recipe dtype", kNone, "1; what this process runs")
+  X(kInfo, "lowkey_info", kGauge, kProcess, "version model recipe dtype device", kNone,                      \
+    "1; what this process runs")
 
 enum class Metric {
 #define LOWKEY_METRIC_ENUM(id, ...) id,

@@ -16,6 +16,7 @@ namespace lowkey::kernels {
 struct DeviceInfo {
   int index = 0;
   std::string name;    // "NVIDIA H200"
+  std::string uuid;    // the same for every process that sees it
   std::string driver;  // versions of driver and runtime, for people
   uint64_t free_bytes = 0;
   uint64_t total_bytes = 0;

@@ -50,8 +50,8 @@ struct Recipe {
 
 // Reads `file`; an empty path is the built-in `exact`. Errors, kBadInput with file and line: not YAML, an
 // unknown key, a value out of range, a setting that is known but not served, settings that exclude each other
-// (with the rule).
-Result<Recipe> read_recipe(const std::filesystem::path& file);
+// (with the rule). `page_tokens` is what the device likes best, for recipes that do not say.
+Result<Recipe> read_recipe(const std::filesystem::path& file, int page_tokens = Recipe().page_tokens);
 
 // The same from text; `where` stands for the file in errors.
 Result<Recipe> parse_recipe(const std::string& yaml, const std::string& where);

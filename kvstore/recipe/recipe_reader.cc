@@ -403,7 +403,8 @@ Status RecipeReader::read_spill(const YAML::Node& node) {
       {{"recipe", [&](const YAML::Node& value) -> Status {
           if (!value.IsScalar() || value.Scalar().empty())
             return error(value, fmt::format("{}: recipe: expected a file, found {}", path, quoted(value)));
-          auto spilled = read_spill_recipe(std::filesystem::path(where_).parent_path() / value.Scalar());
+          auto spilled =
+              read_spill_recipe(std::filesystem::path(where_).parent_path() / value.Scalar(), page_tokens_);
           if (!spilled) return error(value, fmt::format("{}: recipe: {}", path, spilled.error().message));
           recipe_.spilled = std::make_shared<Recipe>(*std::move(spilled));
           return {};

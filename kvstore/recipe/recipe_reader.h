@@ -14,15 +14,18 @@
 namespace lowkey::kvstore {
 
 // read_recipe() and parse_recipe() of a recipe that another one's pages are spilled in.
-Result<Recipe> read_spill_recipe(const std::filesystem::path& file);
+Result<Recipe> read_spill_recipe(const std::filesystem::path& file, int page_tokens);
 
 // Reads one recipe. Every key is declared once, where it is read: its name, and either how its value is
 // taken, or why it is not served. Rules between dials: recipe_rules.h.
 class RecipeReader {
  public:
   // `where` stands for the file in errors, and recipes that it names are found beside it; outlives this.
-  // `spilled`: the recipe is what another one's pages are spilled in.
-  explicit RecipeReader(const std::string& where, bool spilled = false) : where_(where), spilled_(spilled) {}
+  // `page_tokens`: where it does not say. `spilled`: the recipe is what another one's pages are spilled in.
+  RecipeReader(const std::string& where, int page_tokens, bool spilled)
+      : where_(where), page_tokens_(page_tokens), spilled_(spilled) {
+    recipe_.page_tokens = page_tokens;
+  }
 
   Result<Recipe> read(const YAML::Node& root);
 
@@ -81,6 +84,7 @@ class RecipeReader {
   Error error_in(const char* key, const std::string& what) const;  // at the line of a top-level key
 
   const std::string& where_;
+  const int page_tokens_;
   const bool spilled_;
   Recipe recipe_;
   bool per_head_ = false;

@@ -41,7 +41,7 @@ TEST(ServeOptions, RefusesUnknownAndOutOfRange) {
   EXPECT_EQ(parse({"--model", "m", "--port", "x"}).exit_code, 2);
   EXPECT_EQ(parse({"--model", "m", "--dtype", "fp8"}).exit_code, 2);
   EXPECT_EQ(parse({"--model", "m", "--kv-bytes", "12 parsecs"}).exit_code, 2);
-  EXPECT_EQ(parse({"--model", "m", "--kv-bytes", "1"}).exit_code, 2);
+  EXPECT_EQ(parse({"--model", "m", "--host-bytes", "1"}).exit_code, 2);
   EXPECT_EQ(parse({"--help"}).exit_code, 0);
 }
 
