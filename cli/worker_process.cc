@@ -50,8 +50,17 @@ constexpr uint64_t kGpuReserve = 1 * kGiB;
 
 // Equal on all ranks: slab ids must mean the same everywhere.
 Result<uint64_t> kv_budget(const Job& job, const worker::ModelConfig& config, kernels::DType dtype) {
-  if (!job.devices.cuda || job.share.kv_bytes > 0) return job.share.kv_bytes;
+  if (!job.devices.cuda) return job.share.kv_bytes;
   const uint64_t weights = worker::weight_bytes(config, 0, job.plan.tp, dtype) + kGpuReserve;
+  if (job.share.kv_bytes > 0) {
+    if (job.share.kv_bytes + weights <= job.devices.free_bytes) return job.share.kv_bytes;
+    return Error{Code::kUsage,
+                 fmt::format("--kv-bytes: {} for each worker of a GPU, beside {} of weights and a step's "
+                             "memory, exceed the {} that are free there",
+                             format_bytes(job.share.kv_bytes), format_bytes(weights),
+                             format_bytes(job.devices.free_bytes)),
+                 "kv-bytes"};
+  }
   const auto usable = static_cast<uint64_t>(kGpuShare * static_cast<double>(job.devices.free_bytes));
   if (usable > weights) return usable - weights;
   return Error{Code::kResourceExhausted,

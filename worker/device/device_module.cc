@@ -37,8 +37,8 @@ Result<DeviceModule> DeviceModule::load(const std::filesystem::path& file) {
   void* handle = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr)
     return Error{Code::kUnavailable, fmt::format("{}: {}", file.string(), loader_error(file)), {}};
-  const auto* version = symbol<kernels::DeviceVersionFunction>(handle, kernels::kDeviceVersionSymbol);
-  const auto* library = symbol<kernels::DeviceLibraryFunction>(handle, kernels::kDeviceLibrarySymbol);
+  auto* const version = symbol<kernels::DeviceVersionFunction>(handle, kernels::kDeviceVersionSymbol);
+  auto* const library = symbol<kernels::DeviceLibraryFunction>(handle, kernels::kDeviceLibrarySymbol);
   const std::string expected = fmt::format("{}/{}", kVersion, kernels::kDeviceInterface);
   const std::string found = version ? version() : "no lowkey device library";
   if (found != expected || library == nullptr)
