@@ -198,13 +198,8 @@ class LeaveOnSignal {
   boost::asio::steady_timer patience_;
 };
 
-// Serves with a LeaderService and an Engine, or a FollowerService and a Follower: `attach` makes the second
-// known to the first.
-template <class Service, class MakeEngine>
-Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, MakeEngine make_engine) {
-  boost::asio::io_context io(1);
-  std::atomic<bool> orderly = false;
-  Service* running = nullptr;
+// What the job and the replica say; how it ends is the caller's.
+worker::WorkerService::Options service_options(const Job& job, const Replica& replica) {
   worker::WorkerService::Options options;
   options.replica = job.self().replica;
   options.replica_size = job.plan.tp;
@@ -218,6 +213,17 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   options.spill.device = replica.device.backend->page_copies();
   options.require_transport = job.config.require_transport;
   options.stores = job.plan.stores;
+  return options;
+}
+
+// Serves with a LeaderService and an Engine, or a FollowerService and a Follower: `attach` makes the second
+// known to the first.
+template <class Service, class MakeEngine>
+Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, MakeEngine make_engine) {
+  boost::asio::io_context io(1);
+  std::atomic<bool> orderly = false;
+  Service* running = nullptr;
+  worker::WorkerService::Options options = service_options(job, replica);
   options.on_end = [&](const Error& reason) {
     if (reason.code == Code::kCancelled) {
       orderly = true;
