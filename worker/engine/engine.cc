@@ -47,7 +47,7 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
                  });
                },
            .find = [this](uint64_t id) { return scheduler_.find(id); },
-           .queued_tokens = [this] { return queued_tokens(); },
+           .queued_tokens = [this] { return scheduler_.queued_tokens(false); },
            .decided =
                [this](const char* decision) {
                  metrics_.add(Metric::kRestoreDecisions, 1, {{"decision", decision}});
@@ -108,19 +108,28 @@ Engine::Step Engine::schedule() {
   return step;
 }
 
-void Engine::take_inbox() {
+// Also at the end of a step: what they will find here belongs into the state that is reported then.
+bool Engine::take_submitted() {
   std::vector<std::unique_ptr<Sequence>> submitted;
+  {
+    std::lock_guard lock(inbox_->mutex);
+    submitted.swap(inbox_->submitted);
+    inbox_->state.waiting += static_cast<uint32_t>(submitted.size());
+  }
+  for (auto& sequence : submitted) scheduler_.add(std::move(sequence));
+  return !submitted.empty();
+}
+
+void Engine::take_inbox() {
   std::vector<uint64_t> cancelled;
   std::vector<RestoreAnswer> answers;
   {
     std::lock_guard lock(inbox_->mutex);
-    submitted.swap(inbox_->submitted);
     cancelled.swap(inbox_->cancelled);
     answers.swap(inbox_->restores);
     if (std::exchange(inbox_->resync, false)) prefix_events_.resync();
-    inbox_->state.waiting += static_cast<uint32_t>(submitted.size());
   }
-  for (auto& sequence : submitted) scheduler_.add(std::move(sequence));
+  take_submitted();  // after the cancels: whom they name is there
   for (const uint64_t request_id : cancelled) {
     Sequence* sequence = scheduler_.find_request(request_id);
     if (sequence == nullptr) continue;  // ended meanwhile

@@ -4,6 +4,7 @@
 // wait_for_work from the step thread only, where the ports are called too.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -52,7 +53,7 @@ struct EngineState {
   uint64_t max_sequence_tokens = 0;  // longest prompt + answer that can ever fit
   uint64_t kv_bytes_used = 0;
   uint64_t kv_bytes_capacity = 0;
-  uint64_t queued_prompt_tokens = 0;  // known tokens of all sequences that are still to be computed
+  uint64_t queued_prompt_tokens = 0;  // Scheduler::queued_tokens() of all sequences
   MeasuredRates rates;
   bool draining = false;
   bool broken = false;  // a step was lost: nothing runs any more, the process should go
@@ -113,21 +114,26 @@ class Engine {
     bool empty() const { return schedule.sequences.empty() && schedule.released.empty() && spills.empty(); }
   };
 
+  struct PagesRead {  // by the sequences of a step
+    std::array<uint64_t, kernels::kMaxLevels + 1> at_levels{};
+    uint64_t coarse_tokens = 0;
+  };
+
   Result<std::unique_ptr<Sequence>> admit(const wire::Submit& request) const;
   Step schedule();
   Status execute(const Step& step);
   bool commit(const Step& step, const Status& status);
 
   void take_inbox();
+  bool take_submitted();
   void on_landed(const RestoreCommands::Landed& landed);
   void run_on(const PrefixRestores::Ready& ready);
-  uint64_t queued_tokens();
   void plan_spills(Step* step);
-  void plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned);
+  void plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned, PagesRead* read);
   void plan_compaction(Sequence& sequence, wire::Compaction* compaction) const;
   void commit_sequence(const ScheduledSequence& scheduled, const float* logits_row,
                        wire::TokenEvents* events);
-  uint64_t used_pages();
+  uint64_t used_pages() const;
   void count_tokens(Sequence& sequence, int before, int num_tokens);
   void report_first(Sequence& sequence, wire::TokenEvent* event);
   void publish_pages(Sequence& sequence, int first_page);
@@ -138,6 +144,7 @@ class Engine {
   void send_prefix_events();
   void update_state(bool work_left);
   void count_step(const Step& step);
+  void count_pages_read(const PagesRead& read);
 
   const EngineOptions options_;
   Model& model_;
@@ -155,7 +162,7 @@ class Engine {
   Scheduler scheduler_;
   std::vector<std::unique_ptr<wire::TokenEvent>> ended_;  // by cancellation, to be emitted with the next step
   uint64_t step_number_ = 0;
-  uint64_t preemptions_counted_ = 0, queries_counted_ = 0;
+  uint64_t preemptions_counted_ = 0, queries_counted_ = 0, waits_counted_ = 0;
   struct {
     uint64_t evictions = 0, idle_drops = 0, in_use_drops = 0;
   } counted_;

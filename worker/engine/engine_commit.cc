@@ -30,8 +30,8 @@ bool Engine::commit(const Step& step, const Status& status) {
   if (events.events_size() > 0) emit(events);
   send_prefix_events();
   count_step(step);
-  const bool worked = !step.empty();
-  update_state(!broken_ && (worked || scheduler_.has_released()));
+  const bool worked = !step.empty(), arrived = take_submitted();
+  update_state(!broken_ && (worked || arrived || scheduler_.has_released()));
   return worked || events.events_size() > 0;
 }
 
@@ -168,13 +168,15 @@ void Engine::fail_all(const Error& error) {
   wire::TokenEvents events;
   for (auto& ended : ended_) *events.add_events() = std::move(*ended);
   ended_.clear();
-  for (Sequence* sequence : scheduler_.all()) {
+  while (!scheduler_.sequences().empty()) {
+    Sequence& sequence = *scheduler_.sequences().begin()->second;
     wire::TokenEvent& event = *events.add_events();
-    event.set_request_id(sequence->request_id);
+    event.set_request_id(sequence.request_id);
     event.set_finish(wire::FINISH_ERROR);
     event.set_error("the replica lost a step: " + error.message);
     event.set_error_code(static_cast<uint32_t>(Code::kUnavailable));
-    finish(*sequence);
+    sequence.report.to_wire(sequence.prompt_tokens, memory_.layout().num_levels, event.mutable_kv());
+    finish(sequence);
   }
   update_state(false);
   if (events.events_size() > 0) emit(events);
@@ -207,10 +209,7 @@ void Engine::update_state(bool work_left) {
   metrics_.set(Metric::kPrefillRate, rates.prefill_tokens_per_second);
   metrics_.set(Metric::kRestoreRate, rates.restore_bytes_per_second);
   metrics_.set(Metric::kEncodeRate, rates.spill_bytes_per_second);
-  uint64_t queued = 0;
-  for (const Sequence* sequence : scheduler_.all()) {
-    if (sequence->remaining() > 1) queued += sequence->remaining();
-  }
+  const uint64_t queued = scheduler_.queued_tokens(true);
   std::lock_guard lock(inbox_->mutex);
   inbox_->state.running = static_cast<uint32_t>(scheduler_.running());
   inbox_->state.waiting = static_cast<uint32_t>(scheduler_.waiting());
@@ -222,6 +221,15 @@ void Engine::update_state(bool work_left) {
   inbox_->restore_deadline = restores_.next_deadline();
 }
 
+void Engine::count_pages_read(const PagesRead& read) {
+  for (size_t i = 1; i < read.at_levels.size(); ++i) {
+    if (read.at_levels[i] > 0)
+      metrics_.add(Metric::kPagesRead, static_cast<double>(read.at_levels[i]),
+                   {{"levels", std::to_string(i)}});
+  }
+  if (read.coarse_tokens > 0) metrics_.add(Metric::kCoarseTokens, static_cast<double>(read.coarse_tokens));
+}
+
 void Engine::count_step(const Step& step) {
   metrics_.add(Metric::kPreemptions,
                scheduler_.preemptions() - std::exchange(preemptions_counted_, scheduler_.preemptions()));
@@ -231,6 +239,8 @@ void Engine::count_step(const Step& step) {
     return static_cast<double>(now - std::exchange(*counted, now));
   };
   metrics_.add(Metric::kEvictedPages, count(pool_.evictions(), &counted_.evictions));
+  metrics_.add(Metric::kRestoreDecisions, count(scheduler_.computed_elsewhere(), &waits_counted_),
+               {{"decision", "wait"}});
   metrics_.add(Metric::kLevelDrops, count(pool_.idle_level_drops(), &counted_.idle_drops),
                {{"pages", "idle"}});
   metrics_.add(Metric::kLevelDrops, count(pool_.in_use_level_drops(), &counted_.in_use_drops),

@@ -11,10 +11,10 @@ namespace lowkey::worker {
 using monitoring::Metric;
 
 // An archived page is of one bank.
-uint64_t Engine::used_pages() {
+uint64_t Engine::used_pages() const {
   uint64_t pages = pool_.used_pages();
   if (!memory_.archive()) return pages;
-  for (const Sequence* sequence : scheduler_.all()) pages += sequence->archive.total_pages();
+  for (const auto& [id, sequence] : scheduler_.sequences()) pages += sequence->archive.total_pages();
   return pages;
 }
 
@@ -43,6 +43,7 @@ Status Engine::execute(const Step& step) {
     for (int level = options_.spill_levels; level < num_levels(); ++level)
       page.set_slabs(level, kvstore::kNoSlab);
   }
+  PagesRead read;
   for (const ScheduledSequence& scheduled : step.schedule.sequences) {
     Sequence& sequence = *scheduled.sequence;
     wire::PlannedSequence& planned = *plan.add_sequences();
@@ -51,7 +52,7 @@ Status Engine::execute(const Step& step) {
     planned.set_first_position(sequence.computed);
     const auto first = sequence.tokens.begin() + sequence.computed;
     planned.mutable_tokens()->Add(first, first + scheduled.num_tokens);
-    plan_pages(sequence, scheduled.num_tokens, &planned);
+    plan_pages(sequence, scheduled.num_tokens, &planned, &read);
     planned.set_first_slot(sequence.next_slot());
     if (sequence.scores) {
       planned.mutable_scores()->set_line(
@@ -62,6 +63,7 @@ Status Engine::execute(const Step& step) {
     planned.set_want_logits(scheduled.wants_logits());
     sequence.known_to_ranks = true;
   }
+  count_pages_read(read);
   wire::DeviceTier& device = *plan.mutable_device();
   device.set_used_bytes(step.device.used);
   device.set_evictable_bytes(step.device.evictable);
@@ -74,21 +76,19 @@ Status Engine::execute(const Step& step) {
 }
 
 // The pages as the ranks will read them; what that means for the tokens computed now.
-void Engine::plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned) {
+void Engine::plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned, PagesRead* read) {
   const int levels = memory_.layout().num_levels;
   PageTable& table = sequence.table;
   table.plan(sequence.pages, levels, pool_.level_changes(), planned);
-  const int read = (sequence.next_slot() + num_tokens - 1) / memory_.layout().page_tokens;
-  const auto by_levels = table.by_levels(read, levels);
-  for (int i = 1; i <= levels; ++i) {
-    if (by_levels[i] > 0) metrics_.add(Metric::kPagesRead, by_levels[i], {{"levels", std::to_string(i)}});
-  }
+  const int pages = (sequence.next_slot() + num_tokens - 1) / memory_.layout().page_tokens;
+  const auto by_levels = table.by_levels(pages, levels);
+  for (int i = 1; i <= levels; ++i) read->at_levels[i] += by_levels[i];
   if (table.coarse_pages() == 0) return;
   RequestReport& report = sequence.report;
   const int lowest = table.lowest_levels();
   report.lowest_levels = report.lowest_levels == 0 ? lowest : std::min(report.lowest_levels, lowest);
   if (num_tokens == sequence.remaining()) ++report.coarse_tokens;  // one is sampled
-  metrics_.add(Metric::kCoarseTokens, num_tokens);
+  read->coarse_tokens += num_tokens;
   if (sequence.tainted_from != Sequence::kUntainted) return;
   sequence.tainted_from = sequence.computed;
   report.note(fmt::format("from token {} on {} of its pages were read coarse, at {} of {} levels at least",

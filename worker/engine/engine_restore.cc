@@ -7,16 +7,6 @@ namespace lowkey::worker {
 
 using monitoring::Metric;
 
-// Tokens that a new sequence's would queue behind.
-uint64_t Engine::queued_tokens() {
-  uint64_t tokens = 0;
-  for (const Sequence* sequence : scheduler_.all()) {
-    if (sequence->state == Sequence::State::kRunning && sequence->remaining() > 1)
-      tokens += sequence->remaining();
-  }
-  return tokens;
-}
-
 void Engine::on_landed(const RestoreCommands::Landed& landed) {
   const PageFetch& fetch = landed.fetch;
   Sequence* sequence = scheduler_.find(fetch.sequence_id);

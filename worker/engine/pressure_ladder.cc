@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 namespace lowkey::worker {
 
@@ -10,7 +11,12 @@ using kvstore::SlabPool;
 
 // Pages that are still to be completed keep all their slabs: they are written whole.
 void PressureLadder::mark(Holders holders) {
+  is_marked_ = true;
+  if (!drops_levels_) return;
   marks_.resize(pool_->memory().max_pages());
+  groups_.resize(pool_->memory().num_superblocks());
+  for (const uint32_t superblock : grouped_) groups_[superblock] = {};
+  grouped_.clear();
   marked_.clear();
   ++round_;
   const int page_tokens = pool_->memory().layout().page_tokens;
@@ -29,14 +35,12 @@ void PressureLadder::mark(Holders holders) {
       }
     }
   }
-  std::erase_if(marked_, [&](PageId page) {
-    return !pool_->can_drop_level(page) || pool_->levels(page) <= marks_[page].floor;
-  });
+  std::erase_if(marked_, [&](PageId page) { return !can_drop(page); });
+  for (const PageId page : marked_) group(page);
 }
 
-uint64_t PressureLadder::droppable_bytes(Holders holders) {
-  if (!drops_levels_) return 0;
-  mark(holders);
+uint64_t PressureLadder::droppable_bytes() const {
+  LOWKEY_CHECK(is_marked_, "{} pages of an earlier round", marked_.size());
   uint64_t bytes = 0;
   for (const PageId page : marked_) {
     for (int level = marks_[page].floor; level < pool_->levels(page); ++level)
@@ -49,24 +53,15 @@ uint64_t PressureLadder::least_page_bytes(const Sequence& sequence) const {
   return kernels::kPageHeaderBytes + pool_->page_bytes(false, drops_levels_ ? sequence.min_levels : 0);
 }
 
-void PressureLadder::group() {
-  kvstore::PageMemory& memory = pool_->memory();
-  groups_.resize(memory.num_superblocks());
-  grouped_.clear();
-  for (const PageId page : marked_) {
-    const int level = pool_->levels(page) - 1;
-    const uint32_t superblock = memory.slabs(level).superblock_of(pool_->slab(page, level));
-    Group& group = groups_[superblock];
-    if (group.round != round_) {
-      group.round = round_;
-      group.level = level;
-      group.distance = 0;
-      group.pages.clear();
-      grouped_.push_back(superblock);
-    }
-    group.distance += marks_[page].distance;
-    group.pages.push_back(page);
-  }
+// With those that would lose slabs of the same superblock.
+void PressureLadder::group(PageId page) {
+  const int level = pool_->levels(page) - 1;
+  const uint32_t superblock = pool_->memory().slabs(level).superblock_of(pool_->slab(page, level));
+  Group& group = groups_[superblock];
+  if (group.pages.empty()) grouped_.push_back(superblock);
+  group.level = level;
+  group.distance += marks_[page].distance;
+  group.pages.push_back(page);
 }
 
 bool PressureLadder::better(const Group& a, const Group& b) const {
@@ -79,15 +74,18 @@ bool PressureLadder::better(const Group& a, const Group& b) const {
   return rank(a) > rank(b);
 }
 
-bool PressureLadder::drop_in_use(Holders holders) {
-  if (!drops_levels_) return false;
-  mark(holders);
-  if (marked_.empty()) return false;
-  group();
-  const uint32_t best = *std::min_element(grouped_.begin(), grouped_.end(), [&](uint32_t a, uint32_t b) {
-    return better(groups_[a], groups_[b]);
-  });
-  for (const PageId page : groups_[best].pages) pool_->drop_level(page);
+bool PressureLadder::drop_in_use() {
+  LOWKEY_CHECK(is_marked_, "{} pages of an earlier round", marked_.size());
+  if (grouped_.empty()) return false;
+  const auto best = std::min_element(grouped_.begin(), grouped_.end(),
+                                     [&](uint32_t a, uint32_t b) { return better(groups_[a], groups_[b]); });
+  const Group given = std::exchange(groups_[*best], {});
+  *best = grouped_.back();
+  grouped_.pop_back();
+  for (const PageId page : given.pages) pool_->drop_level(page);
+  for (const PageId page : given.pages) {
+    if (can_drop(page)) group(page);
+  }
   return true;
 }
 

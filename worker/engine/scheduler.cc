@@ -33,12 +33,32 @@ Scheduler::Scheduler(const SchedulerOptions& options, kvstore::PagePool& pool, F
       page_tokens_(pool.memory().layout().page_tokens) {}
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
+  if (!archive_) expect(*sequence);
   insert_by_age(waiting_, sequence.get());
   sequences_.emplace(sequence->id, std::move(sequence));
 }
 
+// Pages that could be found at all: the last token is always computed, its logits are wanted.
+size_t Scheduler::pages_to_find(const Sequence& sequence) const {
+  return (sequence.tokens.size() - 1) / page_tokens_;
+}
+
+void Scheduler::expect(Sequence& sequence) {
+  std::vector<PageRef> hits = device_hits(sequence);
+  const size_t pages = pages_to_find(sequence);
+  extend_identities(sequence, pages, page_tokens_);
+  size_t expected = hits.size();
+  while (expected < pages && promised_.contains(sequence.identities[expected])) ++expected;
+  sequence.expected = static_cast<int>(expected) * page_tokens_;
+  for (const Hash128& page : sequence.identities) ++promised_[page];
+  sequence.promised = pages;
+  // Given back last page first, they are the ones used last.
+  while (!hits.empty()) hits.pop_back();
+}
+
 Schedule Scheduler::schedule() {
   Schedule plan;
+  ladder_.forget_marks();  // tokens were computed, pages came and went
   preempted_ = false;
   ++steps_;
   schedule_decodes(&plan, options_.step_tokens - prefill_reserve());
@@ -95,7 +115,7 @@ int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
   while (sequence.pages.size() < pages) {
     if (auto page = pool_->allocate(sequence.pages.empty())) {
       sequence.pages.push_back(std::move(*page));
-    } else if (ladder_.drop_in_use(holders())) {
+    } else if (drop_in_use()) {
       continue;
     } else if (ladder_.drops_levels() && room() > 0) {
       break;  // what is computed now can become coarser after this step
@@ -145,9 +165,11 @@ void Scheduler::preempt_youngest(Schedule* plan) {
     return true;
   });
   forget(victim);
+  victim.expected = std::min(victim.computed, victim.tainted_from) / page_tokens_ * page_tokens_;
   ++victim.report.preemptions;
   victim.report.note(fmt::format("gave way to an older request at token {}", victim.computed));
   victim.release_memory();
+  ladder_.forget_marks();
   victim.state = Sequence::State::kWaiting;
   insert_by_age(waiting_, &victim);
   ++preemptions_;
@@ -183,19 +205,27 @@ void Scheduler::admit(Schedule* plan, int budget) {
 Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
   const kvstore::Ledger before = pool_->ledger();
   sequence.pages = device_hits(sequence);
+  ladder_.forget_marks();
+  const auto give_up = [&](Admission why) {
+    sequence.release_memory();
+    ladder_.forget_marks();
+    return why;
+  };
   const size_t ready = sequence.ready_pages();
   sequence.computed = static_cast<int>(ready) * page_tokens_;
-  const bool fits = forecast_fits(sequence, before.free + before.evictable) || running() == 0;
-  if (!fits || !hold_memory(sequence)) {
-    sequence.release_memory();
-    return Admission::kNoRoom;
+  if (is_being_computed(sequence)) {
+    if (!std::exchange(sequence.waited, true)) {
+      ++computed_elsewhere_;
+      sequence.report.note("waited in the queue for another request to compute the same");
+    }
+    return give_up(Admission::kLater);
   }
+  const bool fits = forecast_fits(sequence, before.free + before.evictable) || running() == 0;
+  if (!fits || !hold_memory(sequence)) return give_up(Admission::kNoRoom);
   if (fetch_prefix_) make_room(sequence);
   const Prefix prefix = fetch_prefix_ ? fetch_prefix_(sequence) : Prefix::kCompute;
-  if (prefix == Prefix::kLater) {
-    sequence.release_memory();
-    return Admission::kLater;
-  }
+  ladder_.forget_marks();  // levels may be on their way
+  if (prefix == Prefix::kLater) return give_up(Admission::kLater);
   if (prefix == Prefix::kCompute) sequence.keep_pages(ready);
   if (sequence.admissions++ == 0) {
     sequence.report.queue_seconds = seconds(Clock::now() - sequence.submitted);
@@ -208,7 +238,7 @@ Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
 // What a sequence holds from its start on, besides pages.
 bool Scheduler::hold_memory(Sequence& sequence) {
   auto tail = pool_->allocate_tail();
-  while (!tail && ladder_.drop_in_use(holders())) tail = pool_->allocate_tail();
+  while (!tail && drop_in_use()) tail = pool_->allocate_tail();
   if (!tail) return false;
   sequence.tail = std::move(*tail);
   if (!archive_) return true;
@@ -223,10 +253,15 @@ bool Scheduler::hold_memory(Sequence& sequence) {
 
 // For pages that may come from a store, as the forecast has promised.
 void Scheduler::make_room(const Sequence& sequence) {
-  const size_t pages = (sequence.tokens.size() - 1) / page_tokens_ - sequence.ready_pages();
+  const size_t pages = pages_to_find(sequence) - sequence.ready_pages();
   const uint64_t needed = pages * ladder_.least_page_bytes(sequence);
-  while (pool_->available_bytes() < needed && ladder_.drop_in_use(holders())) {
+  while (pool_->available_bytes() < needed && drop_in_use()) {
   }
+}
+
+bool Scheduler::drop_in_use() {
+  if (!ladder_.marked()) ladder_.mark(holders());
+  return ladder_.drop_in_use();
 }
 
 std::vector<Sequence*> Scheduler::holders() const {
@@ -239,8 +274,7 @@ std::vector<Sequence*> Scheduler::holders() const {
 
 std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
   if (archive_) return {};
-  // The last token is always computed: its logits are wanted.
-  const size_t limit = (sequence.tokens.size() - 1) / page_tokens_;
+  const size_t limit = pages_to_find(sequence);
   std::vector<PageRef> hits;
   while (hits.size() < limit) {
     extend_identities(sequence, hits.size() + 1, page_tokens_);
@@ -250,6 +284,21 @@ std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
     hits.push_back(std::move(*page));
   }
   return hits;
+}
+
+// The first page that it would compute is one that a running sequence is about to publish.
+bool Scheduler::is_being_computed(Sequence& sequence) {
+  const size_t page = sequence.pages.size();
+  if (archive_ || sequence.ready_pages() < page || page >= pages_to_find(sequence)) return false;
+  extend_identities(sequence, page + 1, page_tokens_);
+  const int end = static_cast<int>(page + 1) * page_tokens_;
+  return std::ranges::any_of(running_, [&](Sequence* other) {
+    const bool publishes =
+        other->computed < end && end <= static_cast<int>(other->tokens.size()) && end <= other->tainted_from;
+    if (!publishes) return false;
+    extend_identities(*other, page + 1, page_tokens_);
+    return other->identities[page] == sequence.identities[page];
+  });
 }
 
 // The candidate holds its hits. `idle_before`: free and evictable bytes before they were referenced.
@@ -283,7 +332,9 @@ bool Scheduler::forecast_fits_coarse(Sequence& candidate) {
     if (!sequence->tail) needed += layout.tail_bytes + layout.slab_bytes[layout.sink_slab()];
   }
   const kvstore::Ledger now = pool_->ledger();
-  return needed <= now.free + now.evictable + ladder_.droppable_bytes(sequences);
+  if (needed <= now.free + now.evictable) return true;
+  if (!ladder_.marked()) ladder_.mark(sequences);
+  return needed <= now.free + now.evictable + ladder_.droppable_bytes();
 }
 
 // Generated tokens that the forecast counts: those that are there and one page or block more, or `expected`
@@ -337,6 +388,10 @@ void Scheduler::remove(Sequence& sequence) {
     answer_tokens_ = before + kAnswerWeight * (length - before);
   }
   if (sequence.state == Sequence::State::kRestoring) --restoring_;
+  for (size_t page = 0; page < sequence.promised; ++page) {
+    const auto promised = promised_.find(sequence.identities[page]);
+    if (--promised->second == 0) promised_.erase(promised);
+  }
   std::erase(running_, &sequence);
   std::erase(waiting_, &sequence);
   sequence.release_memory();
@@ -360,10 +415,15 @@ Sequence* Scheduler::find_request(uint64_t request_id) {
   return nullptr;
 }
 
-std::vector<Sequence*> Scheduler::all() {
-  std::vector<Sequence*> all;
-  for (const auto& [id, sequence] : sequences_) all.push_back(sequence.get());
-  return all;
+uint64_t Scheduler::queued_tokens(bool waiting) const {
+  uint64_t tokens = 0;
+  for (const auto& [id, sequence] : sequences_) {
+    const bool waits = sequence->state == Sequence::State::kWaiting;
+    const bool counts = waits ? waiting : waiting || sequence->state == Sequence::State::kRunning;
+    if (!counts || sequence->remaining() <= 1) continue;
+    tokens += sequence->remaining() - (waits ? sequence->expected : 0);
+  }
+  return tokens;
 }
 
 }  // namespace lowkey::worker

@@ -13,6 +13,9 @@
 //   every sequence at the fewest levels that it can read. Then the youngest running sequence gives way to an
 //   older one and is recomputed later; its published pages stay findable, so most of that is a prefix hit.
 //   The oldest is never preempted and may take from all others: it always finishes.
+// - A page is computed once: who would compute what a running sequence is about to publish waits for it, and
+//   others are admitted meanwhile. What a sequence finds at its arrival counts as just used, so that it is
+//   still there at its turn if memory allows.
 // - Where the recipe has an archive, no chunk crosses the end of a prompt or of a block of exact tokens:
 // there tokens
 //   move to archived pages, also when a preempted sequence is computed again, so that each sees what it saw
@@ -26,6 +29,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "kvstore/page/page_pool.h"
@@ -73,13 +77,19 @@ class Scheduler {
 
   Sequence* find(uint64_t sequence_id);
   Sequence* find_request(uint64_t request_id);
-  std::vector<Sequence*> all();
+  const std::map<uint64_t, std::unique_ptr<Sequence>>& sequences() const { return sequences_; }  // by id
 
   size_t running() const { return running_.size() + restoring_; }
   size_t waiting() const { return waiting_.size(); }
   bool has_released() const { return !released_.empty(); }
   uint64_t preemptions() const { return preemptions_; }
   uint64_t prefix_queries() const { return prefix_queries_; }  // prompt tokens looked up
+  uint64_t computed_elsewhere() const {
+    return computed_elsewhere_;
+  }  // waited for another to compute the same
+  // Known tokens that are still to be computed, as far as they are not expected to be found: of all
+  // sequences, or of those that have started.
+  uint64_t queued_tokens(bool waiting) const;
 
   // The identities of the first `pages` pages of a sequence.
   static void extend_identities(Sequence& sequence, size_t pages, int page_tokens);
@@ -94,7 +104,11 @@ class Scheduler {
   bool forecast_fits(Sequence& candidate, uint64_t idle_before);
   bool forecast_fits_coarse(Sequence& candidate);
   std::vector<kvstore::PageRef> device_hits(Sequence& sequence);
+  bool is_being_computed(Sequence& sequence);
+  void expect(Sequence& sequence);
+  size_t pages_to_find(const Sequence& sequence) const;
   std::vector<Sequence*> holders() const;
+  bool drop_in_use();
   int forecast_tokens(const Sequence& sequence, int expected = 0) const;
   uint64_t missing_bytes(const Sequence& sequence) const;
   size_t missing_pages(const Sequence& sequence) const;
@@ -121,9 +135,11 @@ class Scheduler {
   uint64_t steps_ = 0;
   uint64_t preemptions_ = 0;
   uint64_t prefix_queries_ = 0;
-  std::optional<double> answer_tokens_;  // that ended sequences had, lately
-  size_t next_decode_ = 0;               // whose turn it is when not all decodes fit
-  bool preempted_ = false;               // in this step: nobody is admitted
+  uint64_t computed_elsewhere_ = 0;
+  std::unordered_map<Hash128, uint32_t> promised_;  // pages of all prompts here -> how many have them
+  std::optional<double> answer_tokens_;             // that ended sequences had, lately
+  size_t next_decode_ = 0;                          // whose turn it is when not all decodes fit
+  bool preempted_ = false;                          // in this step: nobody is admitted
 };
 
 }  // namespace lowkey::worker

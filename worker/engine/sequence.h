@@ -54,9 +54,13 @@ struct Sequence {
   TimePoint submitted = Clock::now();
   int admissions = 0;     // the first one decides the report's queue time and where the prompt was found
   bool reported = false;  // its first event is out
-  bool waited = false;    // in the queue, for somebody who is fetching the same
-  struct Recomputing {    // a prefix that the cost model would rather compute than restore
-    int until = 0;        // 0: none
+  bool waited = false;    // in the queue, for somebody who is fetching or computing the same
+  // Leading tokens that are findable, or will be once those before it in the queue have computed them: what
+  // the work that is queued here does not count while it waits.
+  int expected = 0;
+  size_t promised = 0;  // pages that the scheduler counts as promised
+  struct Recomputing {  // a prefix that the cost model would rather compute than restore
+    int until = 0;      // 0: none
     TimePoint begin{};
     double restore_seconds = 0;  // as predicted
   } recomputing;

@@ -18,13 +18,14 @@ class Loop {
         pool_(*memory_),
         scheduler_(options, pool_, {}) {}
 
-  uint64_t add(int prompt, int max_tokens) {
+  // `prefix`: equal ones have equal tokens, as far as they go; 0: nobody else's.
+  uint64_t add(int prompt, int max_tokens, uint64_t prefix = 0) {
     auto sequence = std::make_unique<Sequence>();
     const uint64_t id = sequence->id = next_id_++;
     sequence->request_id = id;
     sequence->prompt_tokens = prompt;
     sequence->sampling.max_tokens = max_tokens;
-    sequence->root = {id, id};
+    sequence->root = prefix > 0 ? Hash128{prefix, 0} : Hash128{id, id};
     for (int i = 0; i < prompt; ++i) sequence->tokens.push_back(i);
     scheduler_.add(std::move(sequence));
     return id;

@@ -122,5 +122,63 @@ TEST(Scheduler, RandomLoadEndsWithEverythingReturned) {
   }
 }
 
+// Two prompts that begin alike arrive together: the second starts when the first has published what they
+// share, and a third one does not wait for either.
+TEST(Scheduler, APageIsComputedOnce) {
+  Loop loop({.step_tokens = 64, .max_batch = 8}, layout(), {1 << 20});
+  const uint64_t first = loop.add(40, 5, 1), same = loop.add(50, 5, 1), other = loop.add(30, 5);
+  EXPECT_EQ(loop.scheduler().queued_tokens(true), 40u + 18 + 30) << "two pages will be found";
+  EXPECT_EQ(loop.step().prefill_tokens, 64);
+  EXPECT_EQ(loop.find(first)->computed, 40);
+  EXPECT_EQ(loop.find(same)->computed, 0);
+  EXPECT_EQ(loop.find(other)->computed, 24);
+  EXPECT_EQ(loop.scheduler().computed_elsewhere(), 1u);
+  EXPECT_EQ(loop.scheduler().queued_tokens(true), 18u + 6);
+  EXPECT_EQ(loop.scheduler().queued_tokens(false), 6u) << "of those that have started";
+  EXPECT_EQ(loop.step().prefill_tokens, 6 + 18);
+  EXPECT_EQ(loop.find(same)->report.device_tokens, 32);
+  EXPECT_EQ(loop.scheduler().computed_elsewhere(), 1u);
+}
+
+TEST(Scheduler, NobodyWaitsForPagesThatWillNotBePublished) {
+  Loop loop({.step_tokens = 64, .max_batch = 8}, layout(), {1 << 20});
+  const uint64_t first = loop.add(100, 5, 1);
+  loop.step();
+  loop.find(first)->tainted_from = 64;  // it has read coarse pages
+  const uint64_t same = loop.add(100, 5, 1);
+  loop.step();
+  EXPECT_EQ(loop.find(same)->computed, 64 + 28) << "four pages found, and what the step has left";
+}
+
+TEST(Scheduler, APreemptedSequenceIsWaitedForByNobody) {
+  Loop loop({.step_tokens = 64, .max_batch = 8}, layout(), {1 << 20});
+  const uint64_t first = loop.add(100, 5, 1), same = loop.add(100, 5, 1);
+  loop.step();
+  EXPECT_EQ(loop.find(same)->state, Sequence::State::kWaiting);
+  loop.scheduler().remove(*loop.find(first));  // cancelled
+  loop.step();
+  EXPECT_EQ(loop.find(same)->computed, 100) << "four pages found, the rest computed";
+  EXPECT_EQ(loop.scheduler().queued_tokens(true), 0u);
+}
+
+// Whoever waits in the queue finds at its turn what it found at its arrival, though it was used before all
+// else.
+TEST(Scheduler, WhatAWaitingSequenceFindsGoesLast) {
+  const uint64_t page = layout().slab_bytes[0] + 128;
+  Loop loop({.step_tokens = 64, .max_batch = 1}, layout(), {24 * page});
+  const uint64_t old = loop.add(97, 1, 1);  // six pages
+  while (!loop.ended(old)) loop.step();
+  const uint64_t newer = loop.add(97, 1, 2);
+  while (!loop.ended(newer)) loop.step();
+  const uint64_t running = loop.add(160, 60);  // thirteen pages in the end
+  loop.step();
+  const uint64_t waiting = loop.add(97, 5, 1);
+  EXPECT_EQ(loop.find(waiting)->expected, 96);
+  while (!loop.ended(running)) loop.step();
+  EXPECT_GT(loop.pool().evictions(), 0u);
+  loop.step();
+  EXPECT_EQ(loop.find(waiting)->report.device_tokens, 96);
+}
+
 }  // namespace
 }  // namespace lowkey::worker
