@@ -27,7 +27,8 @@ json::object candidate_json(const Candidate& candidate) {
                          {"restore_seconds", candidate.restore},
                          {"compute_seconds", candidate.compute},
                          {"compute_tokens", candidate.compute_tokens},
-                         {"device_pages", candidate.prefix.device},
+                         {"device_pages", candidate.prefix.device - candidate.prefix.under_way},
+                         {"pages_being_computed", candidate.prefix.under_way},
                          {"store_pages", candidate.prefix.store},
                          {"in_flight", candidate.in_flight},
                          {"load", candidate.load}};

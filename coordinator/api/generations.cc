@@ -4,16 +4,14 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
-#include <random>
 #include <unordered_map>
 
 #include "base/deadline.h"
-#include "coordinator/api/explainer.h"
+#include "coordinator/api/dispatcher.h"
 #include "coordinator/api/generation.h"
 #include "coordinator/api/request_reader.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/membership/membership.h"
-#include "coordinator/routing/router.h"
 #include "monitoring/metrics.h"
 
 namespace lowkey::coordinator {
@@ -21,16 +19,6 @@ namespace {
 
 namespace asio = boost::asio;
 using monitoring::Metric;
-using transport::MessageType;
-
-uint64_t random_bits() {
-  std::random_device device;
-  return (static_cast<uint64_t>(device()) << 32) | device();
-}
-
-std::string hex(uint64_t value) {
-  return fmt::format("{:016x}", value);
-}
 
 }  // namespace
 
@@ -39,8 +27,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       : io(parts.io),
         model(parts.model),
         membership(parts.membership),
-        router(parts.router),
-        explainer(parts.explainer),
+        dispatcher(parts.model, parts.membership, parts.router, parts.explainer),
         admission(parts.admission),
         reader(parts.io, parts.model, parts.pool),
         metrics(parts.metrics) {}
@@ -95,57 +82,9 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
 
   // Sends it to a replica, or ends it with an error. `cause`: why it has to move; empty: it is new.
   void submit(uint64_t id, int excluded, const std::string& cause) {
-    Generation& generation = *active.at(id);
-    const std::vector<int32_t> tokens = generation.tokens();
-    const std::string salt = generation.salt();
-    RoutingRequest request{.tokens = tokens,
-                           .total_tokens = generation.request.prompt.size() + generation.max_tokens,
-                           .salt = salt,
-                           .min_levels = generation.request.min_levels,
-                           .excluded = excluded};
-    const std::string body = generation.submit().SerializeAsString();
-    for (size_t attempt = 0; attempt <= membership.replicas().size(); ++attempt) {
-      RoutingDecision decision = router.choose(request);
-      if (decision.replica < 0) break;
-      const Replica& replica = *membership.find(decision.replica);
-      if (const Status sent = replica.leader->send(MessageType::kSubmit, body); !sent.ok()) {
-        spdlog::warn("request {} could not be sent to replica {}: {}", id, replica.id, sent.error().message);
-        request.excluded = replica.id;
-        continue;
-      }
-      generation.replica = replica.id;
-      generation.submitted = Clock::now();
-      membership.note_submitted(replica.id);
-      router.note_submitted(id, decision);
-      if (!generation.answer) open_answer(generation, replica);
-      generation.story->place(std::move(decision), cause, generation.emitted.size());
-      return;
-    }
+    if (dispatcher.place(*active.at(id), excluded, cause)) return;
     fail(id, api_error(503, cause.empty() ? "No replica can take the request now."
                                           : fmt::format("{}; no other can take the request over.", cause)));
-  }
-
-  void open_answer(Generation& generation, const Replica& replica) {
-    const bool chat = generation.endpoint == Endpoint::kChat;
-    const auto& peer = replica.leader->peer();
-    AnswerIdentity identity{
-        .endpoint = generation.endpoint,
-        .id = (chat ? "chatcmpl-" : "cmpl-") + hex(id_prefix) + hex(generation.id),
-        .created = std::chrono::duration_cast<std::chrono::seconds>(
-                       std::chrono::system_clock::now().time_since_epoch())
-                       .count(),
-        .model = model.id,
-        // Changes when answers may: weights or cache format.
-        .system_fingerprint = "fp_" + hex(peer.model_fingerprint.lo ^ peer.layout_fingerprint.lo).substr(4)};
-    auto story = std::make_shared<RequestStory>();
-    story->id = identity.id;
-    story->tenant = generation.tenant;
-    story->created = identity.created;
-    story->received = generation.received;
-    story->prompt_tokens = generation.request.prompt.size();
-    explainer.remember(generation.story = std::move(story));
-    generation.answer = std::make_unique<Answer>(generation.exchange, std::move(identity), generation.request,
-                                                 *model.tokenizer);
   }
 
   void on_events(int replica, const wire::TokenEvents& events) {
@@ -170,7 +109,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       case Answer::State::kOpen:
         return;
       case Answer::State::kStopped:
-        cancel(*generation);
+        dispatcher.cancel(*generation);
         [[fallthrough]];
       case Answer::State::kFinished:
         note_finished(*generation, now);
@@ -197,7 +136,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
         metrics.observe(Metric::kInterTokenLatency,
                         seconds(now - generation.last_token) / event.tokens_size());
     }
-    router.note_started(generation.id);
+    dispatcher.note_started(generation);
     generation.last_token = now;
     generation.emitted.insert(generation.emitted.end(), event.tokens().begin(), event.tokens().end());
   }
@@ -219,18 +158,9 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     if (found == active.end()) return;
     metrics.add(Metric::kClientDisconnects);
     metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", "cancelled"}});
-    cancel(*found->second);
+    dispatcher.cancel(*found->second);
     if (const auto& story = found->second->story) story->ended = "cancelled";
     remove(id);
-  }
-
-  void cancel(const Generation& generation) {
-    const Replica* replica = membership.find(generation.replica);
-    if (!replica || !replica->leader) return;
-    wire::Cancel message;
-    message.set_request_id(generation.wire_id());
-    const Status sent = replica->leader->send(MessageType::kCancel, message.SerializeAsString());
-    if (!sent.ok()) spdlog::warn("cancel of request {}: {}", generation.id, sent.error().message);
   }
 
   void on_replica_lost(int replica, const std::string& reason) {
@@ -249,9 +179,8 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     Generation& generation = *active.at(id);
     const int lost = generation.replica;
     const bool started = generation.started();
-    cancel(generation);  // its leader may still be there
-    membership.note_ended(std::exchange(generation.replica, -1));
-    router.note_started(id);
+    dispatcher.cancel(generation);  // its leader may still be there
+    dispatcher.release(generation);
     if (std::exchange(started ? generation.continued : generation.resubmitted, true)) {
       fail(id, api_error(503, fmt::format("{}; the request had been moved once already.", reason)));
     } else {
@@ -281,8 +210,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
 
   void remove(uint64_t id) {
     const auto node = active.extract(id);
-    router.note_started(id);
-    membership.note_ended(node.mapped()->replica);
+    dispatcher.release(*node.mapped());
     tell_when_idle();
   }
 
@@ -293,13 +221,11 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
   asio::io_context& io;
   const ServedModel& model;
   Membership& membership;
-  Router& router;
-  Explainer& explainer;
+  Dispatcher dispatcher;
   Admission& admission;
   const RequestReader reader;
   monitoring::Metrics& metrics;
   std::unordered_map<uint64_t, std::shared_ptr<Generation>> active;
-  const uint64_t id_prefix = random_bits();
   // Of no use to a former coordinator's requests, should a worker still answer them.
   uint64_t next_id = random_bits() >> 16;
   bool draining = false;
@@ -336,7 +262,7 @@ void Generations::fail_all(const ApiError& error) {
   std::vector<uint64_t> ids;
   for (const auto& [id, generation] : impl_->active) ids.push_back(id);
   for (const uint64_t id : ids) {
-    impl_->cancel(*impl_->active.at(id));
+    impl_->dispatcher.cancel(*impl_->active.at(id));
     impl_->fail(id, error);
   }
 }

@@ -9,7 +9,7 @@ namespace lowkey::coordinator {
 namespace {
 
 // Predictions that differ by less say nothing: measured rates of equal replicas do.
-constexpr double kNearlyRatio = 1.1;
+constexpr double kNearlyRatio = 1.15;
 constexpr double kNearlySeconds = 0.001;
 
 // Whose turn it is first: the next one after `last`.
@@ -57,27 +57,30 @@ class ByPrediction final : public RoutingPolicy {
  public:
   const char* name() const override { return "kv"; }
   Choice choose(std::span<const Candidate> candidates, int last) const override {
-    double quickest = candidates.front().first_token();
-    for (const auto& candidate : candidates) quickest = std::min(quickest, candidate.first_token());
-    const double nearly = std::max(quickest * kNearlyRatio, quickest + kNearlySeconds);
-    Choice choice = best(candidates, [&](const auto& a, const auto& b) {
-      const bool a_slow = a.first_token() > nearly, b_slow = b.first_token() > nearly;
-      return std::tuple(a_slow, load(a), a.compute_tokens, turn(a, last)) <
-             std::tuple(b_slow, load(b), b.compute_tokens, turn(b, last));
-    });
+    double cheapest = candidates.front().cost();
+    for (const auto& candidate : candidates) cheapest = std::min(cheapest, candidate.cost());
+    const double nearly = std::max(cheapest * kNearlyRatio, cheapest + kNearlySeconds);
+    uint64_t least = UINT64_MAX;  // to be computed
+    for (const auto& candidate : candidates)
+      if (candidate.cost() <= nearly) least = std::min(least, candidate.compute_tokens);
+    const double little = kNearlyRatio * static_cast<double>(least);
+    const auto key = [&](const Candidate& candidate) {
+      return std::tuple(candidate.cost() > nearly, static_cast<double>(candidate.compute_tokens) > little,
+                        load(candidate), candidate.compute_tokens, turn(candidate, last));
+    };
+    Choice choice = best(candidates, [&](const auto& a, const auto& b) { return key(a) < key(b); });
     const Candidate& chosen = candidates[choice.candidate];
     const auto any = [&](auto worse) { return std::any_of(candidates.begin(), candidates.end(), worse); };
-    const auto own_work = [](const Candidate& candidate) { return candidate.restore + candidate.compute; };
     const auto pages = [](const Candidate& candidate) {
       return std::tuple(candidate.prefix.device + candidate.prefix.store, candidate.prefix.device);
     };
     // Another lost by what it would have to fetch or compute more, rather than by its queue.
     if (any([&](const Candidate& other) {
-          const double more_work = own_work(other) - own_work(chosen);
+          const double more_work = other.own_cost() - chosen.own_cost();
           return pages(other) < pages(chosen) && more_work > 0 && more_work >= other.queue - chosen.queue;
         })) {
       choice.reason = "prefix";
-    } else if (any([&](const Candidate& other) { return other.first_token() > nearly; }) ||
+    } else if (any([&](const Candidate& other) { return other.cost() > nearly; }) ||
                less_loaded_than_another(candidates, chosen)) {
       choice.reason = "load";
     }

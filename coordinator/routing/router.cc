@@ -85,7 +85,9 @@ RoutingDecision Router::choose(const RoutingRequest& request) const {
   const Choice choice = policy_->choose(decision.candidates, last_);
   decision.replica = decision.candidates[choice.candidate].replica;
   decision.reason = choice.reason;
-  decision.page_tokens = membership_.find(decision.replica)->cache.page_tokens;
+  const CacheKey& key = membership_.find(decision.replica)->cache;
+  decision.page_tokens = key.page_tokens;
+  decision.pages = pages_to_find(key, request.salt, request.tokens);
   return decision;
 }
 
@@ -117,7 +119,7 @@ std::vector<Candidate> Router::candidates_for(const RoutingRequest& request,
       same.push_back(i);
       ids.push_back(able[i]->id);
     }
-    const PrefixScan scan = scan_prefix(index_, key, ids, request.salt, request.tokens);
+    const PrefixScan scan = scan_prefix(index_, under_way_, key, ids, request.salt, request.tokens);
     for (const auto& [rank, pages] : scan.in_stores) decision.in_stores[rank] += pages;
     for (size_t i = 0; i < same.size(); ++i) {
       const Replica& replica = *able[same[i]];
@@ -141,11 +143,18 @@ uint64_t Router::sent_since_report(int replica, TimePoint reported_at) const {
   return tokens;
 }
 
-void Router::note_submitted(uint64_t id, const RoutingDecision& decision) {
+void Router::note_started(uint64_t id) {
+  const auto node = unstarted_.extract(id);
+  if (!node.empty()) under_way_.remove(node.mapped().replica, node.mapped().pages);
+}
+
+void Router::note_submitted(uint64_t id, RoutingDecision& decision) {
   const Candidate* chosen = decision.chosen();
   LOWKEY_CHECK(chosen, "request {} was sent to replica {}, which was not chosen", id, decision.replica);
   last_ = decision.replica;
-  unstarted_[id] = {decision.replica, chosen->compute_tokens, Clock::now()};
+  note_started(id);
+  under_way_.add(decision.replica, decision.pages);
+  unstarted_[id] = {decision.replica, chosen->compute_tokens, Clock::now(), std::move(decision.pages)};
   metrics_.add(Metric::kRoutedRequests, 1, {{"reason", decision.reason}});
   metrics_.observe(Metric::kPredictedTtft, chosen->first_token());
 }

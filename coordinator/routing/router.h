@@ -13,6 +13,7 @@
 
 #include "base/deadline.h"
 #include "coordinator/routing/candidate.h"
+#include "coordinator/routing/pages_under_way.h"
 #include "coordinator/routing/policy.h"
 #include "coordinator/routing/router_index.h"
 #include "transport/control_plane.h"
@@ -44,6 +45,7 @@ struct RoutingDecision {
   uint32_t page_tokens = 0;  // of the chosen one; 0: not told
   std::vector<Candidate> candidates;
   std::map<int, uint32_t> in_stores;  // world rank -> pages of the candidates' store parts
+  std::vector<Hash128> pages;         // of the prompt, as the chosen one names them
 
   const Candidate* chosen() const;  // null: none
 };
@@ -60,9 +62,9 @@ class Router {
   void on_prefix_events(const transport::ConnectionPtr& connection, const wire::PrefixEvents& events);
 
   RoutingDecision choose(const RoutingRequest& request) const;
-  // The request was sent there, resp. its first token has come or it has ended.
-  void note_submitted(uint64_t id, const RoutingDecision& decision);
-  void note_started(uint64_t id) { unstarted_.erase(id); }
+  // The request was sent there, resp. its first token has come or it has ended. Takes the decision's pages.
+  void note_submitted(uint64_t id, RoutingDecision& decision);
+  void note_started(uint64_t id);
 
   const RouterIndex& index() const { return index_; }
 
@@ -71,6 +73,7 @@ class Router {
     int replica = -1;
     uint64_t tokens = 0;  // that it was predicted to compute
     TimePoint sent{};
+    std::vector<Hash128> pages;
   };
   std::vector<Candidate> candidates_for(const RoutingRequest& request, RoutingDecision& decision) const;
   uint64_t sent_since_report(int replica, TimePoint reported_at) const;
@@ -83,6 +86,7 @@ class Router {
   const uint32_t step_tokens_;
   RouterIndex index_;
   std::unordered_map<uint64_t, Unstarted> unstarted_;  // bounded by the requests that the coordinator holds
+  PagesUnderWay under_way_;                            // of those
   int last_ = -1;
 };
 

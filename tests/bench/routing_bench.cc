@@ -9,28 +9,13 @@
 #include "coordinator/routing/router.h"
 #include "kvstore/page/page_identity.h"
 #include "monitoring/metrics.h"
+#include "tests/support/fake_connection.h"
 #include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::coordinator {
 namespace {
 
 constexpr int kPageTokens = 32;
-
-class Peer final : public transport::ControlConnection {
- public:
-  Peer(transport::Role role, int world_rank, int replica) {
-    info_.role = role;
-    info_.world_rank = world_rank;
-    info_.replica = replica;
-  }
-  const transport::PeerInfo& peer() const override { return info_; }
-  uint64_t id() const override { return static_cast<uint64_t>(info_.world_rank); }
-  Status send(transport::MessageType, std::string) override { return {}; }
-  void close(const std::string&) override {}
-
- private:
-  transport::PeerInfo info_;
-};
 
 // Replicas and one store, among as many other pages as the index takes.
 struct Cluster {
@@ -56,7 +41,7 @@ struct Cluster {
     }
   }
   transport::ConnectionPtr up(transport::Role role, int world_rank, int replica) {
-    auto peer = std::make_shared<Peer>(role, world_rank, replica);
+    auto peer = std::make_shared<test::FakeConnection>(role, world_rank, replica);
     membership.on_up(peer);
     router.on_up(peer);
     return peer;

@@ -6,32 +6,15 @@
 #include <sstream>
 
 #include "monitoring/metrics.h"
+#include "tests/support/fake_connection.h"
 #include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::coordinator {
 namespace {
 
-// Membership only asks who is on the other side.
-class Peer final : public transport::ControlConnection {
- public:
-  Peer(transport::Role role, int world_rank, int replica, int replica_rank) {
-    info_.role = role;
-    info_.world_rank = world_rank;
-    info_.replica = replica;
-    info_.replica_rank = replica_rank;
-  }
-  const transport::PeerInfo& peer() const override { return info_; }
-  uint64_t id() const override { return static_cast<uint64_t>(info_.world_rank); }
-  Status send(transport::MessageType, std::string) override { return {}; }
-  void close(const std::string&) override {}
-
- private:
-  transport::PeerInfo info_;
-};
-
 struct MembershipTest : testing::Test {
   transport::ConnectionPtr up(transport::Role role, int world_rank, int replica = 0, int replica_rank = 0) {
-    auto peer = std::make_shared<Peer>(role, world_rank, replica, replica_rank);
+    auto peer = std::make_shared<test::FakeConnection>(role, world_rank, replica, replica_rank);
     membership.on_up(peer);
     return peer;
   }

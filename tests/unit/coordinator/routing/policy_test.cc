@@ -77,17 +77,22 @@ std::string choose(const char* policy, const std::vector<Candidate>& candidates,
   return std::to_string(candidates[choice.candidate].replica) + " " + choice.reason;
 }
 
-TEST(Policy, KvTakesTheQuickest) {
+TEST(Policy, KvTakesTheQuickestForAll) {
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1)}), "0 only");
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 0), candidate(1, 0.5, 0.1, 9, 40)}), "1 prefix");
-  EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 2, 0.1, 0, 40)}), "0 load")
+  EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 1.5, 0.1, 0, 40)}), "1 prefix")
+      << "quicker here, but 0.9 s of computing would come on top for all others";
+  EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 4, 0.1, 0, 40)}), "0 load")
       << "its queue outweighs it";
   EXPECT_EQ(choose("kv", {candidate(0, 0.5, 1), candidate(1, 0, 1)}), "1 load");
 }
 
 TEST(Policy, KvSpreadsWhatIsNearlyEqual) {
-  EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 4), candidate(1, 0, 1.05, 3)}), "1 load");
+  EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 4), candidate(1, 0, 1.05, 3)}), "1 load")
+      << "a page of a preamble";
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 4), candidate(1, 0, 1.2, 3)}), "0 load") << "it computes faster";
+  EXPECT_EQ(choose("kv", {candidate(0, 0.8, 1, 4, 20), candidate(1, 0, 1.3, 3)}), "0 prefix")
+      << "nearly as quick, with less to compute";
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 0, 0.95, 0, 2)}, 1), "1 prefix");
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 0, 1), candidate(2, 0, 1)}, 0), "1 turn");
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 0, 1), candidate(2, 0, 1)}, 2), "0 turn");

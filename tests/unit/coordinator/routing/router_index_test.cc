@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "coordinator/routing/pages_under_way.h"
 #include "coordinator/routing/prefix_scan.h"
 #include "kvstore/page/page_identity.h"
 #include "monitoring/metrics.h"
@@ -46,11 +47,12 @@ struct RouterIndexTest : testing::Test {
     return index.on_events(holder, events);
   }
   std::vector<PrefixRun> scan(const std::vector<int32_t>& tokens, const std::string& salt = "") {
-    result = scan_prefix(index, kKey, std::array{0, 1}, salt, tokens);
+    result = scan_prefix(index, under_way, kKey, std::array{0, 1}, salt, tokens);
     return result.runs;
   }
   monitoring::Metrics metrics{{{"role", "coordinator"}, {"rank", "0"}}};
   RouterIndex index{metrics, 100};
+  PagesUnderWay under_way;
   PrefixScan result;
 };
 
@@ -96,15 +98,32 @@ TEST_F(RouterIndexTest, RunsEndAtTheFirstPageThatIsMissing) {
   const auto pages = pages_of(tokens);
   EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{}, {}}));
   EXPECT_TRUE(tell(kFirst, 1, {pages[0], pages[1], pages[3]}));
-  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{2, 0}, {}}));
+  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{2, 0, 0}, {}}));
   // What stores have goes on behind it, whichever store has it.
   EXPECT_TRUE(tell(kStore, 1, slices({pages[0], pages[2], pages[3]})));
   EXPECT_TRUE(tell(kOtherStore, 1, slices({pages[1], pages[4], pages[6]})));
-  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{2, 3}, {0, 5}}));
+  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{2, 0, 3}, {0, 0, 5}}));
   EXPECT_EQ(result.in_stores, (std::map<int, uint32_t>{{5, 3}, {6, 2}}));
   EXPECT_EQ(scan(tokens, "salted"), (std::vector<PrefixRun>{{}, {}}));
   index.drop(kOtherStore);
-  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{2, 2}, {0, 1}}));
+  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{2, 0, 2}, {0, 0, 1}}));
+}
+
+TEST_F(RouterIndexTest, WhatAReplicaIsAboutToComputeCountsAsThere) {
+  const auto tokens = prompt(33);
+  const auto pages = pages_of(tokens);
+  EXPECT_EQ(pages_to_find(kKey, "", tokens), pages);
+  EXPECT_TRUE(tell(kSecond, 1, {pages[0]}));
+  EXPECT_TRUE(tell(kStore, 1, slices({pages[5]})));
+  const std::vector<Hash128> five(pages.begin(), pages.begin() + 5);
+  under_way.add(1, five);
+  under_way.add(1, {five.data(), 2});  // a second request
+  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{}, {5, 4, 1}}));
+  under_way.remove(1, five);
+  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{}, {2, 1, 0}}));
+  under_way.remove(1, {five.data(), 2});
+  EXPECT_EQ(scan(tokens), (std::vector<PrefixRun>{{}, {1, 0, 0}}));
+  EXPECT_EQ(under_way.of(1), nullptr);
 }
 
 TEST_F(RouterIndexTest, TheLastTokenIsAlwaysComputed) {

@@ -1,0 +1,45 @@
+// Sends generations to the replicas that routing chooses, and takes them back. I/O thread only.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "coordinator/membership/replica.h"
+
+namespace lowkey::coordinator {
+
+class Explainer;
+class Membership;
+class Router;
+struct Generation;
+struct ServedModel;
+
+uint64_t random_bits();
+
+class Dispatcher {
+ public:
+  // All of them outlive it.
+  Dispatcher(const ServedModel& model, Membership& membership, Router& router, Explainer& explainer)
+      : model_(model), membership_(membership), router_(router), explainer_(explainer) {}
+
+  // To another replica than `excluded`; the first time, its answer and its story are opened. `cause`: why it
+  // has to move; empty: it is new. False: nobody can take it.
+  bool place(Generation& generation, int excluded, const std::string& cause);
+  // Its first token has come.
+  void note_started(const Generation& generation);
+  // Tells its replica, if that is there, that nobody wants the answer any more.
+  void cancel(const Generation& generation) const;
+  // No replica answers it any more.
+  void release(Generation& generation);
+
+ private:
+  void open_answer(Generation& generation, const Replica& replica);
+
+  const ServedModel& model_;
+  Membership& membership_;
+  Router& router_;
+  Explainer& explainer_;
+  const uint64_t id_prefix_ = random_bits();
+};
+
+}  // namespace lowkey::coordinator
