@@ -1,18 +1,9 @@
-// The contract of control_plane.h and data_plane.h, held against every implementation.
+// The contract of control_plane.h, held against every implementation.
 #include <gtest/gtest.h>
 
-#include <cstring>
-
-#include "tests/unit/transport/node.h"
+#include "tests/unit/transport/kinds.h"
 #include "transport/core/handshake.h"
-#include "transport/core/link.h"
 #include "transport/core/session_plane.h"
-#include "transport/host_identity.h"
-#include "transport/loopback/loopback_link.h"
-#include "transport/loopback/loopback_network.h"
-#include "transport/ucx/context.h"
-#include "transport/ucx/ucx_link.h"
-#include "transport/ucx/ucx_transport.h"
 #include "transport/wire/lowkey.pb.h"
 
 namespace lowkey::transport {
@@ -20,70 +11,9 @@ namespace {
 
 using namespace std::chrono_literals;
 
-struct Loopback {
-  std::shared_ptr<LoopbackNetwork> network = LoopbackNetwork::create();
-
-  Node::Make make() {
-    return [network = network](boost::asio::io_context& io, ControlOptions options,
-                               ControlHandlers handlers) -> decltype(Node::Make()(io, options, handlers)) {
-      LOWKEY_ASSIGN(transport, network->make_transport(io, std::move(options), std::move(handlers)));
-      return std::pair(std::move(transport.control), std::move(transport.data));
-    };
-  }
-  std::unique_ptr<LinkProvider> raw_links(boost::asio::io_context& io) {
-    return std::make_unique<LoopbackLinkProvider>(io, network);
-  }
-  std::string nobody() { return "loopback:4711"; }
-  const char* transport_name() { return "loopback"; }
-  const char* device_name() { return "memory"; }
-  bool is_measured() { return false; }
-};
-
-// Same host, so that transfers go through shared memory.
-struct Ucx {
-  virtual ~Ucx() = default;
-  virtual std::string host() { return host_identity(); }
-  virtual const char* transport_name() { return "shm"; }
-  virtual const char* device_name() { return "/memory"; }
-  bool is_measured() { return true; }
-
-  Node::Make make() {
-    return [host = host()](boost::asio::io_context& io, ControlOptions options,
-                           ControlHandlers handlers) -> decltype(Node::Make()(io, options, handlers)) {
-      options.self.host = host;
-      LOWKEY_ASSIGN(transport, make_ucx_transport(io, std::move(options), std::move(handlers)));
-      return std::pair(std::move(transport.control), std::move(transport.data));
-    };
-  }
-  std::unique_ptr<LinkProvider> raw_links(boost::asio::io_context& io) {
-    auto context = Context::create(Context::Kind::kControl, "lo").value();
-    auto hub = UcxHub::create(io, Worker::create(std::move(context)).value()).value();
-    return UcxLinkProvider::create(std::move(hub), "127.0.0.1", 0).value();
-  }
-  std::string nobody() { return "127.0.0.1:1"; }
-};
-
-// Processes that do not know a common host: transfers go over the network.
-struct UcxNetwork : Ucx {
-  std::string host() override { return ""; }
-  const char* transport_name() override { return "tcp"; }
-  const char* device_name() override { return "tcp/"; }
-};
-
 template <class Kind>
-class TransportSuite : public ::testing::Test {
- public:
-  std::unique_ptr<Node> node(const ControlOptions& options) {
-    return std::make_unique<Node>(kind.make(), options);
-  }
-  std::unique_ptr<Node> server() { return node(test_options(Role::kStore, 3)); }
-  std::unique_ptr<Node> client() { return node(test_options(Role::kWorker, 1)); }
-
-  Kind kind;
-};
-
-using Kinds = ::testing::Types<Loopback, Ucx, UcxNetwork>;
-TYPED_TEST_SUITE(TransportSuite, Kinds);
+class ControlSuite : public TransportSuite<Kind> {};
+TYPED_TEST_SUITE(ControlSuite, Kinds);
 
 // A peer that speaks links only, so that it can break the protocol.
 class RawPeer {
@@ -154,7 +84,7 @@ class RawPeer {
   std::thread thread_;
 };
 
-TYPED_TEST(TransportSuite, ConnectsAndSaysWhoIsThere) {
+TYPED_TEST(ControlSuite, ConnectsAndSaysWhoIsThere) {
   auto server = this->server();
   auto options = test_options(Role::kWorker, 2);
   options.self.replica = 1;
@@ -187,7 +117,7 @@ TYPED_TEST(TransportSuite, ConnectsAndSaysWhoIsThere) {
   EXPECT_EQ(server->stats().messages_received, 1u);
 }
 
-TYPED_TEST(TransportSuite, ConnectionsHaveTheirOwnIds) {
+TYPED_TEST(ControlSuite, ConnectionsHaveTheirOwnIds) {
   auto server = this->server();
   auto client = this->client();
   auto first = client->connect(server->control->address());
@@ -198,7 +128,7 @@ TYPED_TEST(TransportSuite, ConnectionsHaveTheirOwnIds) {
   EXPECT_NE(server->ups()[0]->id(), server->ups()[1]->id());
 }
 
-TYPED_TEST(TransportSuite, RefusesAWrongSecret) {
+TYPED_TEST(ControlSuite, RefusesAWrongSecret) {
   auto server = this->server();
   auto options = test_options();
   options.cluster_secret = "another secret of enough bytes..";
@@ -212,13 +142,13 @@ TYPED_TEST(TransportSuite, RefusesAWrongSecret) {
   EXPECT_EQ(client->stats().handshakes_refused, 1u);
 }
 
-TYPED_TEST(TransportSuite, RefusesAShortSecretAtOnce) {
+TYPED_TEST(ControlSuite, RefusesAShortSecretAtOnce) {
   auto options = test_options();
   options.cluster_secret = "short";
   EXPECT_THROW(this->node(options), std::runtime_error);
 }
 
-TYPED_TEST(TransportSuite, RefusesOtherFingerprintsWithTheReason) {
+TYPED_TEST(ControlSuite, RefusesOtherFingerprintsWithTheReason) {
   auto options = test_options(Role::kStore, 3);
   options.self.model_fingerprint = {1, 1};
   options.self.layout_fingerprint = {2, 2};
@@ -238,7 +168,7 @@ TYPED_TEST(TransportSuite, RefusesOtherFingerprintsWithTheReason) {
   EXPECT_TRUE(unbound->connect(server->control->address()).ok());
 }
 
-TYPED_TEST(TransportSuite, RefusesAnotherProtocolVersion) {
+TYPED_TEST(ControlSuite, RefusesAnotherProtocolVersion) {
   auto server = this->server();
   RawPeer peer(this->kind, server->control->address());
   Handshake handshake(Handshake::Side::kClient, {}, test_options().cluster_secret, kProtocolVersion + 1);
@@ -249,7 +179,7 @@ TYPED_TEST(TransportSuite, RefusesAnotherProtocolVersion) {
   EXPECT_TRUE(server->ups().empty());
 }
 
-TYPED_TEST(TransportSuite, TakesNothingFromAStranger) {
+TYPED_TEST(ControlSuite, TakesNothingFromAStranger) {
   auto server = this->server();
   RawPeer peer(this->kind, server->control->address());
   peer.send(MessageType::kSubmit, "let me in");
@@ -262,7 +192,7 @@ TYPED_TEST(TransportSuite, TakesNothingFromAStranger) {
   EXPECT_TRUE(this->client()->connect(server->control->address()).ok());
 }
 
-TYPED_TEST(TransportSuite, DropsAStrangerWithALongMessage) {
+TYPED_TEST(ControlSuite, DropsAStrangerWithALongMessage) {
   auto server = this->server();
   RawPeer peer(this->kind, server->control->address());
   peer.send(MessageType::kHello, std::string(8 << 20, 'x'));
@@ -270,7 +200,7 @@ TYPED_TEST(TransportSuite, DropsAStrangerWithALongMessage) {
   EXPECT_TRUE(this->client()->connect(server->control->address()).ok());
 }
 
-TYPED_TEST(TransportSuite, DropsASilentStranger) {
+TYPED_TEST(ControlSuite, DropsASilentStranger) {
   auto options = test_options();
   options.handshake_deadline = 200ms;
   auto server = this->node(options);
@@ -279,7 +209,7 @@ TYPED_TEST(TransportSuite, DropsASilentStranger) {
   EXPECT_EQ(server->stats().handshakes_now, 0u);
 }
 
-TYPED_TEST(TransportSuite, BoundsTheStrangers) {
+TYPED_TEST(ControlSuite, BoundsTheStrangers) {
   auto options = test_options();
   options.handshake_deadline = 30s;
   auto server = this->node(options);
@@ -298,7 +228,7 @@ TYPED_TEST(TransportSuite, BoundsTheStrangers) {
   EXPECT_TRUE(this->client()->connect(server->control->address()).ok());
 }
 
-TYPED_TEST(TransportSuite, TellsWhenNobodyListens) {
+TYPED_TEST(ControlSuite, TellsWhenNobodyListens) {
   auto client = this->client();
   const TimePoint start = Clock::now();
   auto connection = client->connect(this->kind.nobody(), 5s);
@@ -306,7 +236,7 @@ TYPED_TEST(TransportSuite, TellsWhenNobodyListens) {
   EXPECT_LT(seconds(Clock::now() - start), 6.0);
 }
 
-TYPED_TEST(TransportSuite, KeepsTheOrderOfManyMessages) {
+TYPED_TEST(ControlSuite, KeepsTheOrderOfManyMessages) {
   constexpr uint32_t kMessages = 100000;
   auto server = this->server();
   auto client = this->client();
@@ -338,7 +268,7 @@ TYPED_TEST(TransportSuite, KeepsTheOrderOfManyMessages) {
   }
 }
 
-TYPED_TEST(TransportSuite, BoundsMessagesAndBytesInFlight) {
+TYPED_TEST(ControlSuite, BoundsMessagesAndBytesInFlight) {
   auto server = this->server();
   auto options = test_options();
   options.max_bytes_in_flight = 20 << 20;
@@ -364,7 +294,7 @@ TYPED_TEST(TransportSuite, BoundsMessagesAndBytesInFlight) {
   EXPECT_TRUE(server->wait_messages(2));
 }
 
-TYPED_TEST(TransportSuite, ClosesInOrder) {
+TYPED_TEST(ControlSuite, ClosesInOrder) {
   auto server = this->server();
   auto client = this->client();
   auto connection = client->connect(server->control->address());
@@ -389,7 +319,7 @@ TYPED_TEST(TransportSuite, ClosesInOrder) {
   EXPECT_EQ(server->downs().size(), 1u);
 }
 
-TYPED_TEST(TransportSuite, ReportsAPeerThatVanishes) {
+TYPED_TEST(ControlSuite, ReportsAPeerThatVanishes) {
   auto server = this->server();
   auto client = this->client();
   auto connection = client->connect(server->control->address());
@@ -400,187 +330,6 @@ TYPED_TEST(TransportSuite, ReportsAPeerThatVanishes) {
   EXPECT_FALSE(client->send(*connection, MessageType::kSubmit, "anybody?").ok());
   EXPECT_EQ(client->downs().size(), 1u);
   EXPECT_EQ(client->stats().connections_lost, 1u);
-}
-
-std::vector<std::byte> pattern(size_t bytes, uint32_t seed) {
-  std::vector<std::byte> data(bytes);
-  for (size_t i = 0; i < bytes; ++i) {
-    seed = seed * 1664525u + 1013904223u;
-    data[i] = static_cast<std::byte>(seed >> 24);
-  }
-  return data;
-}
-
-template <class Suite>
-struct Transfers {
-  explicit Transfers(Suite& suite, size_t bytes) : server(suite.server()), client(suite.client()) {
-    auto connected = client->connect(server->control->address());
-    if (!connected.ok()) throw std::runtime_error(connected.error().message);
-    connection = *connected;
-    auto allocated = server->on_io([&] { return server->data->allocate(bytes); });
-    if (!allocated.ok()) throw std::runtime_error(allocated.error().message);
-    pool = *allocated;
-    auto opened = client->on_io(
-        [&] { return client->data->open(connection, server->data->address(), pool->remote_handle()); });
-    if (!opened.ok()) throw std::runtime_error(opened.error().message);
-    remote = *opened;
-  }
-  // Whoever frees a pool has hung up on its users: over a network the owner's CPU writes what arrives.
-  ~Transfers() {
-    client->stop();
-    server->stop();
-  }
-  std::unique_ptr<Node> server, client;
-  ConnectionPtr connection;
-  std::shared_ptr<MemoryPool> pool;
-  std::shared_ptr<RemotePool> remote;
-};
-
-TYPED_TEST(TransportSuite, PutsAndGetsPieces) {
-  Transfers<TransportSuite<TypeParam>> t(*this, 16 << 20);
-  EXPECT_EQ(t.remote->size(), 16u << 20);
-  EXPECT_STREQ(t.remote->transport(), this->kind.transport_name());
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(t.pool->bytes().data()) % 4096, 0u);
-
-  std::vector<std::vector<std::byte>> pieces;
-  std::vector<Transfer> batch;
-  uint64_t offset = 0;
-  for (size_t mib = 1; mib <= 4; ++mib) {
-    pieces.push_back(pattern((mib << 20) - 64 * mib, mib));
-    batch.push_back({pieces.back(), offset});
-    offset += mib << 20;
-  }
-  ASSERT_TRUE(t.client->put(t.remote, batch).ok());
-  offset = 0;
-  for (size_t mib = 1; mib <= 4; ++mib) {
-    EXPECT_EQ(slab_checksum(t.pool->bytes().subspan(offset, pieces[mib - 1].size())),
-              slab_checksum(pieces[mib - 1]));
-    offset += mib << 20;
-  }
-
-  const auto source = pattern(16 << 20, 99);
-  t.server->on_io([&] {
-    std::memcpy(t.pool->bytes().data(), source.data(), source.size());
-    return 0;
-  });
-  for (auto& piece : pieces) std::fill(piece.begin(), piece.end(), std::byte{0});
-  ASSERT_TRUE(t.client->get(t.remote, batch).ok());
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    EXPECT_EQ(slab_checksum(pieces[i]),
-              slab_checksum(std::span(source).subspan(batch[i].remote_offset, pieces[i].size())));
-  }
-  const TransferStats stats = t.client->stats().transfers.at(t.remote->transport());
-  EXPECT_EQ(stats.put_batches, 1u);
-  EXPECT_EQ(stats.get_batches, 1u);
-  EXPECT_EQ(stats.put_bytes, (10u << 20) - 640);
-  EXPECT_EQ(stats.failed_puts + stats.failed_gets, 0u);
-}
-
-TYPED_TEST(TransportSuite, MovesManySmallPiecesInOneBatch) {
-  Transfers<TransportSuite<TypeParam>> t(*this, 4 << 20);
-  const auto source = pattern(4 << 20, 7);
-  std::vector<std::byte> back(source.size());
-  std::vector<Transfer> puts, gets;
-  for (size_t at = 0; at < source.size(); at += 4096) {  // the local copy of `source` is only read by a put
-    puts.push_back({{const_cast<std::byte*>(source.data()) + at, 4096}, source.size() - 4096 - at});
-    gets.push_back({std::span(back).subspan(at, 4096), source.size() - 4096 - at});
-  }
-  ASSERT_TRUE(t.client->put(t.remote, puts).ok());
-  ASSERT_TRUE(t.client->get(t.remote, gets).ok());
-  EXPECT_EQ(back, source);
-  EXPECT_TRUE(t.client->put(t.remote, {}).ok());
-}
-
-TYPED_TEST(TransportSuite, TellsThePathOfAPairOnce) {
-  Transfers<TransportSuite<TypeParam>> t(*this, 4 << 20);
-  ASSERT_TRUE(t.client->wait_paths(1));
-  auto again = t.client->on_io(
-      [&] { return t.client->data->open(t.connection, t.server->data->address(), t.pool->remote_handle()); });
-  ASSERT_TRUE(again.ok());
-  std::vector<std::byte> local(4096);
-  ASSERT_TRUE(t.client->put(t.remote, {{local, 0}}).ok());
-  ASSERT_EQ(t.client->paths().size(), 1u);
-  const Attestation path = t.client->paths()[0];
-  EXPECT_EQ(path.peer_role, Role::kStore);
-  EXPECT_EQ(path.peer_rank, 3);
-  EXPECT_STREQ(to_string(path.found), this->kind.transport_name());
-  EXPECT_TRUE(path.as_expected()) << describe(path);
-  EXPECT_NE(path.device.find(this->kind.device_name()), std::string::npos) << path.device;
-  EXPECT_EQ(path.put_bytes_per_second > 0, this->kind.is_measured());
-  EXPECT_EQ(path.get_bytes_per_second > 0, this->kind.is_measured());
-
-  const TransportStats stats = t.client->stats();
-  ASSERT_EQ(stats.paths_now.size(), 1u);
-  EXPECT_EQ(stats.transfers.at(t.remote->transport()).put_bytes, 4096u);  // measuring is no traffic
-  EXPECT_EQ(stats.transfers.at(t.remote->transport()).get_batches, 0u);
-  EXPECT_TRUE(t.server->paths().empty());  // only who transfers can tell
-  for (const std::byte b : t.pool->bytes()) ASSERT_EQ(b, std::byte{0});
-  t.server->stop();
-  ASSERT_TRUE(t.client->wait_downs(1));
-  EXPECT_TRUE(t.client->stats().paths_now.empty());
-}
-
-TYPED_TEST(TransportSuite, RefusesTransfersOutsideThePool) {
-  Transfers<TransportSuite<TypeParam>> t(*this, 1 << 20);
-  std::vector<std::byte> local(4096);
-  for (uint64_t offset : {uint64_t{(1 << 20) - 4095}, uint64_t{1} << 40, ~uint64_t{0} - 100}) {
-    const Status status = t.client->put(t.remote, {{local, offset}});
-    ASSERT_FALSE(status.ok());
-    EXPECT_EQ(status.error().code, Code::kInvalidArgument);
-  }
-}
-
-TYPED_TEST(TransportSuite, RefusesAMalformedHandle) {
-  Transfers<TransportSuite<TypeParam>> t(*this, 1 << 20);
-  for (std::string handle : {std::string(), std::string("x"), std::string(300, '\xff')}) {
-    auto opened = t.client->on_io(
-        [&] { return t.client->data->open(t.connection, t.server->data->address(), handle); });
-    EXPECT_FALSE(opened.ok());
-  }
-}
-
-TYPED_TEST(TransportSuite, FailsTransfersToAPeerThatIsDown) {
-  Transfers<TransportSuite<TypeParam>> t(*this, 1 << 20);
-  t.server->stop();
-  ASSERT_TRUE(t.client->wait_downs(1));
-  std::vector<std::byte> local(4096);
-  auto keep_alive = std::make_shared<int>(0);
-  const Status status = t.client->put(t.remote, {{local, 0}}, kPatience, keep_alive);
-  ASSERT_FALSE(status.ok());
-  EXPECT_EQ(status.error().code, Code::kUnavailable);
-  t.client->stats();  // a turn of the loop
-  EXPECT_EQ(keep_alive.use_count(), 1);
-  EXPECT_EQ(t.client->stats().quarantined_bytes_now, 0u);
-}
-
-TYPED_TEST(TransportSuite, ReleasesWhatItKeptAlive) {
-  Transfers<TransportSuite<TypeParam>> t(*this, 1 << 20);
-  auto local = std::make_shared<std::vector<std::byte>>(1 << 20);
-  ASSERT_TRUE(t.client->get(t.remote, {{*local, 0}}, kPatience, local).ok());
-  t.client->stats();
-  EXPECT_EQ(local.use_count(), 1);
-}
-
-// One host by name, but no shared memory with the peer: what happens without a word in UCX is told here.
-TEST(TransportPaths, AFallbackFromSharedMemoryIsAMismatch) {
-  Ucx kind;
-  Node server(kind.make(), test_options(Role::kStore, 3)), client(kind.make(), test_options());
-  auto connection = client.connect(server.control->address());
-  ASSERT_TRUE(connection.ok());
-  auto pool = server.on_io([&] { return server.data->allocate(1 << 20); });
-  ASSERT_TRUE(pool.ok());
-  auto opened =
-      client.on_io([&] { return client.data->open(*connection, "no data address", (*pool)->remote_handle()); });
-  ASSERT_TRUE(opened.ok()) << opened.error().message;
-  ASSERT_TRUE(client.wait_paths(1));
-  const Attestation path = client.paths()[0];
-  EXPECT_EQ(path.found, Path::kTcp);
-  EXPECT_EQ(path.expected, Path::kShm);
-  EXPECT_FALSE(check_required(path, "expected").ok());
-  EXPECT_FALSE(check_required(path, "shm").ok());
-  EXPECT_TRUE(check_required(path, "any").ok());
-  client.stop();
-  server.stop();
 }
 
 }  // namespace
