@@ -51,6 +51,12 @@ def stat(title, description, unit, expr, **options):
     return panel(title, description, unit, (expr, title), kind="stat", width=4, **options)
 
 
+def speed(family):
+    """Bytes over the seconds spent moving them, by direction."""
+    return (f"sum by (direction) ({rate(family + '_bytes_total', RANK)}) / "
+            f"sum by (direction) ({rate(family + '_seconds_total', RANK)})", "{{direction}}")
+
+
 ROWS = {
     "Overview": [
         stat("Ready", "1 when every rank of a replica answered within its deadline", "bool_yes_no",
@@ -170,8 +176,7 @@ ROWS = {
         panel("Traffic", "Bytes per second to and from disk", "binBps",
               (f"sum by (direction) ({rate('lowkey_disk_bytes_total', RANK)})", "{{direction}}")),
         panel("Speed", "Bytes over the time spent in disk transfers", "binBps",
-              (f"sum by (direction) ({rate('lowkey_disk_bytes_total', RANK)}) / "
-               f"sum by (direction) ({rate('lowkey_disk_seconds_total', RANK)})", "{{direction}}")),
+              speed("lowkey_disk")),
     ],
     "Pressure": [
         panel("What gave way", "Cheapest first: top levels of idle pages, idle pages, top levels of pages in use, sequences", "ops",
@@ -215,8 +220,7 @@ ROWS = {
         panel("Bytes", "One-sided transfers between workers and stores", "binBps",
               (f"sum by (direction, transport) ({rate('lowkey_transfer_bytes_total', RANK)})", "{{direction}} {{transport}}")),
         panel("Speed", "Bytes over the time spent in transfers: how fast they go while they go", "binBps",
-              (f"sum by (direction) ({rate('lowkey_transfer_bytes_total', RANK)}) / "
-               f"sum by (direction) ({rate('lowkey_transfer_seconds_total', RANK)})", "{{direction}}")),
+              speed("lowkey_transfer")),
         panel("Failures", "Transfers that failed or timed out, and peers lost, by reason", "ops",
               (f"sum by (direction) ({rate('lowkey_transfer_failures_total', RANK)})", "transfer: {{direction}}"),
               (f"sum by (reason) ({rate('lowkey_peer_losses_total', RANK)})", "peer: {{reason}}")),

@@ -185,7 +185,6 @@ class Load:
         self.url, self.seeds, self.tokens, self.max_tokens, self.timeout = url, list(seeds), tokens, max_tokens, timeout
         self.answers, self._lock, self._end = [], threading.Lock(), threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(threads)]
-        self.open = {}
 
     def body(self, seed, stream):
         # From half to all of max_tokens: answers of one batch must not end together, or a fault could find none begun.

@@ -142,14 +142,25 @@ class OpenAiClient(unittest.TestCase):
     def test_too_many_requests(self):
         if os.environ.get("LOWKEY_URL"):
             self.skipTest("others may be using the cluster")
-        streams = []
-        with self.assertRaises(openai.RateLimitError) as caught:
-            for _ in range(40):  # --max-queued is 8; an answer takes longer than opening that many
-                streams.append(self.complete(max_tokens=900, stream=True, extra_body={"ignore_eos": True}))
-        self.assertGreaterEqual(int(caught.exception.response.headers["retry-after"]), 1)
-        self.assertGreaterEqual(len(streams), 8)
-        for stream in streams:
-            stream.close()
+        ended = lambda: total(self.cluster.metrics(), "lowkey_request_success_total")  # noqa: E731
+
+        def refused():
+            """Opens streams until one is refused; how many were, or None where some of them had ended by then."""
+            for name in ("lowkey_num_requests_running", "lowkey_queued_requests"):
+                wait_until(lambda name=name: total(self.cluster.metrics(), name) == 0, 30, f"{name} to be 0")
+            streams, before = [], ended()
+            try:
+                while True:
+                    streams.append(self.complete(max_tokens=900, stream=True, extra_body={"ignore_eos": True}))
+            except openai.RateLimitError as error:
+                outlasted = ended() == before
+                self.assertGreaterEqual(int(error.response.headers["retry-after"]), 1)
+            finally:
+                for stream in streams:
+                    stream.close()
+            return len(streams) if outlasted else None
+
+        self.assertEqual(wait_until(refused, 60, "answers that last longer than opening them"), 8)  # --max-queued
 
 
 if __name__ == "__main__":
