@@ -1,0 +1,357 @@
+#include "kernels/cuda/cuda_attention.h"
+
+#include <algorithm>
+#include <cstddef>
+
+#include "base/check.h"
+#include "kernels/cuda/encode_kernels.h"
+#include "kernels/ops/exact_pages.h"
+
+namespace lowkey::kernels::cuda {
+namespace {
+
+// Tokens of an item: long enough that a partial result costs little beside what it was made of, short enough
+// that one long sequence feeds all multiprocessors. Of the sequence's own length alone.
+constexpr int kShortSplit = 512, kLongSplit = 1024, kLongSequence = 64 << 10;
+
+// Bounds of scratch memory: partial results and features are made in parts where a step has more.
+constexpr size_t kMaxPartialBytes = size_t{256} << 20;
+constexpr size_t kMaxFeatureBytes = size_t{64} << 20;
+
+LayoutShape shape_of(const PageLayout& layout) {
+  return {layout.page_tokens, layout.sink_tokens, layout.num_kv_heads, layout.head_dim, layout.join};
+}
+
+}  // namespace
+
+// What a step becomes, on the host; `image` has the arrays.
+struct CudaAttention::Plan {
+  DeviceImage image;
+  StepView view;
+  std::vector<DeviceSequence> sequences;
+  std::vector<DeviceSegment> segments;
+  std::vector<std::array<size_t, 2>> segment_arrays;  // offsets of slabs and levels
+  std::vector<size_t> sequence_slabs;                 // offsets
+  std::vector<DeviceRow> rows;
+  std::vector<int> pieces;
+  std::vector<DeviceItem> items;
+  std::vector<DevicePage> pages;
+  std::vector<DeviceMap> maps;
+  std::vector<Wave> waves;
+  StepExtents extents;
+  const DeviceItem* device_items = nullptr;
+  const DevicePage* device_pages = nullptr;
+};
+
+Result<CudaAttention> CudaAttention::create(cudaStream_t stream) {
+  CudaAttention attention(stream);
+  for (int i = 0; i < kUploads; ++i) {
+    LOWKEY_ASSIGN(event, Event::create());
+    attention.uploads_.emplace_back(std::move(event));
+  }
+  return attention;
+}
+
+std::byte* CudaAttention::upload(const DeviceImage& image) {
+  Upload* oldest = &uploads_[0];
+  for (Upload& slot : uploads_) {
+    if (slot.last_used > 0 && slot.content == image) {
+      slot.last_used = ++uses_;
+      return slot.device.data();
+    }
+    if (slot.last_used < oldest->last_used) oldest = &slot;
+  }
+  const Status copied = oldest->copied.synchronize();
+  LOWKEY_CHECK(copied.ok(), "{}", copied.error().message);
+  if (oldest->device.size() < image.size()) {
+    auto host = PinnedBuffer::create(image.size() * 3 / 2);
+    LOWKEY_CHECK(host.ok(), "{}", host.error().message);
+    auto device = DeviceBuffer::create(image.size() * 3 / 2);
+    LOWKEY_CHECK(device.ok(), "{}", device.error().message);
+    oldest->host = std::move(host).value();
+    oldest->device = std::move(device).value();
+  }
+  image.write(oldest->host.data(), oldest->device.data());
+  LOWKEY_CUDA_CHECK(cudaMemcpyAsync(oldest->device.data(), oldest->host.data(), image.size(),
+                                    cudaMemcpyHostToDevice, stream_));
+  oldest->copied.record(stream_);
+  oldest->content = image;
+  oldest->last_used = ++uses_;
+  return oldest->device.data();
+}
+
+// Segments and pages of one sequence.
+void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan) {
+  const PageLayout& layout = *step.layout;
+  const int tokens = layout.page_tokens, end = sequence.first_slot + sequence.num_rows;
+  DeviceSequence device{.tail = sequence.tail,
+                        .first_row = sequence.first_row,
+                        .num_rows = sequence.num_rows,
+                        .first_slot = sequence.first_slot,
+                        .first_segment = static_cast<int>(plan.segments.size())};
+  const auto add_slabs = [&](std::byte* const* slabs, int pages) {
+    return plan.image.add(std::span<std::byte* const>(slabs, static_cast<size_t>(pages) * kMaxSlabs));
+  };
+  const auto map_of = [&](const DeviceLayout* map_layout, int bank, bool own, int stride) {
+    for (size_t i = 0; i < plan.maps.size(); ++i) {
+      const DeviceMap& map = plan.maps[i];
+      if (map.layout == map_layout && map.own == own && (own || map.bank == bank)) return static_cast<int>(i);
+    }
+    plan.maps.push_back({.stride = stride, .layout = map_layout, .bank = own ? 0 : bank, .own = own});
+    return static_cast<int>(plan.maps.size()) - 1;
+  };
+  const ArchivedPages* archive = sequence.archives == nullptr ? nullptr : &sequence.archives[step.bank];
+  if (archive != nullptr && archive->num_pages > 0) {
+    const LayoutTables& tables = layouts_.of(*archive->layout);
+    const bool sink =
+        archive->layout->sink_tokens > 0 && archive->slabs[archive->layout->sink_slab()] != nullptr;
+    plan.segment_arrays.push_back({add_slabs(archive->slabs, archive->num_pages), 0});
+    plan.segments.push_back({.layout = tables.device(),
+                             .bank = archive->bank,
+                             .map = map_of(tables.device(), archive->bank, false, tables.max_dim()),
+                             .sink_tokens = sink ? archive->layout->sink_tokens : 0});
+    plan.extents.max_dim = std::max(plan.extents.max_dim, tables.max_dim());
+    plan.extents.exact_tokens = std::max(plan.extents.exact_tokens, plan.segments.back().sink_tokens);
+  }
+  const int pages = end / tokens, seen = (end - 1) / tokens;
+  const size_t slabs = add_slabs(sequence.slabs, pages);
+  plan.sequence_slabs.push_back(slabs);
+  if (seen > 0) {
+    const LayoutTables& tables = layouts_.of(layout);
+    const size_t levels = plan.image.add(std::span<const uint8_t>(sequence.page_levels, seen));
+    plan.segment_arrays.push_back({slabs, levels});
+    plan.segments.push_back({.layout = tables.device(),
+                             .map = map_of(tables.device(), 0, true, tables.max_dim()),
+                             .sink_tokens = layout.sink_tokens,
+                             .own = true});
+  }
+  device.num_segments = static_cast<int>(plan.segments.size()) - device.first_segment;
+  plan.sequences.push_back(device);
+  if (!step.first_reader) return;
+  for (int page = sequence.first_slot / tokens; page < pages; ++page)
+    plan.pages.push_back({static_cast<int>(plan.sequences.size()) - 1, page});
+}
+
+// Rows and items of the sequence added last.
+void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan) {
+  const int heads = step.layout->num_kv_heads;
+  const DeviceSequence& device = plan.sequences.back();
+  struct Piece {
+    int segment, first, count;
+  };
+  std::vector<Piece> pieces;
+  const int split = sequence.first_slot + sequence.num_rows < kLongSequence ? kShortSplit : kLongSplit;
+  for (int i = 0; i < sequence.num_rows; ++i) {
+    const int slot = sequence.first_slot + i;
+    DeviceRow row{.sequence = static_cast<int>(plan.sequences.size()) - 1, .slot = slot};
+    pieces.clear();
+    for (int s = device.first_segment; s < device.first_segment + device.num_segments; ++s) {
+      const bool own = plan.segments[s].own;
+      const PageLayout& layout = own ? *step.layout : *sequence.archives[step.bank].layout;
+      const int end = own ? slot / layout.page_tokens : sequence.archives[step.bank].num_pages;
+      const int step_pages = std::max(1, split / layout.page_tokens);
+      const int begin = own ? row.first_seen / layout.page_tokens : 0;
+      for (int page = begin / step_pages * step_pages; page < end; page += step_pages) {
+        const int first = std::max(page, begin);
+        pieces.push_back({s, first, std::min(page + step_pages, end) - first});
+      }
+    }
+    row.num_states = static_cast<int>(pieces.size());
+    row.first_piece = static_cast<int>(plan.pieces.size());
+    Wave& wave = plan.waves.back();
+    row.first_state = wave.num_states;
+    for (const Piece& piece : pieces) plan.pieces.push_back(piece.segment);
+    for (int head = 0; head < heads; ++head) {
+      for (const Piece& piece : pieces)
+        plan.items.push_back({.row = sequence.first_row + i,
+                              .segment = piece.segment,
+                              .head = head,
+                              .first_page = piece.first,
+                              .num_pages = piece.count,
+                              .state = wave.num_states++});
+    }
+    wave.num_items = static_cast<int>(plan.items.size()) - wave.first_item;
+    ++wave.num_rows;
+    plan.rows.push_back(row);
+    const size_t floats = size_t(wave.num_states) * (step.num_q_heads / heads) * (plan.extents.max_dim + 2);
+    if (floats * sizeof(float) > kMaxPartialBytes)
+      plan.waves.push_back(
+          {.first_row = wave.first_row + wave.num_rows, .first_item = static_cast<int>(plan.items.size())});
+  }
+}
+
+void CudaAttention::make_plan(const AttentionStep& step, Plan& plan) {
+  const PageLayout& layout = *step.layout;
+  LOWKEY_CHECK(step.num_q_heads % layout.num_kv_heads == 0 &&
+                   step.k.cols == layout.num_kv_heads * layout.head_dim &&
+                   step.q.cols == step.num_q_heads * layout.head_dim,
+               "{} query heads, {} KV heads of {}; q {}, k {} columns", step.num_q_heads, layout.num_kv_heads,
+               layout.head_dim, step.q.cols, step.k.cols);
+  plan.extents = {layouts_.of(layout).max_dim(), 0};
+  for (const SequenceSlice& sequence : step.sequences) {
+    LOWKEY_CHECK(sequence.observer == nullptr || is_exact(layout, layout.vector(step.bank, Side::kKey, 0)),
+                 "slots of encoded pages are not observed: recipe {}, bank {}", layout.recipe, step.bank);
+    LOWKEY_CHECK(
+        sequence.first_row ==
+            (plan.sequences.empty() ? 0 : plan.sequences.back().first_row + plan.sequences.back().num_rows),
+        "rows of sequences are not consecutive: {}", sequence.first_row);
+    add_sequence(step, sequence, plan);
+  }
+  plan.extents.exact_tokens += layout.sink_tokens + layout.page_tokens;
+  plan.waves.push_back({});
+  const std::vector<DeviceSequence> sequences = std::move(plan.sequences);
+  plan.sequences.clear();
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    plan.sequences.push_back(sequences[i]);
+    add_rows(step, step.sequences[i], plan);
+  }
+}
+
+// Puts the arrays on the device and fills the view.
+void CudaAttention::place_plan(const AttentionStep& step, Plan& plan) {
+  const PageLayout& layout = *step.layout;
+  const int rows = static_cast<int>(plan.rows.size());
+  size_t floats = 0;
+  const auto queries_of = [&](const DeviceMap& map) {
+    return size_t(rows) * step.num_q_heads * (map.stride + 1);
+  };
+  for (const DeviceMap& map : plan.maps) floats += queries_of(map);
+  float* next = queries_.get<float>(floats);
+  for (DeviceMap& map : plan.maps) {
+    map.queries = next;
+    map.biases = next + size_t(rows) * step.num_q_heads * map.stride;
+    next += queries_of(map);
+  }
+  DeviceImage& image = plan.image;
+  const size_t sequences = image.add(plan.sequences), segments = image.add(plan.segments);
+  for (size_t i = 0; i < plan.sequences.size(); ++i)
+    image.point(sequences + i * sizeof(DeviceSequence) + offsetof(DeviceSequence, slabs),
+                plan.sequence_slabs[i]);
+  for (size_t i = 0; i < plan.segments.size(); ++i) {
+    const size_t at = segments + i * sizeof(DeviceSegment);
+    image.point(at + offsetof(DeviceSegment, slabs), plan.segment_arrays[i][0]);
+    if (plan.segments[i].own) image.point(at + offsetof(DeviceSegment, levels), plan.segment_arrays[i][1]);
+  }
+  const size_t device_rows = image.add(plan.rows), pieces = image.add(plan.pieces),
+               maps = image.add(plan.maps), items = image.add(plan.items), pages = image.add(plan.pages);
+  const std::byte* base = upload(image);
+  plan.view = {.layout = layouts_.of(layout).device(),
+               .bank = step.bank,
+               .head_dim = layout.head_dim,
+               .num_q_heads = step.num_q_heads,
+               .group = step.num_q_heads / layout.num_kv_heads,
+               .num_rows = rows,
+               .scale = step.scale,
+               .q = step.q.as<float>(),
+               .k = step.k.as<float>(),
+               .v = step.v.as<float>(),
+               .out = step.out.as<float>(),
+               .sequences = reinterpret_cast<const DeviceSequence*>(base + sequences),
+               .segments = reinterpret_cast<const DeviceSegment*>(base + segments),
+               .rows = reinterpret_cast<const DeviceRow*>(base + device_rows),
+               .maps = reinterpret_cast<const DeviceMap*>(base + maps),
+               .pieces = reinterpret_cast<const int*>(base + pieces)};
+  plan.device_items = reinterpret_cast<const DeviceItem*>(base + items);
+  plan.device_pages = reinterpret_cast<const DevicePage*>(base + pages);
+}
+
+void CudaAttention::write_pages(const AttentionStep& step, const Plan& plan) {
+  const PageLayout& layout = *step.layout;
+  const int count = static_cast<int>(plan.pages.size()), stride = layouts_.of(layout).max_dim();
+  if (count == 0) return;
+  const size_t floats = size_t(2) * layout.vectors_per_side() * layout.page_tokens * stride;
+  const int part = std::max<int>(1, static_cast<int>(kMaxFeatureBytes / (floats * sizeof(float))));
+  const FeatureBlock features{features_.get<float>(std::min(part, count) * floats), stride};
+  for (int first = 0; first < count; first += part) {
+    const int pages = std::min(part, count - first);
+    launch_map_step_rows(stream_, plan.view, shape_of(layout), plan.device_pages + first, pages, features);
+    launch_quantize_step(stream_, plan.view, shape_of(layout), plan.device_pages + first, pages, features);
+  }
+  launch_write_sinks(stream_, plan.view, shape_of(layout), plan.device_pages, count);
+}
+
+void CudaAttention::attend(const AttentionStep& step) {
+  Plan plan;
+  make_plan(step, plan);
+  place_plan(step, plan);
+  write_pages(step, plan);
+  for (const DeviceMap& map : plan.maps) launch_map_queries(stream_, plan.view, map);
+  const bool observed =
+      std::any_of(step.sequences.begin(), step.sequences.end(),
+                  [](const SequenceSlice& sequence) { return sequence.observer != nullptr; });
+  float* softmax = observed ? softmax_.get<float>(size_t(2) * plan.rows.size() * step.num_q_heads) : nullptr;
+  const int stride = plan.extents.max_dim + 2;
+  int most_states = 0;
+  for (const Wave& wave : plan.waves) most_states = std::max(most_states, wave.num_states);
+  const Partials partials{partials_.get<float>(size_t(most_states) * plan.view.group * stride), stride};
+  for (const Wave& wave : plan.waves) {
+    StepView view = plan.view;
+    view.first_row = wave.first_row;
+    view.num_rows = wave.num_rows;
+    launch_attend_pages(stream_, view, plan.device_items + wave.first_item, wave.num_items, plan.extents,
+                        partials);
+    launch_finish_rows(stream_, view, plan.extents, partials, softmax);
+  }
+  if (observed) observe(step, plan, softmax);
+  if (step.last_reader) launch_write_tails(stream_, plan.view);
+}
+
+void CudaAttention::observe(const AttentionStep& step, const Plan& plan, const float* softmax) {
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    const SequenceSlice& sequence = step.sequences[i];
+    if (sequence.observer == nullptr) continue;
+    const TokenObserver& wanted = *sequence.observer;
+    launch_observe(stream_, plan.view,
+                   {static_cast<int>(i), wanted.capacity, wanted.column_sums, wanted.window_sums,
+                    wanted.window_first, wanted.key_norms},
+                   sequence.first_slot + sequence.num_rows, step.layout->num_kv_heads, softmax);
+  }
+}
+
+void CudaAttention::compact(const Compaction& c) {
+  const PageLayout &from = *c.from, &to = *c.to;
+  for (Side side : {Side::kKey, Side::kValue}) {
+    for (int head = 0; head < from.num_kv_heads; ++head)
+      LOWKEY_CHECK(is_exact(from, from.vector(c.bank, side, head)),
+                   "compaction from pages that are not exact: bank {}, head {}", c.bank, head);
+  }
+  LOWKEY_CHECK(from.head_dim == to.head_dim && from.num_kv_heads == to.num_kv_heads &&
+                   from.dtype == to.dtype && c.num_kept <= c.num_slots &&
+                   c.num_kept % to.page_tokens < from.page_tokens,
+               "compaction of {} of {} slots, pages of {} to pages of {} tokens", c.num_kept, c.num_slots,
+               from.page_tokens, to.page_tokens);
+  const int pages = c.num_kept / to.page_tokens, left = c.num_kept % to.page_tokens;
+  const auto slabs_of = [](std::byte* const* slabs, int count) {
+    return std::span<std::byte* const>(slabs, static_cast<size_t>(count) * kMaxSlabs);
+  };
+  DeviceImage image;
+  const size_t slabs = image.add(slabs_of(c.slabs, c.num_slots / from.page_tokens));
+  const size_t to_slabs = image.add(slabs_of(c.to_slabs, pages));
+  const size_t keep = image.add(std::span<const int32_t>(c.keep, size_t(from.num_kv_heads) * c.num_kept));
+  const std::byte* base = upload(image);
+  const CompactionView view{.from = layouts_.of(from).device(),
+                            .to = layouts_.of(to).device(),
+                            .bank = c.bank,
+                            .to_bank = c.to_bank,
+                            .slabs = reinterpret_cast<std::byte* const*>(base + slabs),
+                            .to_slabs = reinterpret_cast<std::byte* const*>(base + to_slabs),
+                            .tail = c.tail,
+                            .num_slots = c.num_slots,
+                            .keep = reinterpret_cast<const int32_t*>(base + keep),
+                            .num_kept = c.num_kept};
+  const int stride = layouts_.of(to).max_dim();
+  const size_t floats = size_t(2) * to.vectors_per_side() * to.page_tokens * stride;
+  const int part = std::max<int>(1, static_cast<int>(kMaxFeatureBytes / (floats * sizeof(float))));
+  const FeatureBlock features{features_.get<float>(std::min(part, std::max(1, pages)) * floats), stride};
+  for (int first = 0; first < pages; first += part) {
+    const int count = std::min(part, pages - first);
+    launch_map_kept_rows(stream_, view, shape_of(to), first, count, features);
+    launch_quantize_kept(stream_, view, shape_of(to), first, count, features);
+  }
+  launch_write_kept_sink(stream_, view, shape_of(to));
+  std::byte* rows =
+      kept_.get<std::byte>(size_t(2) * from.num_kv_heads * left * from.head_dim * dtype_bytes(from.dtype));
+  launch_write_kept_tail(stream_, view, shape_of(from), pages * to.page_tokens, left, rows);
+}
+
+}  // namespace lowkey::kernels::cuda

@@ -1,0 +1,145 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <spdlog/fmt/fmt.h>
+
+#include "base/check.h"
+#include "kernels/cuda/argument_copies.h"
+#include "kernels/cuda/cuda_attention.h"
+#include "kernels/cuda/elementwise_kernels.h"
+#include "kernels/cuda/page_copies.h"
+#include "kernels/cuda/weights.h"
+
+namespace lowkey::kernels::cuda {
+namespace {
+
+// A head's 4-bit K or V of 64 tokens is 4 KB at d = 128: long enough for a bulk copy, short enough that a
+// multiprocessor holds the dozens of pieces in flight that its share of the bandwidth takes.
+constexpr int kPageTokens = 64;
+
+class CudaBackend final : public Backend {
+ public:
+  // Members in the order they are made; freed in the opposite one, the stream last.
+  struct Parts {
+    Stream stream;
+    std::unique_ptr<CudaPageCopies> copies;
+    Weights weights;
+    CudaAttention attention;
+    ArgumentCopies arguments;
+  };
+  CudaBackend(DType dtype, Parts parts)
+      : dtype_(dtype), parts_(std::move(parts)), stream_(parts_.stream.get()) {}
+  ~CudaBackend() override { (void)cudaStreamSynchronize(stream_); }
+
+  DType dtype() const override { return dtype_; }
+  std::unique_ptr<Buffer> allocate(size_t bytes) override;
+  bool host_accessible() const override { return false; }
+  void upload(std::span<const std::byte> from, std::byte* to) override;
+  void download(const std::byte* from, std::span<std::byte> to) override;
+  void synchronize() override { LOWKEY_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+  PageCopies* page_copies() override { return parts_.copies.get(); }
+  int page_tokens() const override { return kPageTokens; }
+  void* native_stream() override { return stream_; }
+
+  std::unique_ptr<Linear> pack_linear(const void* weight, DType dtype, int out, int in,
+                                      int64_t stride) override;
+  std::unique_ptr<Linear> pack_embedding(const void* weight, DType dtype, int rows, int cols,
+                                         int64_t stride) override {
+    return pack_linear(weight, dtype, rows, cols, stride);
+  }
+  void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate,
+              const Tensor& y) override {
+    if (x.rows == 0) return;
+    parts_.weights.multiply(static_cast<const CudaLinear&>(weight), x, bias, accumulate, y);
+  }
+  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, const Tensor& y) override;
+  void rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) override {
+    launch_rms_norm(stream_, x.as<float>(), weight, epsilon, x.rows, x.cols, y.as<float>());
+  }
+  void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) override;
+  void silu_mul(const Tensor& gate_up, const Tensor& y) override {
+    launch_silu_mul(stream_, gate_up.as<float>(), y.rows, y.cols, y.as<float>());
+  }
+  void add(const Tensor& x, const Tensor& y) override {
+    launch_add(stream_, x.as<float>(), int64_t{x.rows} * x.cols, y.as<float>());
+  }
+  void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) override {
+    launch_gather_rows(stream_, x.as<float>(), parts_.arguments.copy(rows, stream_),
+                       static_cast<int>(rows.size()), x.cols, y.as<float>());
+  }
+  void copy_columns(const Tensor& x, int first, const Tensor& y) override;
+
+  void attend(const AttentionStep& step) override { parts_.attention.attend(step); }
+  void compact(const Compaction& compaction) override { parts_.attention.compact(compaction); }
+
+ private:
+  const DType dtype_;
+  Parts parts_;
+  const cudaStream_t stream_;
+};
+
+std::unique_ptr<Buffer> CudaBackend::allocate(size_t bytes) {
+  auto buffer = DeviceBuffer::create(bytes);
+  LOWKEY_CHECK(buffer.ok(), "{}", buffer.error().message);
+  LOWKEY_CUDA_CHECK(cudaMemsetAsync(buffer.value().data(), 0, bytes, stream_));
+  return std::make_unique<DeviceBuffer>(std::move(buffer).value());
+}
+
+void CudaBackend::upload(std::span<const std::byte> from, std::byte* to) {
+  LOWKEY_CUDA_CHECK(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, stream_));
+  synchronize();
+}
+
+void CudaBackend::download(const std::byte* from, std::span<std::byte> to) {
+  LOWKEY_CUDA_CHECK(cudaMemcpyAsync(to.data(), from, to.size(), cudaMemcpyDeviceToHost, stream_));
+  synchronize();
+}
+
+std::unique_ptr<Linear> CudaBackend::pack_linear(const void* weight, DType dtype, int out, int in,
+                                                 int64_t stride) {
+  auto packed = parts_.weights.pack(weight, dtype, dtype_, out, in, stride);
+  LOWKEY_CHECK(packed.ok(), "weight [{}, {}]: {}", out, in, packed.error().message);
+  return std::move(packed).value();
+}
+
+void CudaBackend::embed(const Linear& embedding, std::span<const int32_t> ids, int first_row,
+                        const Tensor& y) {
+  const auto& table = static_cast<const CudaLinear&>(embedding);
+  launch_embed(stream_, table.weight(), table.dtype(), table.out_features(), table.stride(),
+               parts_.arguments.copy(ids, stream_), first_row, 1.0f, static_cast<int>(ids.size()), y.cols,
+               y.as<float>());
+}
+
+void CudaBackend::rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) {
+  LOWKEY_CHECK(static_cast<int>(positions.size()) == x.rows && x.cols % table.head_dim == 0,
+               "rotation of [{}, {}], heads of {}, at {} positions", x.rows, x.cols, table.head_dim,
+               positions.size());
+  const auto half = static_cast<int>(table.inv_freq.size());
+  const float* frequencies = parts_.arguments.keep(table.inv_freq, stream_);
+  launch_rope(stream_, frequencies, half, table.head_dim, table.attention_factor,
+              parts_.arguments.copy(positions, stream_), x.rows, x.cols, x.as<float>());
+}
+
+void CudaBackend::copy_columns(const Tensor& x, int first, const Tensor& y) {
+  LOWKEY_CHECK(first >= 0 && first + y.cols <= x.cols && x.rows == y.rows,
+               "columns {} of [{}, {}] -> [{}, {}]", first, x.rows, x.cols, y.rows, y.cols);
+  launch_copy_columns(stream_, x.as<float>(), x.cols, first, y.rows, y.cols, y.as<float>());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(int device, DType dtype) {
+  if (dtype != DType::kF32 && dtype != DType::kBf16)
+    return Error{Code::kUsage, fmt::format("CUDA backend in {}: expected f32 or bf16", to_string(dtype))};
+  LOWKEY_CUDA_TRY(cudaSetDevice(device));
+  LOWKEY_ASSIGN(stream, Stream::create());
+  const cudaStream_t view = stream.get();
+  LOWKEY_ASSIGN(copies, CudaPageCopies::create(device, view));
+  LOWKEY_ASSIGN(weights, Weights::create(view));
+  LOWKEY_ASSIGN(attention, CudaAttention::create(view));
+  LOWKEY_ASSIGN(arguments, ArgumentCopies::create());
+  return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(
+      dtype, CudaBackend::Parts{std::move(stream), std::move(copies), std::move(weights),
+                                std::move(attention), std::move(arguments)}));
+}
+
+}  // namespace lowkey::kernels::cuda

@@ -1,0 +1,116 @@
+// What kernels say of single values that C++ does not: bit casts, 16-bit formats, rounding as written. One
+// implementation by the device's instructions, one for the host-side emulation.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+
+#ifndef __CUDACC__
+#include <bit>
+#include <cstring>
+
+#include "kernels/page/dtype.h"
+#endif
+
+namespace lowkey::kernels::cuda {
+
+#ifdef __CUDACC__
+
+__device__ __forceinline__ float as_float(uint32_t bits) {
+  return __uint_as_float(bits);
+}
+__device__ __forceinline__ uint32_t as_bits(float x) {
+  return __float_as_uint(x);
+}
+__device__ __forceinline__ uint16_t to_bf16(float x) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+__device__ __forceinline__ uint16_t to_f16(float x) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+__device__ __forceinline__ float from_f16(uint16_t bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+}
+// Rounded as written: never fused with what surrounds them.
+__device__ __forceinline__ float mul_rn(float a, float b) {
+  return __fmul_rn(a, b);
+}
+__device__ __forceinline__ float add_rn(float a, float b) {
+  return __fadd_rn(a, b);
+}
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+__device__ __forceinline__ void add_atomically(int* to, int x) {
+  atomicAdd(to, x);
+}
+__device__ __forceinline__ void add_atomically(unsigned long long* to, unsigned long long x) {
+  atomicAdd(to, x);
+}
+
+#else
+
+inline float as_float(uint32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+inline uint32_t as_bits(float x) {
+  return std::bit_cast<uint32_t>(x);
+}
+inline uint16_t to_bf16(float x) {
+  return f32_to_bf16(x);
+}
+inline uint16_t to_f16(float x) {
+  return f32_to_f16(x);
+}
+inline float from_f16(uint16_t bits) {
+  return f16_to_f32(bits);
+}
+inline float mul_rn(float a, float b) {
+  return a * b;
+}
+inline float add_rn(float a, float b) {
+  return a + b;
+}
+inline float exp2_fast(float x) {
+  return std::exp2(x);
+}
+inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = uint64_t{b} << 32 | a;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t nibble = selector >> 4 * i & 15;
+    uint32_t byte = static_cast<uint32_t>(bytes >> 8 * (nibble & 7)) & 0xff;
+    if (nibble & 8) byte = byte & 0x80 ? 0xff : 0;  // the byte's sign, eight times
+    result |= byte << 8 * i;
+  }
+  return result;
+}
+// Threads of a block run one after the other.
+template <class T>
+void add_atomically(T* to, T x) {
+  *to += x;
+}
+#endif
+
+__device__ __forceinline__ float from_bf16(uint32_t bits) {
+  return as_float(bits << 16);
+}
+// Two values in one word, the first in the low half.
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  return to_bf16(low) | static_cast<uint32_t>(to_bf16(high)) << 16;
+}
+
+}  // namespace lowkey::kernels::cuda

@@ -1,0 +1,105 @@
+#include "kernels/cuda/layout_tables.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/cuda/device_image.h"
+
+namespace lowkey::kernels::cuda {
+namespace {
+
+std::vector<float> transposed(const float* rows, int num_rows, int num_cols) {
+  std::vector<float> result(static_cast<size_t>(num_rows) * num_cols);
+  for (int r = 0; r < num_rows; ++r)
+    for (int c = 0; c < num_cols; ++c)
+      result[static_cast<size_t>(c) * num_rows + r] = rows[static_cast<size_t>(r) * num_cols + c];
+  return result;
+}
+
+// Planes and groups of one vector.
+void list_planes(const PageLayout& layout, const VectorLayout& vector, std::vector<DevicePlane>& planes,
+                 std::vector<DeviceGroup>& groups) {
+  const Plane* source = layout.planes.data() + vector.first_plane;
+  int next = 0;
+  for (int feature = 0; feature < vector.dim; feature += kGroupFeatures) {
+    DeviceGroup group{.first_plane = static_cast<uint16_t>(next)};
+    for (; next < vector.num_planes && source[next].feature == feature; ++next) {
+      ++group.num_planes;
+      group.bits += source[next].bits;
+    }
+    int left = group.bits;
+    for (int i = 0; i < group.num_planes; ++i) {
+      const Plane& plane = source[group.first_plane + i];
+      left -= plane.bits;
+      planes.push_back({plane, static_cast<uint8_t>(left), group.bits});
+    }
+    groups.push_back(group);
+  }
+}
+
+// Adds one vector's tables; its DeviceVector is at `at`.
+void add_vector(const PageLayout& layout, const VectorLayout& vector, size_t at, DeviceImage& image) {
+  std::vector<DevicePlane> planes;
+  std::vector<DeviceGroup> groups;
+  list_planes(layout, vector, planes, groups);
+  const int dim = vector.dim, input = vector.input_dim;
+  const size_t cells = static_cast<size_t>(dim) * input;
+  const auto point = [&](size_t field, const auto& values) { image.point(at + field, image.add(values)); };
+  const auto numbers = [&](size_t field, int32_t index, size_t count) {
+    if (const float* from = layout.numbers_at(index)) point(field, std::vector<float>(from, from + count));
+  };
+  const auto turned = [&](size_t field, int32_t index) {
+    if (const float* from = layout.numbers_at(index)) point(field, transposed(from, dim, input));
+  };
+  point(offsetof(DeviceVector, planes), planes);
+  point(offsetof(DeviceVector, groups), groups);
+  turned(offsetof(DeviceVector, encode_t), vector.encode);
+  numbers(offsetof(DeviceVector, decode), vector.decode, cells);
+  turned(offsetof(DeviceVector, decode_t), vector.decode);
+  numbers(offsetof(DeviceVector, mean), vector.mean, input);
+  numbers(offsetof(DeviceVector, scale), vector.scale, dim);
+}
+
+}  // namespace
+
+Result<LayoutTables> LayoutTables::create(const PageLayout& layout, cudaStream_t stream) {
+  DeviceImage image;
+  LayoutTables tables;
+  const size_t header =
+      image.add(std::vector<DeviceLayout>{{layout.page_tokens, layout.sink_tokens, layout.num_levels,
+                                           layout.num_kv_heads, layout.head_dim, layout.join, layout.dtype}});
+  std::vector<DeviceVector> vectors;
+  for (const VectorLayout& vector : layout.vectors) vectors.push_back({vector});
+  const size_t first = image.add(vectors);
+  for (size_t i = 0; i < layout.vectors.size(); ++i) {
+    const VectorLayout& vector = layout.vectors[i];
+    add_vector(layout, vector, first + i * sizeof(DeviceVector), image);
+    tables.max_dim_ = std::max<int>({tables.max_dim_, vector.dim, vector.input_dim});
+  }
+  image.point(header + offsetof(DeviceLayout, vectors), first);
+  image.point(header + offsetof(DeviceLayout, rows), image.add(layout.rows));
+  image.point(header + offsetof(DeviceLayout, tables),
+              image.add(std::vector<EmbeddedTables>{embedded_tables()}));
+
+  LOWKEY_ASSIGN(buffer, DeviceBuffer::create(image.size()));
+  LOWKEY_ASSIGN(staging, PinnedBuffer::create(image.size()));
+  image.write(staging.data(), buffer.data());
+  LOWKEY_CUDA_TRY(
+      cudaMemcpyAsync(buffer.data(), staging.data(), image.size(), cudaMemcpyHostToDevice, stream));
+  LOWKEY_CUDA_TRY(cudaStreamSynchronize(stream));
+  tables.device_ = reinterpret_cast<const DeviceLayout*>(buffer.data() + header);
+  tables.buffer_ = std::move(buffer);
+  return tables;
+}
+
+const LayoutTables& LayoutCache::of(const PageLayout& layout) {
+  LOWKEY_CHECK(layout.id != 0, "layout of recipe {} has no id", layout.recipe);
+  if (const auto found = tables_.find(layout.id); found != tables_.end()) return found->second;
+  auto made = LayoutTables::create(layout, stream_);
+  LOWKEY_CHECK(made.ok(), "tables of recipe {}: {}", layout.recipe, made.error().message);
+  return tables_.emplace(layout.id, std::move(made).value()).first->second;
+}
+
+}  // namespace lowkey::kernels::cuda

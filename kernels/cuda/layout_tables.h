@@ -1,0 +1,40 @@
+// The device's copies of page layouts, made when a layout is first seen.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "kernels/cuda/device_layout.h"
+#include "kernels/cuda/device_memory.h"
+#include "kernels/page/page_layout.h"
+
+namespace lowkey::kernels::cuda {
+
+// One layout's tables: all in one buffer, freed together.
+class LayoutTables {
+ public:
+  // Waits for the copy. Error kResourceExhausted.
+  static Result<LayoutTables> create(const PageLayout& layout, cudaStream_t stream);
+
+  const DeviceLayout* device() const { return device_; }
+  int max_dim() const { return max_dim_; }  // of any stored vector
+
+ private:
+  DeviceBuffer buffer_;
+  const DeviceLayout* device_ = nullptr;
+  int max_dim_ = 0;
+};
+
+// Layouts by PageLayout::id; they live as long as the process, and so do their tables.
+class LayoutCache {
+ public:
+  explicit LayoutCache(cudaStream_t stream) : stream_(stream) {}
+  // REQUIRES: layout.id != 0. Aborts when the device has no memory for a few tables.
+  const LayoutTables& of(const PageLayout& layout);
+
+ private:
+  cudaStream_t stream_;
+  std::map<uint64_t, LayoutTables> tables_;
+};
+
+}  // namespace lowkey::kernels::cuda

@@ -1,0 +1,54 @@
+// Weights on the device, and products with them.
+#pragma once
+
+#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/ops/backend.h"
+
+namespace lowkey::kernels::cuda {
+
+// [out][stride] of the backend's dtype, rows 16-byte aligned; zeros beyond `in`.
+class CudaLinear final : public Linear {
+ public:
+  CudaLinear(DeviceBuffer weight, DType dtype, int out, int in, int stride)
+      : weight_(std::move(weight)), dtype_(dtype), out_(out), in_(in), stride_(stride) {}
+
+  int in_features() const override { return in_; }
+  int out_features() const override { return out_; }
+  size_t packed_bytes() const override { return weight_.size(); }
+  const void* weight() const { return weight_.as<void>(); }
+  DType dtype() const { return dtype_; }
+  int stride() const { return stride_; }
+
+ private:
+  DeviceBuffer weight_;
+  DType dtype_;
+  int out_, in_, stride_;
+};
+
+class Weights {
+ public:
+  static Result<Weights> create(cudaStream_t stream);
+
+  // Converts and copies, part by part, through page-locked memory; complete on return.
+  Result<std::unique_ptr<Linear>> pack(const void* weight, DType from, DType to, int out, int in,
+                                       int64_t stride);
+  // Backend::linear().
+  void multiply(const CudaLinear& weight, const Tensor& x, const float* bias, bool accumulate,
+                const Tensor& y);
+
+ private:
+  struct Staging {
+    PinnedBuffer memory;
+    Event copied;
+  };
+  Weights(cudaStream_t stream, std::unique_ptr<Gemm> gemm) : stream_(stream), gemm_(std::move(gemm)) {}
+
+  cudaStream_t stream_;
+  std::unique_ptr<Gemm> gemm_;
+  std::vector<Staging> staging_;  // filled in turn
+  Scratch rounded_;
+};
+
+}  // namespace lowkey::kernels::cuda
