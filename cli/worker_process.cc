@@ -43,31 +43,24 @@ struct Replica {
   std::unique_ptr<kvstore::PageMemory> memory;
 };
 
-// Of a GPU whose KV budget is not given: a tenth stays free, and a step's activations, logits and the work
-// space of matrix products get room.
-constexpr double kGpuShare = 0.9;
-constexpr uint64_t kGpuReserve = 1 * kGiB;
+// Of a GPU whose KV budget is not given: what stays free for a step's activations and logits, the work space
+// of matrix products, and whoever else uses the device.
+constexpr double kGpuShare = 0.85;
 
 // Equal on all ranks: slab ids must mean the same everywhere.
 Result<uint64_t> kv_budget(const Job& job, const worker::ModelConfig& config, kernels::DType dtype) {
   if (!job.devices.cuda) return job.share.kv_bytes;
-  const uint64_t weights = worker::weight_bytes(config, 0, job.plan.tp, dtype) + kGpuReserve;
-  if (job.share.kv_bytes > 0) {
-    if (job.share.kv_bytes + weights <= job.devices.free_bytes) return job.share.kv_bytes;
-    return Error{Code::kUsage,
-                 fmt::format("--kv-bytes: {} for each worker of a GPU, beside {} of weights and a step's "
-                             "memory, exceed the {} that are free there",
-                             format_bytes(job.share.kv_bytes), format_bytes(weights),
-                             format_bytes(job.devices.free_bytes)),
-                 "kv-bytes"};
-  }
+  const uint64_t weights = worker::weight_bytes(config, 0, job.plan.tp, dtype);
   const auto usable = static_cast<uint64_t>(kGpuShare * static_cast<double>(job.devices.free_bytes));
-  if (usable > weights) return usable - weights;
-  return Error{Code::kResourceExhausted,
-               fmt::format("{} free on the GPU for each of its workers; {} of weights and a step's memory "
-                           "leave nothing for the KV cache",
-                           format_bytes(job.devices.free_bytes), format_bytes(weights)),
-               {}};
+  const uint64_t wanted = job.share.kv_bytes;
+  if (wanted == 0 && usable > weights) return usable - weights;
+  if (wanted > 0 && wanted + weights <= job.devices.free_bytes) return wanted;
+  const std::string what = wanted == 0 ? "nothing is left for the KV cache"
+                                       : fmt::format("--kv-bytes: no room for {}", format_bytes(wanted));
+  return Error{Code::kUsage,
+               fmt::format("{} beside {} of weights: {} are free on the GPU for each of its workers", what,
+                           format_bytes(weights), format_bytes(job.devices.free_bytes)),
+               "kv-bytes"};
 }
 
 Result<worker::Device> open_device(const Job& job, kernels::DType dtype) {

@@ -81,6 +81,7 @@ std::unique_ptr<Buffer> CudaBackend::allocate(size_t bytes) {
   auto buffer = DeviceBuffer::create(bytes);
   LOWKEY_CHECK(buffer.ok(), "{}", buffer.error().message);
   LOWKEY_CUDA_CHECK(cudaMemsetAsync(buffer.value().data(), 0, bytes, stream_));
+  synchronize();  // restored pages come on a stream of their own: none may be zeroed after it
   return std::make_unique<DeviceBuffer>(std::move(buffer).value());
 }
 

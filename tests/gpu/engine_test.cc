@@ -162,7 +162,8 @@ TEST_F(Serving, TokensEqualTheCpus) {
   }
 }
 
-// A value on the edge of two codes may take the other one when sums are in another order.
+// A value on the edge of two codes may take the other one when sums are in another order, and the CPU rounds
+// queries to 8 bits where it attends on codes.
 TEST_F(Serving, CodedPagesStayNearTheCpus) {
   const std::vector<int32_t> tokens = inputs()[0];
   for (const kernels::PageSpec& spec : {q8_pages(), three_levels()}) {

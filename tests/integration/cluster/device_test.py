@@ -39,7 +39,7 @@ class OnADevice(unittest.TestCase):
     def use(self, place):
         os.environ["TEST_BINARY"] = str(self.folder / place / "lowkey")
 
-    def answers(self, workers, *flags, kv="4MiB"):
+    def answers(self, workers, *flags, kv="4MiB", prompts=PROMPTS):
         with Cluster(model=self.folder / "tiny", workers=workers,
                      flags=["--dtype", "fp32", "--kv-bytes", kv, "--host-bytes", "32MiB", *flags]) as cluster:
             def ask(prompt):
@@ -47,8 +47,8 @@ class OnADevice(unittest.TestCase):
                     "model": "tiny", "prompt": prompt, "max_tokens": 8, "temperature": 0, "logprobs": 1})
                 self.assertEqual(status, 200, answer)
                 return answer["choices"][0]["logprobs"]["tokens"]
-            found = [ask(prompt) for prompt in PROMPTS]
-            self.assertEqual([ask(prompt) for prompt in PROMPTS], found, "a second time, from cached pages")
+            found = [ask(prompt) for prompt in prompts]
+            self.assertEqual([ask(prompt) for prompt in prompts], found, "a second time, from cached pages")
             page = cluster.metrics()
             return found, page, cluster.log()
 
@@ -65,11 +65,12 @@ class OnADevice(unittest.TestCase):
             self.assertGreater(total(page, "lowkey_kv_spill_pages_total", outcome="stored"), 0)
 
     def test_pages_come_back_from_the_store(self):
+        prompts = [f"In the year {year} " * 16 for year in (1801, 1802, 1803)]
         self.use("without")
-        expected, _, _ = self.answers(1)
+        expected, _, _ = self.answers(1, prompts=prompts)
         self.use("with")
-        # Room for one of the prompts alone.
-        found, page, _ = self.answers(1, "--device", "cuda", "--max-batch", "1", kv="160KiB")
+        # Room for one of them at a time.
+        found, page, _ = self.answers(1, "--device", "cuda", kv="300KiB", prompts=prompts)
         self.assertEqual(found, expected)
         self.assertGreater(total(page, "lowkey_kv_restore_pages_total", outcome="restored"), 0)
 
