@@ -76,7 +76,7 @@ class Rehearsal:
 
     def settle_worker(self, victim, signal, pause):
         job, ranks = victim
-        if signal == "stop" and pause < 2.5:  # shorter than anybody minds
+        if signal == "stop" and pause < 2:  # shorter than anybody minds: dead after 3 s, and the last message may be a second old
             wait_until(lambda: self.cluster.ready_replicas() == REPLICAS, 20, "both replicas")
             return
         gone = lambda: not set(ranks) & set(job.processes())

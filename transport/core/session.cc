@@ -12,6 +12,11 @@ namespace {
 // How long a link may take to get a Goodbye out before it is dropped.
 constexpr Duration kGoodbyeLinger = std::chrono::seconds(1);
 
+// Looks of a heartbeat interval at whether anything was heard. Silence counts from the last message on, not from the
+// next beat: that would be up to an interval more. Looks are counted, not seconds: a process that was stopped itself
+// reads what has arrived meanwhile before it takes anybody for dead.
+constexpr int kLooks = 4;
+
 }  // namespace
 
 Session::Session(std::shared_ptr<SessionContext> context, uint64_t id, std::shared_ptr<Link> link,
@@ -158,7 +163,7 @@ void Session::close(const std::string& why) {
 }
 
 void Session::arm_heartbeat() {
-  timer_.expires_after(context_->options.heartbeat_interval);
+  timer_.expires_after(context_->options.heartbeat_interval / kLooks);
   timer_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
     auto self = weak.lock();
     if (!ec && self && self->state_ == State::kUp) self->heartbeat_tick();
@@ -166,20 +171,18 @@ void Session::arm_heartbeat() {
 }
 
 void Session::heartbeat_tick() {
-  if (heard_) {
-    missed_ = 0;
-  } else {
-    ++missed_;
-    ++context_->stats.heartbeats_missed;
-  }
+  silent_looks_ = heard_ ? 0 : silent_looks_ + 1;
   heard_ = false;
-  if (missed_ >= context_->options.missed_heartbeats) {
+  if (silent_looks_ > 0 && silent_looks_ % kLooks == 0) ++context_->stats.heartbeats_missed;
+  if (silent_looks_ >= context_->options.missed_heartbeats * kLooks) {
     ++context_->stats.peers_silent;
-    const double silent = missed_ * seconds(context_->options.heartbeat_interval);
+    const double silent = silent_looks_ * seconds(context_->options.heartbeat_interval) / kLooks;
     return down({Code::kUnavailable, fmt::format("no sign of life for {:.1f} s", silent)}, Duration::zero());
   }
-  heartbeat_sent_ = Clock::now();
-  send_heartbeat(++heartbeat_sequence_, false);
+  if (++looks_ % kLooks == 0) {
+    heartbeat_sent_ = Clock::now();
+    send_heartbeat(++heartbeat_sequence_, false);
+  }
   arm_heartbeat();
 }
 

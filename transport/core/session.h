@@ -60,8 +60,9 @@ class Session final : public ControlConnection, public std::enable_shared_from_t
   uint64_t bytes_in_flight_ = 0;
   uint64_t heartbeat_sequence_ = 0;
   TimePoint heartbeat_sent_{};
-  bool heard_ = false;  // anything since the last tick
-  int missed_ = 0;
+  bool heard_ = false;  // anything since the last look
+  int silent_looks_ = 0;
+  uint64_t looks_ = 0;
 };
 
 }  // namespace lowkey::transport
