@@ -26,6 +26,8 @@ uint64_t round_up(uint64_t bytes, uint64_t unit) {
   return (bytes + unit - 1) / unit * unit;
 }
 
+constexpr double kFairWaste = 1.0 / 16;
+
 double worst_waste(std::span<const uint64_t> slab_sizes, uint64_t superblock) {
   double worst = 0;
   for (const uint64_t size : slab_sizes) worst = std::max(worst, double(superblock % size) / superblock);
@@ -45,13 +47,20 @@ void touch(std::byte* begin, uint64_t bytes) {
 uint64_t SuperblockArena::choose_superblock_bytes(std::span<const uint64_t> slab_sizes, uint64_t budget) {
   const uint64_t largest = *std::max_element(slab_sizes.begin(), slab_sizes.end());
   const uint64_t many = many_superblocks(slab_sizes.size());
-  const uint64_t unit = budget >= many * std::max(kHugePage, largest) ? kHugePage : kSmallPage;
-  const uint64_t smallest = round_up(largest, unit);
-  const uint64_t limit = std::max(smallest, budget / many);
-  uint64_t best = smallest;
-  for (uint64_t candidate = smallest; candidate <= limit; candidate += unit) {
-    if (worst_waste(slab_sizes, candidate) < worst_waste(slab_sizes, best)) best = candidate;
-    if (worst_waste(slab_sizes, best) <= 1.0 / 16) break;
+  uint64_t best = 0;
+  double waste = 0;
+  for (const uint64_t unit : {kHugePage, kSmallPage}) {
+    if (unit == kHugePage && budget < many * std::max(kHugePage, largest)) continue;
+    const uint64_t smallest = round_up(largest, unit);
+    const uint64_t limit = std::max(smallest, budget / many);
+    for (uint64_t candidate = smallest; candidate <= limit; candidate += unit) {
+      const double wasted = worst_waste(slab_sizes, candidate);
+      if (best == 0 || wasted < waste) {
+        best = candidate;
+        waste = wasted;
+      }
+      if (waste <= kFairWaste) return best;
+    }
   }
   return best;
 }

@@ -34,9 +34,9 @@ class SuperblockArena {
   static SuperblockArena over(std::unique_ptr<kernels::Buffer> memory, uint32_t superblocks,
                               uint64_t superblock_bytes);
 
-  // The size that wastes least: 2 MiB (a huge page), or a multiple when that leaves more than 1/16 unused
-  // behind the last slab of some size; smaller, in 4 KiB steps, when `budget` is under 64 superblocks of 2
-  // MiB (16 for every size, where there are more than four). `slab_sizes` are distinct.
+  // 2 MiB (a huge page), or a multiple, where no more than 1/16 is unused behind the last slab of any size;
+  // else in 4 KiB steps: the mapping has huge pages whatever it is cut into. At least 64 of them (16 for
+  // every size, where there are more than four), if the largest slab allows. `slab_sizes` are distinct.
   static uint64_t choose_superblock_bytes(std::span<const uint64_t> slab_sizes, uint64_t budget);
 
   SuperblockArena(SuperblockArena&& other) noexcept;

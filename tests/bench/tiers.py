@@ -28,6 +28,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bench import oracle  # noqa: E402
+from bench.pressure import cpu_seconds  # noqa: E402
 from bench.report import Report, machine, median, ratio, samples  # noqa: E402
 from support.cluster import DEMO_MODEL, ROOT, Cluster, binary, sse, wait_until  # noqa: E402
 from support.series import total  # noqa: E402
@@ -59,10 +60,10 @@ def random_model(shape, positions=40960):
     return folder
 
 
-def load(cluster, *flags, seconds=300):
-    """The report of `lowkey bench`."""
+def load(cluster, *flags, seconds=300, timeout=120):
+    """The report of `lowkey bench`; `timeout`: of one request."""
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        done = subprocess.run([binary(), "bench", "--url", cluster.url, "--json", result.name, "--timeout", "120",
+        done = subprocess.run([binary(), "bench", "--url", cluster.url, "--json", result.name, "--timeout", str(timeout),
                                *map(str, flags)], check=False, timeout=seconds + 130, capture_output=True, text=True)
         text = pathlib.Path(result.name).read_text()
     if not text:
@@ -263,8 +264,11 @@ def routing_run(policy, kv_bytes, trace, speed):
     flags = ["--tp", 1, "--replicas", 2, "--stores", 0, "--threads", 1, "--routing", policy, "--kv-bytes", kv_bytes,
              "--max-queued", 10000]
     with Cluster(random_model("135M"), ranks=3, flags=flags) as cluster:
-        pages = sum(v for labels, v in samples(cluster, "lowkey_kv_pages")
-                    if labels["tier"] == "device" and labels["state"] == "capacity")
+        def capacities():  # of both; a worker may be late with its metrics
+            found = [v for labels, v in samples(cluster, "lowkey_kv_pages")
+                     if labels["tier"] == "device" and labels["state"] == "capacity"]
+            return found if len(found) == 2 else None
+        pages = sum(wait_until(capacities, 30, "both replicas' capacity"))
         done = load(cluster, "--trace", trace, "--trace-tokens", TRACE_TOKENS, "--trace-speed", speed)
         reasons = {labels["reason"]: v for labels, v in samples(cluster, "lowkey_routed_requests_total")}
     return {"load": done, "pages": pages, "reasons": reasons}
@@ -322,16 +326,27 @@ stream: {levels: [0.25, 0.5, 1]}
 """
 
 
+# Answers that outgrow the memory they were let in with: what pressure comes from. Room for not quite two of these
+# sequences at all levels, and for five at the first. What cannot shrink, computing each token, is least of the whole.
+PRESSURE = {"clients": 10, "prompt": 64, "answer": 960, "kv_bytes": "24MiB"}
+
+
 def pressure_run(policy, recipe, requests, seed):
-    """Twelve clients, and room for three sequences at all levels."""
     flags = ["--tp", 1, "--replicas", 1, "--stores", 1, "--threads", 2, "--pressure", policy, "--recipe", recipe, "--kv-bytes",
-             "24MiB", "--host-bytes", "512MiB"]
+             PRESSURE["kv_bytes"], "--host-bytes", "512MiB"]
     with Cluster(random_model("135M"), ranks=3, flags=flags) as cluster:
-        done = load(cluster, "--concurrency", 12, "--requests", requests, "--prompt-tokens", 256, "--output-tokens", 256, "--seed",
-                    seed, seconds=200)
+        worker = cluster.processes()[1]
+        before = cpu_seconds(worker)
+        done = load(cluster, "--concurrency", PRESSURE["clients"], "--requests", requests, "--prompt-tokens", PRESSURE["prompt"],
+                    "--output-tokens", PRESSURE["answer"], "--seed", seed, seconds=900, timeout=600)
+        cpu = cpu_seconds(worker) - before
         page = cluster.metrics()
     read = {levels: total(page, "lowkey_pages_read_total", levels=str(levels)) for levels in (1, 2, 3)}
+    steps = total(page, "lowkey_step_seconds_count")
     return {"load": done, "per_minute": 60 * done["requests_per_second"], "pages_read": read,
+            "per_cpu_second": done["requests_answered"] / cpu, "steps": steps,
+            "sequences": total(page, "lowkey_step_sequences_sum") / steps,
+            "again": total(page, "lowkey_recomputed_tokens_total"),
             "preemptions": total(page, "lowkey_num_preemptions_total"),
             "coarse_tokens": total(page, "lowkey_coarse_tokens_total"),
             "level_drops": {kind: total(page, "lowkey_kv_level_drops_total", pages=kind) for kind in ("idle", "in_use")}}
@@ -342,7 +357,7 @@ def pressure(report, clock):
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as recipe:
         recipe.write(THREE_LEVELS)
         recipe.flush()
-        requests, taken = 12, 0
+        requests, taken = PRESSURE["clients"], 0
         for number in range(3):
             begin = time.monotonic()
             if clock.left() < 1.2 * taken:
@@ -354,7 +369,10 @@ def pressure(report, clock):
     report.note("pressure_ladder_requests", ladder, "/min")
     report.note("pressure_preempt_requests", preempt, "/min")
     for policy in runs:
-        report.note(f"pressure_{policy}_preemptions", median([run["preemptions"] for run in runs[policy]]))
+        for key in ("preemptions", "again", "steps", "sequences", "per_cpu_second"):
+            report.note(f"pressure_{policy}_{key}", median([run[key] for run in runs[policy]]))
+    report.note("pressure_ladder_over_preempt_per_cpu_second",
+                ratio(*(median([run["per_cpu_second"] for run in runs[policy]]) for policy in ("ladder", "preempt"))))
     read = collections.Counter()
     for run in runs["ladder"]:
         read.update(run["pages_read"])

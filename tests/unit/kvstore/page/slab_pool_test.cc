@@ -99,6 +99,7 @@ TEST(SuperblockArena, ChoosesTheSuperblockThatWastesLittle) {
   const uint64_t chosen = choose({720 * kKiB}, kGiB);
   EXPECT_EQ(chosen % (2 * kMiB), 0u);
   EXPECT_LE(chosen % (720 * kKiB), chosen / 16);
+  EXPECT_EQ(choose({720 * kKiB}, 178 * kMiB), 720 * kKiB) << "no room for 64 of a multiple that does not";
   EXPECT_EQ(choose({40 * kKiB}, 256 * kKiB), 40 * kKiB) << "small budgets get small superblocks";
 }
 
