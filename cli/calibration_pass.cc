@@ -69,7 +69,7 @@ class Collector {
                         .q = q.as<float>(),
                         .k = k.as<float>(),
                         .v = v.as<float>(),
-                        .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))},
+                        .scale = config_.attention_scale()},
                        {.first_query = first,
                         .query_step = std::max(1, (q.rows - first) / kQueriesPerWindow),
                         .page_tokens = options_.page_tokens,

@@ -21,19 +21,27 @@ namespace {
 
 constexpr uint64_t kGoodPiece = 1024;  // smaller ones halve the bandwidth
 
+std::string describe_windows(const ModelConfig& config) {
+  if (config.windows.empty()) return "";
+  const auto layers = std::ranges::count_if(config.windows, [](int window) { return window > 0; });
+  const bool all = config.widest_window() > 0;
+  return fmt::format("  window of {} tokens in {} of {} layers{}{}\n", std::ranges::max(config.windows),
+                     layers, config.num_layers,
+                     config.local_rope ? ", RoPE " + config.local_rope->describe() : "",
+                     all ? ": pages behind it are given back" : ": pages are kept for the others");
+}
+
 std::string describe_model(const ModelConfig& config, uint64_t parameters, size_t files,
                            const Hash128& fingerprint) {
-  const char* family = config.family == worker::Family::kQwen2 ? "Qwen2" : "Llama";
   std::string text = fmt::format(
       "{}: {} type, {} layers, hidden {}, {} query and {} KV heads of {}, ffn {}, vocabulary {}, context "
       "{}\n",
-      config.name, family, config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads,
-      config.head_dim, config.intermediate_size, config.vocab_size, config.max_positions);
-  text += fmt::format("  RoPE theta {}{}, {} head, end of text [{}]\n", config.rope_theta,
-                      config.rope_scaling.type == worker::RopeScaling::Type::kLlama3
-                          ? fmt::format(" (llama3 scaling, factor {})", config.rope_scaling.factor)
-                          : "",
+      config.name, config.traits().title, config.num_layers, config.hidden_size, config.num_heads,
+      config.num_kv_heads, config.head_dim, config.intermediate_size, config.vocab_size,
+      config.max_positions);
+  text += fmt::format("  RoPE {}, {} head, end of text [{}]\n", config.rope.describe(),
                       config.tie_word_embeddings ? "tied" : "untied", fmt::join(config.eos_token_ids, ", "));
+  text += describe_windows(config);
   return text + fmt::format("  {} parameters in {} file{}, fingerprint {}\n", parameters, files,
                             files == 1 ? "" : "s", fingerprint.hex());
 }

@@ -32,13 +32,34 @@ Result<std::unique_ptr<kvstore::Trainer>> load_trainer(const std::filesystem::pa
   return std::unique_ptr<kvstore::Trainer>(make());
 }
 
+namespace {
+
+// What the trainer's own decoder (kvstore/calibrate/train) does not have; null: it has all.
+const char* untrainable(const worker::ModelConfig& config) {
+  const worker::FamilyTraits& traits = config.traits();
+  if (traits.gemma) return "Gemma's norms";
+  if (traits.qk_norm) return "norms of queries and keys";
+  if (traits.fused_projections) return "fused projections";
+  if (!config.windows.empty()) return "a sliding window";
+  if (config.activation != kernels::Activation::kSilu) return "another activation than silu";
+  if (config.rope.rotated != 1) return "heads rotated in part";
+  if (config.rope.table(config.head_dim, config.max_positions).attention_factor != 1)
+    return "a scaling of RoPE that scales attention";
+  return nullptr;
+}
+
+}  // namespace
+
 Result<kvstore::TrainModel> train_model(const std::filesystem::path& model_dir) {
   const Result<worker::ModelConfig> config = worker::ModelConfig::read(model_dir);
   if (!config.ok()) return config.error();
+  if (const char* what = untrainable(*config))
+    return Error{Code::kUsage, fmt::format("{}: training bases: expected a Llama-type decoder, found {}",
+                                           config->name, what)};
   Result<worker::SafetensorsReader> opened = worker::SafetensorsReader::open(model_dir);
   if (!opened.ok()) return opened.error();
   const auto reader = std::make_shared<worker::SafetensorsReader>(std::move(opened).value());
-  const bool llama_bias = config->attention_bias && config->family == worker::Family::kLlama;
+  const kernels::RopeTable rope = config->rope.table(config->head_dim, config->max_positions);
   return kvstore::TrainModel{
       .hidden_size = config->hidden_size,
       .intermediate_size = config->intermediate_size,
@@ -49,11 +70,11 @@ Result<kvstore::TrainModel> train_model(const std::filesystem::path& model_dir) 
       .vocab_size = config->vocab_size,
       .max_positions = config->max_positions,
       .rms_norm_eps = config->rms_norm_eps,
-      .rope_inv_freq = config->rope_inv_freq(),
+      .rope_inv_freq = rope.inv_freq,
       .kv_producer = config->kv_producer,
       .tied = config->tie_word_embeddings,
-      .qkv_bias = config->attention_bias,
-      .o_bias = llama_bias,
+      .qkv_bias = config->qkv_bias,
+      .o_bias = config->output_bias,
       .mlp_bias = config->mlp_bias,
       .weight = [reader](const std::string& name, int64_t rows, int64_t cols) -> Result<std::vector<float>> {
         const Result<worker::TensorView> view =

@@ -120,6 +120,15 @@ void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, fl
   sum += hn::GetLane(hn::SumOfLanes(d, sums));
 }
 
+void soft_cap_row(float* scores, float offset, float cap, int n) {
+  const D d;
+  const V shift = hn::Set(d, offset);
+  for (int i = 0; i < n; i += static_cast<int>(hn::Lanes(d))) {
+    const size_t left = n - i;
+    store_first(soft_cap_f32(d, hn::Add(load_first(d, scores + i, left), shift), cap), d, scores + i, left);
+  }
+}
+
 void merge_row(float& maximum, float& sum, float* acc, float other_maximum, float other_sum,
                const float* other_acc, int dim) {
   if (other_sum == 0.0f) return;
@@ -182,6 +191,7 @@ namespace lowkey::kernels::simd {
 
 HWY_EXPORT(multiply_tile);
 HWY_EXPORT(softmax_row);
+HWY_EXPORT(soft_cap_row);
 HWY_EXPORT(merge_row);
 HWY_EXPORT(add_weights);
 HWY_EXPORT(scale_row);
@@ -193,6 +203,9 @@ void multiply_tile(const TileProduct& product) {
 }
 void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, float* acc, int dim) {
   HWY_DYNAMIC_DISPATCH(softmax_row)(scores, valid, n, maximum, sum, acc, dim);
+}
+void soft_cap_row(float* scores, float offset, float cap, int n) {
+  HWY_DYNAMIC_DISPATCH(soft_cap_row)(scores, offset, cap, n);
 }
 void merge_row(float& maximum, float& sum, float* acc, float other_maximum, float other_sum,
                const float* other_acc, int dim) {

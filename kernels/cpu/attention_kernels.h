@@ -22,6 +22,9 @@ void multiply_tile(const TileProduct& product);
 // maximum. REQUIRES: valid >= 1.
 void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, float* acc, int dim);
 
+// scores = cap * tanh((scores + offset) / cap).
+void soft_cap_row(float* scores, float offset, float cap, int n);
+
 // (maximum, sum, acc) of one segment merged into another by log-sum-exp; an empty one (sum 0) changes
 // nothing.
 void merge_row(float& maximum, float& sum, float* acc, float other_maximum, float other_sum,

@@ -31,14 +31,14 @@ struct Rounded16 {
 // What a batch's softmax needs to know.
 struct Batch {
   const CodeSide& values;
-  std::byte* const* slabs;             // of its first page
-  int tokens;                          // of a page
-  int masked;                          // first tokens that are not seen
+  std::byte* const* slabs;  // of its first page
+  int tokens;               // of a page
+  float soft_cap;
   bool nibbles, crumbs, bytes, pairs;  // orders of weights that values ask for
   WeightRow row;
 };
 
-// One row over the pages of a batch that it sees.
+// One row over the pages of a batch that it sees: from `first_page` to before `pages`.
 struct BatchRow {
   float* scores;  // become weights
   float* maximum;
@@ -46,8 +46,21 @@ struct BatchRow {
   float* acc;
   uint32_t* rounded;
   float* factors;
+  float offset;    // added before the soft cap
+  int hidden;      // the batch's first tokens that it does not see
+  int first_page;  // those before are not there
   int pages;
 };
+
+// Scores of the pages that the row sees.
+HWY_INLINE void cap_scores(const Batch& batch, const BatchRow& row) {
+  const DF d;
+  const VF offset = hn::Set(d, row.offset);
+  for (int t = row.first_page * batch.tokens; t < row.pages * batch.tokens;
+       t += static_cast<int>(hn::Lanes(d)))
+    hn::StoreU(soft_cap_f32(d, hn::Add(hn::LoadU(d, row.scores + t), offset), batch.soft_cap), d,
+               row.scores + t);
+}
 
 // Largest rounded weight of wide values: as many as a page has, times the largest value, stay below 2^31.
 HWY_INLINE float wide_weight_limit(int tokens) {
@@ -64,7 +77,7 @@ HWY_INLINE float exp_one(float x) {
 HWY_INLINE void raise_maximum(const Batch& batch, const BatchRow& row, int dim) {
   const DF d;
   const int lanes = static_cast<int>(hn::Lanes(d)), n = row.pages * batch.tokens;
-  for (int t = 0; t < std::min(batch.masked, n); ++t) row.scores[t] = -std::numeric_limits<float>::infinity();
+  for (int t = 0; t < std::min(row.hidden, n); ++t) row.scores[t] = -std::numeric_limits<float>::infinity();
   VF maxima = hn::LoadU(d, row.scores);
   for (int i = lanes; i < n; i += lanes) maxima = hn::Max(maxima, hn::LoadU(d, row.scores + i));
   const float maximum = hn::GetLane(hn::MaxOfLanes(d, maxima));
@@ -84,7 +97,7 @@ HWY_INLINE void weigh(const Batch& batch, const BatchRow& row, float* largest) {
   // Nothing seen at all: weights e^(-infinity - lowest) = 0.
   const VF shift = hn::Set(d, std::max(*row.maximum, std::numeric_limits<float>::lowest()));
   VF sums = hn::Zero(d);
-  for (int page = 0; page < row.pages; ++page) {
+  for (int page = row.first_page; page < row.pages; ++page) {
     const auto* norms = reinterpret_cast<const uint16_t*>(batch.slabs[static_cast<size_t>(page) * kMaxSlabs] +
                                                           batch.values.norms_offset);
     float* weights = row.scores + static_cast<size_t>(page) * batch.tokens;
@@ -130,11 +143,12 @@ HWY_INLINE void round_weights(const Batch& batch, const BatchRow& row, int page,
 void weigh_rows(const Batch& batch, const BatchRow* rows, int count, int dim) {
   constexpr int kMaxPages = kCodeBatchTokens / 16;
   float largest[kMaxFused][kMaxPages];
+  for (int r = 0; r < count && batch.soft_cap != 0; ++r) cap_scores(batch, rows[r]);
   for (int r = 0; r < count; ++r) raise_maximum(batch, rows[r], dim);
   for (int r = 0; r < count; ++r) weigh(batch, rows[r], largest[r]);
   const float limit = wide_weight_limit(batch.tokens);
   for (int r = 0; r < count; ++r) {
-    for (int page = 0; page < rows[r].pages; ++page)
+    for (int page = rows[r].first_page; page < rows[r].pages; ++page)
       round_weights(batch, rows[r], page, largest[r][page], limit);
   }
 }
@@ -199,25 +213,35 @@ void add_page(const PageCodes& page, const uint32_t* staged, AddRows add, int fi
 }
 
 // The scores of pages [page, end) of a run become rounded weights.
-void weigh_batch(const Batch& batch, const PageRun& run, int page, int end, int rows, int batch_pages,
-                 const AttentionState& state, int dim, CodeScratch& scratch) {
+void weigh_batch(const Batch& batch, const PageRun& run, int page, int end, const CodeQueries& queries,
+                 int batch_pages, const AttentionState& state, int dim, CodeScratch& scratch) {
   const int batch_tokens = batch_pages * batch.tokens;
-  for (int first = run.first_query[page]; first < rows; first += kMaxFused) {
-    BatchRow some[kMaxFused];
-    const int count = std::min(kMaxFused, rows - first);
-    for (int i = 0; i < count; ++i) {
-      const size_t row = static_cast<size_t>(first) + i;
-      int visible = 1;
-      while (page + visible < end && run.first_query[page + visible] <= first + i) ++visible;
-      some[i] = {scratch.scores.data() + row * batch_tokens,
-                 state.maximum + row,
-                 state.sum + row,
-                 state.acc + row * state.stride,
-                 scratch.weights.data() + row * batch.row.size,
-                 scratch.factors.data() + row * 2 * batch_pages,
-                 visible};
+  const int end_row = run.end_query(end - 1, batch.tokens, queries.rows);
+  BatchRow some[kMaxFused];
+  int count = 0;
+  for (int row = run.first_query[page]; row < end_row; ++row) {
+    int first = std::max(page, run.skipped);
+    while (first < end && run.end_query(first, batch.tokens, queries.rows) <= row) ++first;
+    int behind = first;
+    while (behind < end && run.first_query[behind] <= row) ++behind;
+    const size_t r = row;
+    if (behind > first) {
+      some[count++] = {
+          scratch.scores.data() + r * batch_tokens,
+          state.maximum + r,
+          state.sum + r,
+          state.acc + r * state.stride,
+          scratch.weights.data() + r * batch.row.size,
+          scratch.factors.data() + r * 2 * batch_pages,
+          queries.offsets == nullptr ? 0.0f : queries.offsets[r],
+          std::max(page == 0 ? run.masked_tokens : 0, run.hidden_tokens(page, row, batch.tokens)),
+          first - page,
+          behind - page};
     }
-    weigh_rows(batch, some, count, dim);
+    if (count == kMaxFused || (count > 0 && row + 1 == end_row)) {
+      weigh_rows(batch, some, count, dim);
+      count = 0;
+    }
   }
 }
 
@@ -233,46 +257,48 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
   float* factors = scratch.factors.data();
   for (int page = 0, end; page < run.num_pages; page = end) {
     end = std::min(run.num_pages, page + batch_pages);
+    if (end <= run.skipped) continue;
+    const int begin = std::max(page, run.skipped);
     const auto codes = [&](const CodeSide& side, int p) {
       std::byte* const* slabs = run.slabs + static_cast<size_t>(p) * kMaxSlabs;
       const bool more = p + batch_pages < run.num_pages + run.pages_after;
       return PageCodes{side, slabs, more ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : slabs,
                        tokens};
     };
-    for (int p = page; p < end; ++p) {
+    for (int p = begin; p < end; ++p) {
       const PageCodes keys = codes(plan.key, p);
-      const int first = run.first_query[p];
+      const int first = run.first_query[p], behind = run.end_query(p, tokens, rows);
       float* out = scores + (p - page) * tokens;
       keys.prefetch_norms();
-      if (rows - first > kFusedRows) {
+      if (behind - first > kFusedRows) {
         stage_keys(keys, staged);
-        score_page<true>(keys, staged, queries, first, rows, out, batch_tokens);
+        score_page<true>(keys, staged, queries, first, behind, out, batch_tokens);
       } else {
-        score_page<false>(keys, staged, queries, first, rows, out, batch_tokens);
+        score_page<false>(keys, staged, queries, first, behind, out, batch_tokens);
       }
     }
     const auto has = [&](CodeForm form) { return (orders >> static_cast<int>(form) & 1) != 0; };
     const Batch batch{plan.value,
                       run.slabs + static_cast<size_t>(page) * kMaxSlabs,
                       tokens,
-                      page == 0 ? run.masked_tokens : 0,
+                      queries.soft_cap,
                       has(CodeForm::kNibbles),
                       has(CodeForm::kCrumbs) || has(CodeForm::kCrumbPair),
                       has(CodeForm::kBytes),
                       orders >> static_cast<int>(CodeForm::kNibblePair) != 0,
                       row_words};
-    weigh_batch(batch, run, page, end, rows, batch_pages, state, plan.value.dim, scratch);
-    for (int p = page; p < end; ++p) {
+    weigh_batch(batch, run, page, end, queries, batch_pages, state, plan.value.dim, scratch);
+    for (int p = begin; p < end; ++p) {
       const PageCodes values = codes(plan.value, p);
-      const int first = run.first_query[p];
+      const int first = run.first_query[p], behind = run.end_query(p, tokens, rows);
       const AddRows add{weights, static_cast<size_t>(row_words.size), row_words, p - page,
                         factors, static_cast<size_t>(2 * batch_pages)};
       values.prefetch_norms();
-      if (rows - first > kFusedRows) {
+      if (behind - first > kFusedRows) {
         stage_values(values, staged);
-        add_page<true>(values, staged, add, first, rows, state.acc, state.stride);
+        add_page<true>(values, staged, add, first, behind, state.acc, state.stride);
       } else {
-        add_page<false>(values, staged, add, first, rows, state.acc, state.stride);
+        add_page<false>(values, staged, add, first, behind, state.acc, state.stride);
       }
     }
   }
@@ -384,6 +410,8 @@ const CodeTables kCodeTables = make_code_tables();
 void round_queries(const CodePlan& plan, const FeatureQueries& queries, CodeQueries& rounded) {
   const size_t rows = queries.count;
   rounded.rows = queries.count;
+  rounded.soft_cap = queries.soft_cap;
+  rounded.offsets = queries.offsets;
   rounded.stride = plan.key.query_words;
   grow(rounded.words, rows * rounded.stride);
   grow(rounded.bias, rows);

@@ -28,6 +28,8 @@ struct CodeQueries {
   std::vector<uint32_t> words;      // [rows][stride]: 4 bytes (narrow) or 2 words (wide) each
   std::vector<int32_t> bias;        // [rows]: key bytes are unsigned, 128 too large
   std::vector<float> narrow, wide;  // [rows]: score per unit of the integer sums
+  float soft_cap = 0;               // as in FeatureQueries
+  const float* offsets = nullptr;
 };
 
 void round_queries(const CodePlan& plan, const FeatureQueries& queries, CodeQueries& rounded);

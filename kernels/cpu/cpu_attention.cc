@@ -11,12 +11,14 @@
 namespace lowkey::kernels {
 namespace {
 
-PageRun part_of(const PageRun& run, int page, int count) {
+PageRun part_of(const PageRun& run, int page, int count, int page_tokens) {
   PageRun part = run;
   part.slabs += static_cast<size_t>(page) * kMaxSlabs;
   part.num_pages = std::min(count, run.num_pages - page);
   part.pages_after += run.num_pages - page - part.num_pages;
   if (page > 0) part.masked_tokens = 0;
+  part.hidden -= page * page_tokens;
+  part.skipped = std::clamp(run.skipped - page, 0, part.num_pages);
   std::copy_n(run.first_query + page, part.num_pages, part.first_query);
   return part;
 }
@@ -86,7 +88,7 @@ void CpuAttention::run_splits(const Task& task, Scratch& scratch) {
     if (task.count == 1) stretch = kMaxRunPages;
     const PageRun run = run_of(first, segment, split - before);
     for (int page = 0; page < run.num_pages; page += stretch) {
-      const PageRun part = part_of(run, page, stretch);
+      const PageRun part = part_of(run, page, stretch, page_tokens_);
       for (int i = 0; i < task.count; ++i) {
         scratch.heads[i].pages->see(
             part, state_at(shared_states_, blocks_[task.block + i].first_state, split, queries));
@@ -151,7 +153,15 @@ void CpuAttention::load_queries(const Block& block, HeadScratch& head) const {
 
 void CpuAttention::prepare_segment(const Block& block, const Segment& segment, HeadScratch& head) const {
   const HeadMap& map = maps_.at(segment.map, block.head);
-  FeatureQueries queries{head.queries.data(), dim_, queries_of(block)};
+  FeatureQueries queries{
+      .rows = head.queries.data(), .stride = dim_, .count = queries_of(block), .soft_cap = step_->soft_cap};
+  if (step_->soft_cap != 0 && map.key_mean != nullptr) {
+    grow(head.offsets, queries.count);
+    for (int i = 0; i < queries.count; ++i)
+      head.offsets[i] =
+          simd::dot_row(head.queries.data() + static_cast<size_t>(i) * dim_, map.key_mean, dim_);
+    queries.offsets = head.offsets.data();
+  }
   if (map.key != nullptr) {
     const int stride = simd::tile_stride(map.head.key->dim);
     if (head.mapped != segment.map) {
@@ -160,7 +170,8 @@ void CpuAttention::prepare_segment(const Block& block, const Segment& segment, H
       simd::multiply_tile({queries.rows, dim_, map.key, stride, head.mapped_queries.data(), stride,
                            queries.count, dim_, stride, /*accumulate=*/false});
     }
-    queries = {head.mapped_queries.data(), stride, queries.count};
+    queries.rows = head.mapped_queries.data();
+    queries.stride = stride;
   }
   head.pages = &head.float_pages;
   CodePages& code_pages = head.code_pages[segment.levels - 1];
@@ -169,12 +180,16 @@ void CpuAttention::prepare_segment(const Block& block, const Segment& segment, H
 }
 
 PageRun CpuAttention::run_of(const Block& block, const Segment& segment, int split) const {
-  const int first = split * kSplitPages;
-  const int pages = pages_of(block, segment);
+  const int skipped = skipped_of(block, segment), pages = pages_of(block, segment);
+  const int first = (skipped / kSplitPages + split) * kSplitPages;
   PageRun run{.slabs = segment.slabs + static_cast<size_t>(first) * kMaxSlabs,
               .num_pages = std::min(kSplitPages, pages - first),
               .pages_after = std::max(0, pages - first - kSplitPages),
-              .masked_tokens = first == 0 ? segment.masked_tokens : 0};
+              .masked_tokens = first == 0 ? segment.masked_tokens : 0,
+              .windowed = segment.own && step_->window > 0,
+              .hidden = hidden_from(block, (segment.first_page + first) * page_tokens_),
+              .group = group_,
+              .skipped = std::max(0, skipped - first)};
   for (int page = 0; page < run.num_pages && segment.own; ++page)
     run.first_query[page] =
         std::max(0, (segment.first_page + first + page + 1) * page_tokens_ - block.begin) * group_;
@@ -187,7 +202,7 @@ void CpuAttention::map_back(const Block& block, const Segment& segment, const At
                             Scratch& scratch) const {
   const HeadMap& map = maps_.at(segment.map, block.head);
   const int queries = queries_of(block), stride = simd::tile_stride(dim_);
-  for (int i = 0; i < queries && map.key_mean != nullptr; ++i) {
+  for (int i = 0; i < queries && map.key_mean != nullptr && step_->soft_cap == 0; ++i) {
     state.maximum[i] +=
         simd::dot_row(scratch.heads[0].queries.data() + static_cast<size_t>(i) * dim_, map.key_mean, dim_);
   }
@@ -208,30 +223,41 @@ void CpuAttention::map_back(const Block& block, const Segment& segment, const At
 void CpuAttention::see_exact(const Block& block, const AttentionState& state, Scratch& scratch) const {
   for (const Segment& segment : segments_of(block)) {
     const int first_query = segment.own ? std::max(0, page_tokens_ - block.begin) * group_ : 0;
-    if (segment.masked_tokens == 0 || first_query >= queries_of(block)) continue;
+    const int hidden = hidden_from(block, 0);
+    const int end_query = static_cast<int>(std::clamp((int64_t{segment.masked_tokens} - hidden) * group_,
+                                                      int64_t{0}, int64_t{queries_of(block)}));
+    if (segment.masked_tokens == 0 || first_query >= end_query) continue;
     const EncodedHead& head = maps_.at(segment.map, block.head).head;
     const std::byte* sink = segment.slabs[head.layout->sink_slab()];
     const auto rows = [&](const VectorLayout& vector) {
       return sink + head.layout->rows_of(vector.bank, vector.side, block.head).sink_offset;
     };
-    see_rows(rows(*head.key), rows(*head.value), segment.masked_tokens, first_query, queries_of(block),
-             segment.masked_tokens, state, scratch);
+    see_rows({.keys = rows(*head.key),
+              .values = rows(*head.value),
+              .tokens = segment.masked_tokens,
+              .first_query = first_query,
+              .end_query = end_query,
+              .first_valid = segment.masked_tokens,
+              .hidden = hidden},
+             state, scratch);
   }
   for (int page = block.begin / page_tokens_; page * page_tokens_ < block.end; ++page) {
     const int page_begin = page * page_tokens_;
     const int begin = std::max(block.begin, page_begin), end = std::min(block.end, page_begin + page_tokens_);
-    see_rows(writer_.own_page(block.sequence, Side::kKey, block.head, page),
-             writer_.own_page(block.sequence, Side::kValue, block.head, page), end - page_begin,
-             (begin - block.begin) * group_, (end - block.begin) * group_, begin - page_begin + 1, state,
-             scratch);
+    see_rows({.keys = writer_.own_page(block.sequence, Side::kKey, block.head, page),
+              .values = writer_.own_page(block.sequence, Side::kValue, block.head, page),
+              .tokens = end - page_begin,
+              .first_query = (begin - block.begin) * group_,
+              .end_query = (end - block.begin) * group_,
+              .first_valid = begin - page_begin + 1,
+              .hidden = hidden_from(block, page_begin)},
+             state, scratch);
   }
 }
 
-// Queries [first_query, end_query) of the block see exact rows: the first position `first_valid` of them,
-// each further one one more, up to all. Products run over whole tiles; tokens out of sight get weight 0.
-void CpuAttention::see_rows(const std::byte* keys, const std::byte* values, int tokens, int first_query,
-                            int end_query, int first_valid, const AttentionState& state,
-                            Scratch& scratch) const {
+// Products run over whole tiles; tokens out of sight get weight 0.
+void CpuAttention::see_rows(const ExactRows& exact, const AttentionState& state, Scratch& scratch) const {
+  const auto& [keys, values, tokens, first_query, end_query, first_valid, hidden] = exact;
   const int extent = simd::tile_stride(tokens), value_stride = simd::tile_stride(dim_);
   const int rows = end_query - first_query;
   const DType dtype = step_->layout->dtype;
@@ -245,9 +271,12 @@ void CpuAttention::see_rows(const std::byte* keys, const std::byte* values, int 
                        scratch.key_tile.data(), extent, scores, extent, rows, dim_, extent,
                        /*accumulate=*/false});
   for (int i = 0; i < rows; ++i) {
-    simd::softmax_row(scores + static_cast<size_t>(i) * extent, std::min(tokens, first_valid + i / group_),
-                      extent, state.maximum[first_query + i], state.sum[first_query + i],
-                      acc + static_cast<size_t>(i) * state.stride, value_stride);
+    float* row = scores + static_cast<size_t>(i) * extent;
+    if (step_->soft_cap != 0) simd::soft_cap_row(row, 0, step_->soft_cap, extent);
+    std::fill_n(row, std::max(0, hidden + (first_query + i) / group_),
+                -std::numeric_limits<float>::infinity());
+    simd::softmax_row(row, std::min(tokens, first_valid + i / group_), extent, state.maximum[first_query + i],
+                      state.sum[first_query + i], acc + static_cast<size_t>(i) * state.stride, value_stride);
   }
   simd::multiply_tile({scores, extent, scratch.value_tile.data(), value_stride, acc, state.stride, rows,
                        extent, value_stride, /*accumulate=*/true});

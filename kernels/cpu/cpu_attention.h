@@ -44,7 +44,8 @@ class CpuAttention {
     std::byte* const* slabs = nullptr;  // of its first page
     int levels = 0;
     int first_page = 0;     // of the sequence's own
-    int num_pages = 0;      // that any row sees
+    int num_pages = 0;      // up to the last one that any row sees
+    int skipped = 0;        // leading ones that do not belong to it, or that no row sees
     int masked_tokens = 0;  // of page 0: the sink, which is seen exact
     bool own = false;       // a row sees the pages before its own
   };
@@ -73,6 +74,7 @@ class CpuAttention {
   // One head's rows, ready for a segment.
   struct HeadScratch {
     std::vector<float> queries, mapped_queries;
+    std::vector<float> offsets;                    // q . mean of keys, where scores are capped
     int mapped = kNoMap;                           // what mapped_queries are for
     std::array<CodePages, kMaxLevels> code_pages;  // by levels read: runs of pages alternate
     FloatPages float_pages;
@@ -89,7 +91,7 @@ class CpuAttention {
   void plan(const AttentionStep& step);
   void plan_sequence(const SequenceSlice& sequence, int index);
   void plan_segments(const SequenceSlice& sequence, SequencePlan& plan);
-  void add_segment(const PageLayout& layout, int bank, Segment segment);
+  void add_segment(const PageLayout& layout, int bank, Segment segment, bool same_map);
   void plan_tasks();
   void prepare(Scratch& scratch) const;
 
@@ -100,8 +102,11 @@ class CpuAttention {
     const SequencePlan& plan = plans_[block.sequence];
     return std::span(segments_).subspan(plan.first_segment, plan.num_segments);
   }
-  // Pages of the segment that the block's last row sees.
+  // Pages of the segment that the block's last row sees; leading ones that are behind its first row's window.
   int pages_of(const Block& block, const Segment& segment) const;
+  int skipped_of(const Block& block, const Segment& segment) const;
+  // Slots from `first` on that the block's first query does not see; less than 0: sees all.
+  int hidden_from(const Block& block, int first) const;
   int splits_of(const Block& block, const Segment& segment) const;
   void load_queries(const Block& block, HeadScratch& head) const;
   void prepare_segment(const Block& block, const Segment& segment, HeadScratch& head) const;
@@ -109,8 +114,16 @@ class CpuAttention {
   void map_back(const Block& block, const Segment& segment, const AttentionState& state,
                 Scratch& scratch) const;
   void see_exact(const Block& block, const AttentionState& state, Scratch& scratch) const;
-  void see_rows(const std::byte* keys, const std::byte* values, int tokens, int first_query, int end_query,
-                int first_valid, const AttentionState& state, Scratch& scratch) const;
+  // Exact rows of consecutive slots: what queries [first, end) of the block see of them.
+  struct ExactRows {
+    const std::byte* keys;
+    const std::byte* values;
+    int tokens;
+    int first_query, end_query;
+    int first_valid;  // slots that the first of them sees, each further row one more, up to all
+    int hidden;       // hidden_from() the first
+  };
+  void see_rows(const ExactRows& rows, const AttentionState& state, Scratch& scratch) const;
   void store_result(const Block& block, const AttentionState& state);
   void observe();
 

@@ -1,11 +1,13 @@
 // How CpuAttention cuts a step into segments, blocks and tasks.
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 #include "kernels/cpu/compute_pool.h"
 #include "kernels/cpu/cpu_attention.h"
 #include "kernels/cpu/page_tile.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/ops/attention_window.h"
 #include "kernels/ops/exact_pages.h"
 
 namespace lowkey::kernels {
@@ -28,6 +30,7 @@ void CpuAttention::plan(const AttentionStep& step) {
                    step.q.cols == step.num_q_heads * layout.head_dim,
                "{} query heads, {} KV heads of {}; q {}, k {} columns", step.num_q_heads, layout.num_kv_heads,
                layout.head_dim, step.q.cols, step.k.cols);
+  check_window(step);
   step_ = &step;
   page_tokens_ = layout.page_tokens;
   dim_ = layout.head_dim;
@@ -80,33 +83,38 @@ void CpuAttention::plan_segments(const SequenceSlice& sequence, SequencePlan& pl
                 {.slabs = archive->slabs,
                  .levels = layout.num_levels,
                  .num_pages = archive->num_pages,
-                 .masked_tokens = sink ? layout.sink_tokens : 0});
+                 .masked_tokens = sink ? layout.sink_tokens : 0},
+                false);
   }
   const int pages = (sequence.first_slot + sequence.num_rows - 1) / page_tokens_;  // that the last row sees
   const uint8_t* levels = sequence.page_levels;
-  for (int first = 0, end = 0; first < pages; first = end) {
+  const int seen = first_seen(*step_, sequence.first_slot) / page_tokens_;  // pages before it: by no row
+  for (int first = seen, end = 0; first < pages; first = end) {
     LOWKEY_CHECK(levels[first] >= 1 && levels[first] <= step_->layout->num_levels,
                  "page {} is to be read at {} of {} levels", first, levels[first], step_->layout->num_levels);
     end = static_cast<int>(
         std::find_if(levels + first, levels + pages, [&](uint8_t l) { return l != levels[first]; }) - levels);
+    // Under a window, where splits begin must not depend on which pages are behind it by now.
+    const int origin = step_->window == 0 ? first : first / kSplitPages * kSplitPages;
     add_segment(*step_->layout, step_->bank,
-                {.slabs = sequence.slabs + static_cast<size_t>(first) * kMaxSlabs,
+                {.slabs = sequence.slabs + static_cast<size_t>(origin) * kMaxSlabs,
                  .levels = levels[first],
-                 .first_page = first,
-                 .num_pages = end - first,
+                 .first_page = origin,
+                 .num_pages = end - origin,
+                 .skipped = first - origin,
                  .masked_tokens = first == 0 ? step_->layout->sink_tokens : 0,
-                 .own = true});
+                 .own = true},
+                first > seen);
   }
   plan.num_segments = static_cast<int>(segments_.size()) - plan.first_segment;
 }
 
-void CpuAttention::add_segment(const PageLayout& layout, int bank, Segment segment) {
-  // Runs of one sequence have the map of the run before.
-  const bool same = segment.own && segment.first_page > 0;
-  segment.map = same ? segments_.back().map : maps_.add(layout, bank);
+// Runs of one sequence have the map of the run before.
+void CpuAttention::add_segment(const PageLayout& layout, int bank, Segment segment, bool same_map) {
+  segment.map = same_map ? segments_.back().map : maps_.add(layout, bank);
   segments_.push_back(segment);
   exact_tokens_ = std::max(exact_tokens_, segment.masked_tokens);
-  for (int head = 0; head < heads_ && !same; ++head) {
+  for (int head = 0; head < heads_ && !same_map; ++head) {
     state_stride_ = std::max(state_stride_, simd::tile_stride(layout.vector(bank, Side::kValue, head).dim));
   }
 }
@@ -116,8 +124,19 @@ int CpuAttention::pages_of(const Block& block, const Segment& segment) const {
   return std::clamp((block.end - 1) / page_tokens_ - segment.first_page, 0, segment.num_pages);
 }
 
+int CpuAttention::skipped_of(const Block& block, const Segment& segment) const {
+  if (!segment.own || step_->window == 0) return 0;
+  const int behind = first_seen(*step_, block.begin) / page_tokens_ - segment.first_page;
+  return std::clamp(behind, segment.skipped, segment.num_pages);
+}
+
+int CpuAttention::hidden_from(const Block& block, int first) const {
+  return step_->window == 0 ? std::numeric_limits<int>::min() / 2 : block.begin - step_->window + 1 - first;
+}
+
 int CpuAttention::splits_of(const Block& block, const Segment& segment) const {
-  return ceil_div(pages_of(block, segment), kSplitPages);
+  const int pages = pages_of(block, segment), skipped = skipped_of(block, segment);
+  return pages <= skipped ? 0 : ceil_div(pages, kSplitPages) - skipped / kSplitPages;
 }
 
 // Many rows: one task per block where that feeds all threads, else one per split. Few: one per split, for all

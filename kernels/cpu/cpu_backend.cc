@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/trace.h"
+#include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/compute_pool.h"
 #include "kernels/cpu/cpu_attention.h"
 #include "kernels/cpu/cpu_linear.h"
@@ -58,10 +59,12 @@ class CpuBackend final : public HostBackend {
 
   void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate,
               const Tensor& y) override;
-  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, const Tensor& y) override;
+  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
+             const Tensor& y) override;
   void rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) override;
   void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) override;
-  void silu_mul(const Tensor& gate_up, const Tensor& y) override;
+  void gated(Activation activation, const Tensor& gate_up, const Tensor& y) override;
+  void soft_cap(float cap, const Tensor& x) override;
   void add(const Tensor& x, const Tensor& y) override;
   void attend(const AttentionStep& step) override {
     const TraceSpan span("attend", {"rows", step.q.rows}, {"bank", step.bank});
@@ -166,7 +169,7 @@ void CpuBackend::linear(const Linear& weight, const Tensor& x, const float* bias
   });
 }
 
-void CpuBackend::embed(const Linear& embedding, std::span<const int32_t> ids, int first_row,
+void CpuBackend::embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
                        const Tensor& y) {
   const TraceSpan span("embed", {"rows", y.rows});
   const auto& w = static_cast<const CpuLinear&>(embedding);
@@ -174,6 +177,7 @@ void CpuBackend::embed(const Linear& embedding, std::span<const int32_t> ids, in
     const int64_t row = int64_t{ids[i]} - first_row;
     if (row >= 0 && row < w.out_features()) {
       w.copy_row(static_cast<int>(row), row_of(y, i));
+      if (scale != 1) simd::scale_row(row_of(y, i), scale, row_of(y, i), y.cols);
     } else {
       std::memset(row_of(y, i), 0, y.cols * sizeof(float));
     }
@@ -188,19 +192,25 @@ void CpuBackend::rms_norm(const Tensor& x, const float* weight, float epsilon, c
 
 void CpuBackend::rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) {
   const TraceSpan span("rope", {"rows", x.rows});
-  rope_.update(table, positions);
+  const RopeCache::Angles& angles = rope_.find(table, positions);
   for_rows(x.rows, x.cols, [&](int row) {
     for (int begin = 0; begin < x.cols; begin += table.head_dim) {
-      simd::rotate_row(row_of(x, row) + begin, rope_.cos(row), rope_.sin(row), table.head_dim / 2);
+      simd::rotate_row(row_of(x, row) + begin, angles.cos_of(row), angles.sin_of(row), table.inv_freq.size());
     }
   });
 }
 
-void CpuBackend::silu_mul(const Tensor& gate_up, const Tensor& y) {
-  const TraceSpan span("silu mul", {"rows", y.rows});
+void CpuBackend::gated(Activation activation, const Tensor& gate_up, const Tensor& y) {
+  const TraceSpan span("gated", {"rows", y.rows});
+  const auto function = activation == Activation::kSilu ? simd::silu_mul_row : simd::gelu_mul_row;
   for_rows(y.rows, y.cols, [&](int row) {
-    simd::silu_mul_row(row_of(gate_up, row), row_of(gate_up, row) + y.cols, row_of(y, row), y.cols);
+    function(row_of(gate_up, row), row_of(gate_up, row) + y.cols, row_of(y, row), y.cols);
   });
+}
+
+void CpuBackend::soft_cap(float cap, const Tensor& x) {
+  const TraceSpan span("soft cap", {"rows", x.rows});
+  for_rows(x.rows, x.cols, [&](int row) { simd::soft_cap_row(row_of(x, row), 0, cap, x.cols); });
 }
 
 void CpuBackend::add(const Tensor& x, const Tensor& y) {

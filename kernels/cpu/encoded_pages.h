@@ -3,7 +3,9 @@
 // (encoded_pages_of), never by the number of rows, so that prefill and decode do the same arithmetic.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include "kernels/page/page_layout.h"
 
@@ -18,11 +20,14 @@ struct EncodedHead {
 
 // A block's query rows in the coordinates of the key's features: softmax scale, basis and static scales are
 // folded in, so the score of a token is row . y with y the features without their static scale (embedded
-// codes: code value * norm of the row). The constant of the mean is the caller's.
+// codes: code value * norm of the row). The constant of the mean is the caller's, unless scores are capped: a
+// cap is taken of whole scores.
 struct FeatureQueries {
   const float* rows = nullptr;  // [count][stride], key->dim of them used
   int stride = 0;
   int count = 0;
+  float soft_cap = 0;              // AttentionStep::soft_cap; 0: none
+  const float* offsets = nullptr;  // [count], of the mean, added before the cap; null: zeros
 };
 
 inline constexpr int kMaxRunPages = 16;
@@ -33,9 +38,28 @@ struct PageRun {
   int num_pages = 0;                  // 1 .. kMaxRunPages
   int pages_after = 0;                // that follow in `slabs` and are likely to be asked for next
   int masked_tokens = 0;              // the first tokens of the first page: not seen (the sink is, exact)
-  // Rows from first_query[page] on see the page; ascending. Rows of one position are adjacent, so that a row
-  // sees a beginning of the run.
+  // Rows from first_query[page] on see the page; ascending. Rows of one position are adjacent, so that
+  // without a window a row sees a beginning of the run.
   int first_query[kMaxRunPages] = {};
+
+  // Under a sliding window row r does not see the run's first `hidden` + r / `group` tokens (less than 0:
+  // sees all). A row's run begins at the same page whatever comes with it: the pages that no row sees are
+  // there in number, but are not touched.
+  bool windowed = false;
+  int hidden = 0;
+  int group = 1;    // rows of one position
+  int skipped = 0;  // leading pages that no row sees
+
+  // Tokens at the front of the page, and of the pages before it, that the row does not see.
+  int hidden_tokens(int page, int row, int page_tokens) const {
+    return windowed ? std::max(0, hidden + row / group - page * page_tokens) : 0;
+  }
+  // The first row of `count` from which on the page is wholly hidden.
+  int end_query(int page, int page_tokens, int count) const {
+    if (!windowed) return count;
+    const int64_t positions = int64_t{page + 1} * page_tokens - hidden;
+    return static_cast<int>(std::clamp<int64_t>(positions * group, 0, count));
+  }
 };
 
 // The running softmax of query rows over what they have seen (Milakov & Gimelshein 2018): the largest score,

@@ -28,15 +28,20 @@ void FloatPages::prepare(const EncodedHead& head, int levels, const FeatureQueri
 void FloatPages::see(const PageRun& run, const AttentionState& state) {
   const int tokens = head_.layout->page_tokens, stride = simd::tile_stride(tokens);
   const int value_stride = simd::tile_stride(head_.value->dim);
-  for (int page = 0; page < run.num_pages; ++page) {
-    const int first = run.first_query[page], rows = queries_.count - first;
-    if (rows <= 0) return;
+  for (int page = run.skipped; page < run.num_pages; ++page) {
+    const int first = run.first_query[page], rows = run.end_query(page, tokens, queries_.count) - first;
+    if (rows <= 0) continue;
     score(run, page, first, rows);
     const int masked = page == 0 ? run.masked_tokens : 0;
     float* acc = state.acc + static_cast<size_t>(first) * state.stride;
     for (int row = 0; row < rows; ++row) {
       float* scores = scores_.data() + static_cast<size_t>(row) * stride;
-      std::fill_n(scores, masked, -std::numeric_limits<float>::infinity());
+      if (queries_.soft_cap != 0) {
+        simd::soft_cap_row(scores, queries_.offsets == nullptr ? 0 : queries_.offsets[first + row],
+                           queries_.soft_cap, tokens);
+      }
+      std::fill_n(scores, std::max(masked, run.hidden_tokens(page, first + row, tokens)),
+                  -std::numeric_limits<float>::infinity());
       simd::softmax_row(scores, tokens, stride, state.maximum[first + row], state.sum[first + row],
                         acc + static_cast<size_t>(row) * state.stride, value_stride);
     }

@@ -1,6 +1,7 @@
-// cos and sin of a step's positions: computed once per step, used by q and k of every layer.
+// cos and sin of a step's positions: computed once per step and table, used by q and k of every layer.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -11,18 +12,23 @@ namespace lowkey::kernels {
 
 class RopeCache {
  public:
-  // Makes cos() and sin() those of (table, positions); nothing to do when they are already.
-  void update(const RopeTable& table, std::span<const int32_t> positions);
+  struct Angles {
+    // [inv_freq.size()] of one row of the step.
+    const float* cos_of(size_t row) const { return cos.data() + row * inv_freq.size(); }
+    const float* sin_of(size_t row) const { return sin.data() + row * inv_freq.size(); }
 
-  // [head_dim / 2] of one row of the step.
-  const float* cos(size_t row) const { return cos_.data() + row * inv_freq_.size(); }
-  const float* sin(size_t row) const { return sin_.data() + row * inv_freq_.size(); }
+    std::vector<float> inv_freq;
+    float attention_factor = 0;
+    std::vector<int32_t> positions;
+    std::vector<float> cos, sin;  // [row][inv_freq.size()]
+  };
+
+  // Of (table, positions); computed unless they are there. Valid until the next call.
+  const Angles& find(const RopeTable& table, std::span<const int32_t> positions);
 
  private:
-  std::vector<float> inv_freq_;
-  float attention_factor_ = 0;
-  std::vector<int32_t> positions_;
-  std::vector<float> cos_, sin_;  // [row][head_dim / 2]
+  std::array<Angles, 2> cached_;  // models have one table, or one for local and one for global layers
+  size_t next_ = 0;               // to be replaced
 };
 
 }  // namespace lowkey::kernels

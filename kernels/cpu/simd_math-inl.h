@@ -39,6 +39,15 @@ HWY_INLINE V exp_f32(D d, V x) {
   return hn::IfThenElseZero(hn::Ge(x, lowest), hn::Mul(p, hn::BitCast(d, exponent)));
 }
 
+// cap * tanh(x / cap) to about 1e-7 cap: tanh |a| = (1 - e) / (1 + e), e = e^(-2 |a|).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V soft_cap_f32(D d, V x, float cap) {
+  const auto one = hn::Set(d, 1.0f);
+  const auto e = exp_f32(d, hn::Mul(hn::Abs(x), hn::Set(d, -2.0f / cap)));
+  const auto magnitude = hn::Mul(hn::Set(d, cap), hn::Div(hn::Sub(one, e), hn::Add(one, e)));
+  return hn::CopySign(magnitude, x);
+}
+
 // Masked loads and stores touch only the lanes asked for on AVX-512; elsewhere Highway may read the whole
 // vector, so the rest of a row goes through a buffer.
 inline constexpr bool kHasMasks = HWY_TARGET <= HWY_AVX3;

@@ -87,6 +87,20 @@ void silu_mul_row(const float* gate, const float* up, float* y, size_t n) {
   }
 }
 
+// tanh GELU as x / (1 + e^(-2 u)): (1 + tanh u) / 2 = 1 / (1 + e^(-2 u)).
+void gelu_mul_row(const float* gate, const float* up, float* y, size_t n) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  const auto one = hn::Set(d, 1.0f);
+  const auto linear = hn::Set(d, -2 * 0.7978845608f), cubic = hn::Set(d, -2 * 0.7978845608f * 0.044715f);
+  for (size_t i = 0; i < n; i += lanes) {
+    const auto g = load_first(d, gate + i, n - i);
+    const auto exponent = hn::Mul(g, hn::MulAdd(hn::Mul(g, g), cubic, linear));
+    const auto gelu = hn::Div(g, hn::Add(one, exp_f32(d, exponent)));
+    store_first(hn::Mul(gelu, load_first(d, up + i, n - i)), d, y + i, n - i);
+  }
+}
+
 void add_row(const float* x, float* y, size_t n) {
   const D d;
   for (size_t i = 0; i < n; i += hn::Lanes(d)) {
@@ -115,6 +129,7 @@ HWY_EXPORT(bf16_to_f32_row);
 HWY_EXPORT(rms_norm_row);
 HWY_EXPORT(rotate_row);
 HWY_EXPORT(silu_mul_row);
+HWY_EXPORT(gelu_mul_row);
 HWY_EXPORT(add_row);
 HWY_EXPORT(store_row);
 
@@ -132,6 +147,9 @@ void rotate_row(float* x, const float* cos, const float* sin, size_t half) {
 }
 void silu_mul_row(const float* gate, const float* up, float* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(silu_mul_row)(gate, up, y, n);
+}
+void gelu_mul_row(const float* gate, const float* up, float* y, size_t n) {
+  HWY_DYNAMIC_DISPATCH(gelu_mul_row)(gate, up, y, n);
 }
 void add_row(const float* x, float* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(add_row)(x, y, n);

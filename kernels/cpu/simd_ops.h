@@ -14,6 +14,7 @@ void rms_norm_row(const float* x, const float* weight, float epsilon, float* y, 
 // Rotates pairs (x[i], x[i + half]) by (cos[i], sin[i]).
 void rotate_row(float* x, const float* cos, const float* sin, size_t half);
 void silu_mul_row(const float* gate, const float* up, float* y, size_t n);
+void gelu_mul_row(const float* gate, const float* up, float* y, size_t n);  // its tanh form
 void add_row(const float* x, float* y, size_t n);
 // y = x (+ bias unless null) (+ y if accumulate)
 void store_row(const float* x, const float* bias, bool accumulate, float* y, size_t n);

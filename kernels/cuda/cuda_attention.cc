@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/encode_kernels.h"
+#include "kernels/ops/attention_window.h"
 #include "kernels/ops/exact_pages.h"
 
 namespace lowkey::kernels::cuda {
@@ -143,7 +144,9 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
   const int split = sequence.first_slot + sequence.num_rows < kLongSequence ? kShortSplit : kLongSplit;
   for (int i = 0; i < sequence.num_rows; ++i) {
     const int slot = sequence.first_slot + i;
-    DeviceRow row{.sequence = static_cast<int>(plan.sequences.size()) - 1, .slot = slot};
+    DeviceRow row{.sequence = static_cast<int>(plan.sequences.size()) - 1,
+                  .slot = slot,
+                  .first_seen = first_seen(step, slot)};
     pieces.clear();
     for (int s = device.first_segment; s < device.first_segment + device.num_segments; ++s) {
       const bool own = plan.segments[s].own;
@@ -187,6 +190,7 @@ void CudaAttention::make_plan(const AttentionStep& step, Plan& plan) {
                    step.q.cols == step.num_q_heads * layout.head_dim,
                "{} query heads, {} KV heads of {}; q {}, k {} columns", step.num_q_heads, layout.num_kv_heads,
                layout.head_dim, step.q.cols, step.k.cols);
+  check_window(step);
   plan.extents = {layouts_.of(layout).max_dim(), 0};
   for (const SequenceSlice& sequence : step.sequences) {
     LOWKEY_CHECK(sequence.observer == nullptr || is_exact(layout, layout.vector(step.bank, Side::kKey, 0)),
@@ -242,6 +246,7 @@ void CudaAttention::place_plan(const AttentionStep& step, Plan& plan) {
                .group = step.num_q_heads / layout.num_kv_heads,
                .num_rows = rows,
                .scale = step.scale,
+               .soft_cap = step.soft_cap,
                .q = step.q.as<float>(),
                .k = step.k.as<float>(),
                .v = step.v.as<float>(),

@@ -51,13 +51,18 @@ class CudaBackend final : public Backend {
     if (x.rows == 0) return;
     parts_.weights.multiply(static_cast<const CudaLinear&>(weight), x, bias, accumulate, y);
   }
-  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, const Tensor& y) override;
+  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
+             const Tensor& y) override;
   void rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) override {
     launch_rms_norm(stream_, x.as<float>(), weight, epsilon, x.rows, x.cols, y.as<float>());
   }
   void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) override;
-  void silu_mul(const Tensor& gate_up, const Tensor& y) override {
-    launch_silu_mul(stream_, gate_up.as<float>(), y.rows, y.cols, y.as<float>());
+  void gated(Activation activation, const Tensor& gate_up, const Tensor& y) override {
+    const auto launch_gated = activation == Activation::kSilu ? launch_silu_mul : launch_gelu_mul;
+    launch_gated(stream_, gate_up.as<float>(), y.rows, y.cols, y.as<float>());
+  }
+  void soft_cap(float cap, const Tensor& x) override {
+    launch_soft_cap(stream_, cap, int64_t{x.rows} * x.cols, x.as<float>());
   }
   void add(const Tensor& x, const Tensor& y) override {
     launch_add(stream_, x.as<float>(), int64_t{x.rows} * x.cols, y.as<float>());
@@ -102,11 +107,11 @@ std::unique_ptr<Linear> CudaBackend::pack_linear(const void* weight, DType dtype
   return std::move(packed).value();
 }
 
-void CudaBackend::embed(const Linear& embedding, std::span<const int32_t> ids, int first_row,
+void CudaBackend::embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
                         const Tensor& y) {
   const auto& table = static_cast<const CudaLinear&>(embedding);
   launch_embed(stream_, table.weight(), table.dtype(), table.out_features(), table.stride(),
-               parts_.arguments.copy(ids, stream_), first_row, 1.0f, static_cast<int>(ids.size()), y.cols,
+               parts_.arguments.copy(ids, stream_), first_row, scale, static_cast<int>(ids.size()), y.cols,
                y.as<float>());
 }
 

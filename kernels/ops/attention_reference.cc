@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/ops/attention_window.h"
 #include "kernels/page/dtype.h"
 #include "kernels/page/page_codec.h"
 
@@ -79,13 +80,18 @@ void append_exact(const PageLayout& layout, const std::byte* rows, int tokens, s
 }
 
 // Complete pages as one head reads them, appended: mean + decode^T features, its columns; sink rows in place
-// of the codes where page 0 has a sink slab. Null `page_levels`: all.
+// of the codes where page 0 has a sink slab. Null `page_levels`: all. The first `unseen` pages are not read:
+// zeros.
 void append_pages(const PageLayout& layout, const VectorLayout& vector, int head, std::byte* const* slabs,
-                  int num_pages, const uint8_t* page_levels, std::vector<double>& out) {
+                  int num_pages, const uint8_t* page_levels, int unseen, std::vector<double>& out) {
   const float* decode = layout.numbers_at(vector.decode);
   const float* mean = layout.numbers_at(vector.mean);
   std::vector<float> features(static_cast<size_t>(layout.page_tokens) * vector.dim);
   for (int page = 0; page < num_pages; ++page, slabs += kMaxSlabs) {
+    if (page < unseen) {
+      out.resize(out.size() + static_cast<size_t>(layout.page_tokens) * layout.head_dim);
+      continue;
+    }
     const int levels = page_levels == nullptr ? layout.num_levels : page_levels[page];
     decode_features(layout, vector, {slabs}, levels, features.data());
     int token = 0;
@@ -128,29 +134,31 @@ Seen see(const AttentionStep& step, const SequenceSlice& sequence, const Geometr
   if (sequence.archives != nullptr && sequence.archives[step.bank].num_pages > 0) {
     const ArchivedPages& archive = sequence.archives[step.bank];
     append_pages(*archive.layout, archive.layout->vector(archive.bank, side, head), head, archive.slabs,
-                 archive.num_pages, nullptr, seen.archived);
+                 archive.num_pages, nullptr, 0, seen.archived);
   }
   append_pages(layout, layout.vector(step.bank, side, head), head, sequence.slabs,
-               (g.end_position - 1) / g.page_tokens, sequence.page_levels, seen.encoded);
+               (g.end_position - 1) / g.page_tokens, sequence.page_levels,
+               first_seen(step, sequence.first_slot) / g.page_tokens, seen.encoded);
   append_exact(layout, g.own_page(own_rows, side, head, g.first_page), g.num_own_pages * g.page_tokens,
                seen.own);
   return seen;
 }
 
-// weights = softmax(scale q K^T), out = weights V, over the first `count` rows that a row of `page` sees.
-void attend_row(const float* q, const Seen& keys, const Seen& values, int page, const Geometry& g,
-                size_t count, double scale, std::vector<double>& weights, float* out) {
-  weights.resize(count);
+// weights = softmax(scale q K^T), out = weights V, over rows [begin, end) of what a row of `page` sees.
+void attend_row(const AttentionStep& step, const float* q, const Seen& keys, const Seen& values, int page,
+                const Geometry& g, size_t begin, size_t end, std::vector<double>& weights, float* out) {
+  weights.assign(end, 0.0);
   double largest = -INFINITY, sum = 0;
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = begin; i < end; ++i) {
     double dot = 0;
     for (int f = 0; f < g.dim; ++f) dot += q[f] * keys.row(i, page, g)[f];
-    weights[i] = dot * scale;
+    weights[i] = dot * step.scale;
+    if (step.soft_cap != 0) weights[i] = step.soft_cap * std::tanh(weights[i] / step.soft_cap);
     largest = std::max(largest, weights[i]);
   }
-  for (double& w : weights) sum += w = std::exp(w - largest);
+  for (size_t i = begin; i < end; ++i) sum += weights[i] = std::exp(weights[i] - largest);
   std::vector<double> result(g.dim);
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = begin; i < end; ++i) {
     weights[i] /= sum;
     for (int f = 0; f < g.dim; ++f) result[f] += weights[i] * values.row(i, page, g)[f];
   }
@@ -188,8 +196,8 @@ void attend_head(const AttentionStep& step, const SequenceSlice& sequence, const
     sums.assign(slot + 1, 0.0);
     for (int i = 0; i < group; ++i) {
       const size_t offset = (row * step.num_q_heads + head * group + i) * g.dim;
-      attend_row(step.q.as<float>() + offset, keys, values, page, g, archived + slot + 1, step.scale, weights,
-                 step.out.as<float>() + offset);
+      attend_row(step, step.q.as<float>() + offset, keys, values, page, g, first_seen(step, slot),
+                 archived + slot + 1, weights, step.out.as<float>() + offset);
       for (int t = 0; t <= slot; ++t) sums[t] += weights[archived + t];
     }
     if (sequence.observer == nullptr) continue;
@@ -214,6 +222,7 @@ void write_sequence(const AttentionStep& step, const SequenceSlice& sequence,
 }  // namespace
 
 void attend_reference(const AttentionStep& step) {
+  check_window(step);
   std::vector<std::byte> own_rows;
   for (const SequenceSlice& sequence : step.sequences) {
     const Geometry g(step, sequence);

@@ -29,10 +29,10 @@ class Linear {
   virtual size_t packed_bytes() const = 0;
 };
 
-// Rotary frequencies of a model.
+// Rotary frequencies of a layer.
 struct RopeTable {
   int head_dim = 0;
-  std::vector<float> inv_freq;    // [head_dim / 2], after scaling
+  std::vector<float> inv_freq;    // after scaling; [head_dim / 2], fewer where only a head's front is rotated
   float attention_factor = 1.0f;  // multiplies cos and sin (YaRN); 1 otherwise
 };
 
@@ -71,7 +71,8 @@ struct SequenceSlice {
   // A level that is not there has null.
   std::byte* const* slabs = nullptr;
   // Leading levels to read of each of those pages, 1 .. layout.num_levels. Pages completed in this step have
-  // all their slabs, whatever is read of them.
+  // all their slabs, whatever is read of them. 0: the page is wholly behind the step's window for every row,
+  // and may have no slabs any more.
   const uint8_t* page_levels = nullptr;
   std::byte* tail = nullptr;  // exact rows of the incomplete page (layout.tail_bytes); read and updated
   const ArchivedPages* archives = nullptr;  // [num_banks], attended before the pages; null: none
@@ -84,10 +85,14 @@ struct AttentionStep {
   int bank = 0;
   int num_q_heads = 0;  // local; a multiple of layout->num_kv_heads
   float scale = 0;      // 1 / sqrt(head_dim) unless the model says otherwise
-  Tensor q;             // f32 [rows, num_q_heads * head_dim], after RoPE
-  Tensor k;             // f32 [rows, num_kv_heads * head_dim], after RoPE
-  Tensor v;             // f32 [rows, num_kv_heads * head_dim]
-  Tensor out;           // f32 [rows, num_q_heads * head_dim]
+  // Sliding window: a query at slot t sees slots > t - window alone (Beltagy et al. 2020, arXiv:2004.05150);
+  // 0: all up to t. REQUIRES with a window or a soft cap: no archives, no observers.
+  int window = 0;
+  float soft_cap = 0;  // score = soft_cap * tanh(score / soft_cap), before the softmax (Gemma 2); 0: none
+  Tensor q;            // f32 [rows, num_q_heads * head_dim], after RoPE
+  Tensor k;            // f32 [rows, num_kv_heads * head_dim], after RoPE
+  Tensor v;            // f32 [rows, num_kv_heads * head_dim]
+  Tensor out;          // f32 [rows, num_q_heads * head_dim]
   // Several layers may read one bank, in ascending order (Cross-Layer Attention, arXiv:2405.12981): only the
   // first one encodes pages, all are given its K and V, and tails change with the last one.
   bool first_reader = true;
@@ -113,6 +118,10 @@ struct Compaction {
   int to_bank = 0;
   std::byte* const* to_slabs = nullptr;
 };
+
+// What a gated MLP does to its gate. tanh GELU: x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+// (Hendrycks & Gimpel 2016).
+enum class Activation : uint8_t { kSilu, kGeluTanh };
 
 class Backend {
  public:
@@ -144,16 +153,20 @@ class Backend {
   // y[M, out] = x[M, in] W^T (+ bias[out], f32, may be null) (+ y when accumulate).
   virtual void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate,
                       const Tensor& y) = 0;
-  // y[i] = row (ids[i] - first_row) of the embedding, zeros when outside it (vocabulary-parallel lookup).
-  virtual void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row,
+  // y[i] = scale * row (ids[i] - first_row) of the embedding, zeros when outside it (vocabulary-parallel
+  // lookup).
+  virtual void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
                      const Tensor& y) = 0;
-  // y = x / sqrt(mean(x^2) + epsilon) * weight, per row. In place allowed. (Zhang & Sennrich 2019)
+  // y = x / sqrt(mean(x^2) + epsilon) * weight, per row. In place allowed. (Zhang & Sennrich 2019) Heads are
+  // normed as the rows of [rows * heads, head_dim].
   virtual void rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) = 0;
-  // Rotates every head of x in place by its row's position: split-half pairs (i, i + head_dim / 2), as
-  // Hugging Face Llama. (Su et al. 2021, eq. 34)
+  // Rotates every head of x in place by its row's position: split-half pairs (i, i + n) for i < n =
+  // inv_freq.size(), as Hugging Face Llama; features from 2 n on stay. (Su et al. 2021, eq. 34)
   virtual void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) = 0;
-  // y = silu(gate) * up, for gate_up [rows, 2 n] holding gate then up.
-  virtual void silu_mul(const Tensor& gate_up, const Tensor& y) = 0;
+  // y = activation(gate) * up, for gate_up [rows, 2 n] holding gate then up.
+  virtual void gated(Activation activation, const Tensor& gate_up, const Tensor& y) = 0;
+  // x = cap * tanh(x / cap), in place. (Bello et al. 2016, arXiv:1611.09940, section 3.3) REQUIRES: cap > 0.
+  virtual void soft_cap(float cap, const Tensor& x) = 0;
   virtual void add(const Tensor& x, const Tensor& y) = 0;  // y += x
   virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) = 0;
   // y = columns [first, first + y.cols) of x.
@@ -161,8 +174,9 @@ class Backend {
 
   // Writes K and V into the cache, encodes the pages completed by these rows, and attends: a query at
   // position t sees the archived pages, the sink, every page that ends at or before t's page start encoded,
-  // and its own page exact up to t — in prefill and decode alike (docs/architecture.md). K and V are rounded
-  // to dtype() first. On return the slabs of completed pages and the tails are written; nothing else is kept.
+  // and its own page exact up to t — in prefill and decode alike (docs/architecture.md); of all these, under
+  // a sliding window, the slots inside it. K and V are rounded to dtype() first. On return the slabs of
+  // completed pages and the tails are written; nothing else is kept.
   virtual void attend(const AttentionStep& step) = 0;
 
   // Encodes chosen tokens into archived pages and leaves the rest of them in the tail. The source pages stay

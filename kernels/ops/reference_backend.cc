@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <numbers>
 
 #include "base/check.h"
 #include "kernels/ops/attention_reference.h"
@@ -71,13 +72,14 @@ class ReferenceBackend final : public HostBackend {
     }
   }
 
-  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, const Tensor& y) override {
+  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
+             const Tensor& y) override {
     const auto& w = static_cast<const ReferenceLinear&>(embedding);
     for (size_t i = 0; i < ids.size(); ++i) {
       const int64_t row = int64_t{ids[i]} - first_row;
       float* target = row_of(y, static_cast<int>(i));
       if (row >= 0 && row < w.out_features()) {
-        std::memcpy(target, w.row(static_cast<int>(row)), y.cols * sizeof(float));
+        for (int c = 0; c < y.cols; ++c) target[c] = scale * w.row(static_cast<int>(row))[c];
       } else {
         std::memset(target, 0, y.cols * sizeof(float));
       }
@@ -95,7 +97,7 @@ class ReferenceBackend final : public HostBackend {
   }
 
   void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) override {
-    const int half = table.head_dim / 2;
+    const int half = static_cast<int>(table.inv_freq.size());
     for (int r = 0; r < x.rows; ++r) {
       for (int begin = 0; begin < x.cols; begin += table.head_dim) {
         float* head = row_of(x, r) + begin;
@@ -111,12 +113,22 @@ class ReferenceBackend final : public HostBackend {
     }
   }
 
-  void silu_mul(const Tensor& gate_up, const Tensor& y) override {
+  void gated(Activation activation, const Tensor& gate_up, const Tensor& y) override {
     for (int r = 0; r < y.rows; ++r) {
       for (int i = 0; i < y.cols; ++i) {
         const double gate = row_of(gate_up, r)[i];
-        row_of(y, r)[i] = static_cast<float>(gate / (1.0 + std::exp(-gate)) * row_of(gate_up, r)[y.cols + i]);
+        const double inner = std::sqrt(2 / std::numbers::pi) * (gate + 0.044715 * gate * gate * gate);
+        const double active = activation == Activation::kSilu ? gate / (1.0 + std::exp(-gate))
+                                                              : gate / 2 * (1 + std::tanh(inner));
+        row_of(y, r)[i] = static_cast<float>(active * row_of(gate_up, r)[y.cols + i]);
       }
+    }
+  }
+
+  void soft_cap(float cap, const Tensor& x) override {
+    for (int r = 0; r < x.rows; ++r) {
+      for (int i = 0; i < x.cols; ++i)
+        row_of(x, r)[i] = static_cast<float>(cap * std::tanh(double{row_of(x, r)[i]} / cap));
     }
   }
 

@@ -118,6 +118,34 @@ TEST_P(AttentionParity, BatchesOfDecodesAndPrefillsEqualTheReference) {
   }
 }
 
+// Slots behind the window are hidden, and pages wholly behind it not touched: they are gone.
+TEST_P(AttentionParity, WindowsAndSoftCapsEqualTheReference) {
+  const Shape s{4, 2, 64};
+  const PageLayout layout = make_layout(recipe, s, dtype);
+  const int written = 5 * s.page_tokens + 9, rows = 7;
+  const Inputs inputs(s, written + rows, 81);
+  for (const auto& [window, cap] :
+       {std::pair(5, 3.0f), {s.page_tokens + 7, 0.0f}, {3 * s.page_tokens, 3.0f}}) {
+    SequenceMemory memory(layout, written + rows);
+    const auto writer = make_cpu_backend({.dtype = dtype, .threads = 1});
+    attend(*writer, layout, s, {{&inputs, &memory, 0, written}});
+    for (int page = 0; page < (written - window + 1) / s.page_tokens; ++page)
+      std::fill_n(memory.pointers.begin() + page * kMaxSlabs, kMaxSlabs, nullptr);
+    SequenceMemory expected_memory = memory;
+    for (size_t i = 0; i < memory.slabs.size(); ++i)
+      expected_memory.pointers[i] = memory.pointers[i] == nullptr ? nullptr : expected_memory.slabs[i].data();
+    Chunk chunk{.inputs = &inputs, .memory = &memory, .first = written, .rows = rows};
+    chunk.window = window;
+    chunk.soft_cap = cap;
+    const auto actual = attend_anywhere(*backend, layout, s, {chunk})[0];
+    chunk.memory = &expected_memory;
+    const auto expected = attend(*reference, layout, s, {chunk})[0];
+    Tolerance allowed = device_tolerance(*backend, layout);
+    if (allowed.decibel != 0) allowed.decibel -= 4;  // few slots average less of what is rounded
+    expect_attention(actual, expected, allowed, name(s, window, rows));
+  }
+}
+
 class DeviceAttention : public AttentionParity {};
 
 // A row's result is the same bits in any batch: items and merges depend on its own sequence alone.

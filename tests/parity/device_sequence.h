@@ -155,6 +155,8 @@ inline std::vector<std::vector<float>> attend_anywhere(Backend& backend, const P
                     .bank = kBank,
                     .num_q_heads = s.q_heads,
                     .scale = 1.0f / std::sqrt(static_cast<float>(s.dim)),
+                    .window = chunks[0].window,
+                    .soft_cap = chunks[0].soft_cap,
                     .q = tq,
                     .k = tk,
                     .v = tv,

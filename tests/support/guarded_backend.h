@@ -171,8 +171,9 @@ class GuardedBackend final : public kernels::Backend {
               const Tensor& y) override {
     inner_->linear(weight, reach(x), memory_.reach(bias), accumulate, reach(y));
   }
-  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, const Tensor& y) override {
-    inner_->embed(embedding, ids, first_row, reach(y));
+  void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
+             const Tensor& y) override {
+    inner_->embed(embedding, ids, first_row, scale, reach(y));
   }
   void rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) override {
     inner_->rms_norm(reach(x), memory_.reach(weight), epsilon, reach(y));
@@ -180,9 +181,10 @@ class GuardedBackend final : public kernels::Backend {
   void rope(const kernels::RopeTable& table, std::span<const int32_t> positions, const Tensor& x) override {
     inner_->rope(table, positions, reach(x));
   }
-  void silu_mul(const Tensor& gate_up, const Tensor& y) override {
-    inner_->silu_mul(reach(gate_up), reach(y));
+  void gated(kernels::Activation activation, const Tensor& gate_up, const Tensor& y) override {
+    inner_->gated(activation, reach(gate_up), reach(y));
   }
+  void soft_cap(float cap, const Tensor& x) override { inner_->soft_cap(cap, reach(x)); }
   void add(const Tensor& x, const Tensor& y) override { inner_->add(reach(x), reach(y)); }
   void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) override {
     inner_->gather_rows(reach(x), rows, reach(y));

@@ -65,14 +65,14 @@ class Loader {
     return packed;
   }
 
-  // Elements of the parts (rows counted as elements), one after the other, as f32.
-  DeviceVector vector(std::span<const RowPart> parts) {
+  // Elements of the parts (rows counted as elements), one after the other, as f32, plus `offset`.
+  DeviceVector vector(std::span<const RowPart> parts, float offset = 0) {
     std::vector<float> values;
     for (const RowPart& part : parts) {
       const auto view = take(reader_.vector(part.tensor, part.rows));
       if (!view) return nullptr;
       for (int64_t i = 0; i < part.shard.count; ++i)
-        values.push_back(kernels::load_element(view->data, view->dtype, part.shard.first + i));
+        values.push_back(kernels::load_element(view->data, view->dtype, part.shard.first + i) + offset);
     }
     DeviceVector result = backend_.allocate(values.size() * sizeof(float));
     backend_.upload(std::as_bytes(std::span(values)), result->data());
@@ -80,9 +80,9 @@ class Loader {
     return result;
   }
 
-  DeviceVector vector(const std::string& tensor, int64_t size) {
+  DeviceVector vector(const std::string& tensor, int64_t size, float offset = 0) {
     const RowPart whole{tensor, size, {0, size}};
-    return vector({&whole, 1});
+    return vector({&whole, 1}, offset);
   }
 
  private:
@@ -124,49 +124,93 @@ class Loader {
   uint64_t packed_bytes_ = 0;
 };
 
-// All of one layer. Row and column splits as in Megatron-LM, figure 3.
-LayerWeights load_layer(const ModelConfig& config, int index, int rank, int size, Loader& loader) {
-  const std::string prefix = fmt::format("model.layers.{}.", index);
-  const int64_t hidden = config.hidden_size;
-  const int64_t q = int64_t{config.num_heads} * config.head_dim;
-  const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
-  const Shard q_shard = even_shard(q, rank, size);
-  const Shard kv_shard = even_shard(kv, rank, size);
-  const Shard ffn = balanced_shard(config.intermediate_size, rank, size);
-  const std::string attention = prefix + "self_attn.";
-  const std::string mlp = prefix + "mlp.";
-  const auto qkv_parts = [&](const char* what) {
-    return std::array{RowPart{attention + "q_proj." + what, q, q_shard},
-                      RowPart{attention + "k_proj." + what, kv, kv_shard},
-                      RowPart{attention + "v_proj." + what, kv, kv_shard}};
-  };
-  const auto gate_up_parts = [&](const char* what) {
-    return std::array{RowPart{mlp + "gate_proj." + what, config.intermediate_size, ffn},
-                      RowPart{mlp + "up_proj." + what, config.intermediate_size, ffn}};
-  };
+// What a layer's rows are called and where they lie. Row and column splits as in Megatron-LM, figure 3.
+class LayerParts {
+ public:
+  LayerParts(const ModelConfig& config, int index, int rank, int size)
+      : fused_(config.traits().fused_projections),
+        prefix_(fmt::format("model.layers.{}.", index)),
+        q_(int64_t{config.num_heads} * config.head_dim),
+        kv_(int64_t{config.num_kv_heads} * config.head_dim),
+        ffn_(config.intermediate_size),
+        q_shard_(even_shard(q_, rank, size)),
+        kv_shard_(even_shard(kv_, rank, size)),
+        ffn_shard_(balanced_shard(ffn_, rank, size)) {}
 
+  std::string name(const char* tensor) const { return prefix_ + tensor; }
+  int64_t q() const { return q_; }
+  Shard q_shard() const { return q_shard_; }
+  Shard ffn_shard() const { return ffn_shard_; }
+
+  std::array<RowPart, 3> qkv(const char* what) const {
+    return {part("self_attn.q_proj.", "self_attn.qkv_proj.", what, q_, q_shard_, 0, q_ + 2 * kv_),
+            part("self_attn.k_proj.", "self_attn.qkv_proj.", what, kv_, kv_shard_, q_, q_ + 2 * kv_),
+            part("self_attn.v_proj.", "self_attn.qkv_proj.", what, kv_, kv_shard_, q_ + kv_, q_ + 2 * kv_)};
+  }
+  std::array<RowPart, 2> gate_up(const char* what) const {
+    return {part("mlp.gate_proj.", "mlp.gate_up_proj.", what, ffn_, ffn_shard_, 0, 2 * ffn_),
+            part("mlp.up_proj.", "mlp.gate_up_proj.", what, ffn_, ffn_shard_, ffn_, 2 * ffn_)};
+  }
+
+ private:
+  // The rows in a tensor of their own, or from `first` on in the one of all.
+  RowPart part(const char* own, const char* fused, const char* what, int64_t rows, Shard shard, int64_t first,
+               int64_t all) const {
+    if (!fused_) return {prefix_ + own + what, rows, shard};
+    return {prefix_ + fused + what, all, {first + shard.first, shard.count}};
+  }
+
+  bool fused_;
+  std::string prefix_;
+  int64_t q_, kv_, ffn_;
+  Shard q_shard_, kv_shard_, ffn_shard_;
+};
+
+// Norm weights of one layer.
+void load_norms(const ModelConfig& config, const LayerParts& parts, Loader& loader, LayerWeights& layer) {
+  const FamilyTraits& traits = config.traits();
+  const auto norm = [&](const char* tensor, int size) {
+    return loader.vector(parts.name(tensor), size, traits.gemma ? 1.0f : 0.0f);
+  };
+  const int hidden = config.hidden_size;
+  layer.attention_norm = norm("input_layernorm.weight", hidden);
+  if (traits.qk_norm) {
+    layer.q_norm = norm("self_attn.q_norm.weight", config.head_dim);
+    layer.k_norm = norm("self_attn.k_norm.weight", config.head_dim);
+  }
+  if (!traits.post_norms) {
+    layer.mlp_norm = norm("post_attention_layernorm.weight", hidden);
+    return;
+  }
+  layer.attention_post_norm = norm("post_attention_layernorm.weight", hidden);
+  layer.mlp_norm = norm("pre_feedforward_layernorm.weight", hidden);
+  layer.mlp_post_norm = norm("post_feedforward_layernorm.weight", hidden);
+}
+
+LayerWeights load_layer(const ModelConfig& config, int index, int rank, int size, Loader& loader) {
+  const LayerParts parts(config, index, rank, size);
+  const int64_t hidden = config.hidden_size;
   LayerWeights layer;
-  layer.attention_norm = loader.vector(prefix + "input_layernorm.weight", hidden);
+  load_norms(config, parts, loader, layer);
+  const auto qkv = parts.qkv("weight");
   if (config.kv_producer.empty()) {
-    layer.qkv = loader.rows(qkv_parts("weight"), hidden);
+    layer.qkv = loader.rows(qkv, hidden);
   } else {
-    const auto parts = qkv_parts("weight");
-    layer.qkv = loader.rows(std::span(parts).first(1), hidden);
+    layer.qkv = loader.rows(std::span(qkv).first(1), hidden);
     if (config.owns_kv(index)) {
-      layer.kv = loader.rows(std::span(parts).last(2), hidden);
-      layer.kv_norm = loader.vector(attention + "kv_layernorm.weight", hidden);
+      layer.kv = loader.rows(std::span(qkv).last(2), hidden);
+      layer.kv_norm = loader.vector(parts.name("self_attn.kv_layernorm.weight"), hidden);
     }
   }
-  layer.o = loader.columns(attention + "o_proj.weight", hidden, q, q_shard);
-  layer.mlp_norm = loader.vector(prefix + "post_attention_layernorm.weight", hidden);
-  layer.gate_up = loader.rows(gate_up_parts("weight"), hidden);
-  layer.down = loader.columns(mlp + "down_proj.weight", hidden, config.intermediate_size, ffn);
-  if (config.attention_bias) layer.qkv_bias = loader.vector(qkv_parts("bias"));
-  // Qwen2 has a bias on q, k and v alone.
-  if (config.attention_bias && config.family == Family::kLlama && rank == 0)
-    layer.o_bias = loader.vector(attention + "o_proj.bias", hidden);
-  if (config.mlp_bias) layer.gate_up_bias = loader.vector(gate_up_parts("bias"));
-  if (config.mlp_bias && rank == 0) layer.down_bias = loader.vector(mlp + "down_proj.bias", hidden);
+  layer.o = loader.columns(parts.name("self_attn.o_proj.weight"), hidden, parts.q(), parts.q_shard());
+  layer.gate_up = loader.rows(parts.gate_up("weight"), hidden);
+  layer.down =
+      loader.columns(parts.name("mlp.down_proj.weight"), hidden, config.intermediate_size, parts.ffn_shard());
+  if (config.qkv_bias) layer.qkv_bias = loader.vector(parts.qkv("bias"));
+  if (config.output_bias && rank == 0)
+    layer.o_bias = loader.vector(parts.name("self_attn.o_proj.bias"), hidden);
+  if (config.mlp_bias) layer.gate_up_bias = loader.vector(parts.gate_up("bias"));
+  if (config.mlp_bias && rank == 0) layer.down_bias = loader.vector(parts.name("mlp.down_proj.bias"), hidden);
   return layer;
 }
 
@@ -198,9 +242,10 @@ uint64_t weight_bytes(const ModelConfig& config, int rank, int size, DType dtype
   const uint64_t vocab = padded_shard(config.vocab_size, 0, size).count * hidden;
   const uint64_t layer = hidden * (qkv + shape.q_features + 3 * shape.ffn);
   const uint64_t banks = config.num_banks();
-  uint64_t layer_f32 = 2 * hidden;
-  if (config.attention_bias) layer_f32 += qkv;
-  if (config.attention_bias && config.family == Family::kLlama && rank == 0) layer_f32 += hidden;
+  uint64_t layer_f32 = (config.traits().post_norms ? 4 : 2) * hidden;
+  if (config.traits().qk_norm) layer_f32 += 2 * config.head_dim;
+  if (config.qkv_bias) layer_f32 += qkv;
+  if (config.output_bias && rank == 0) layer_f32 += hidden;
   if (config.mlp_bias) layer_f32 += 2 * shape.ffn + (rank == 0 ? hidden : 0);
   const uint64_t shared =
       (config.num_layers - banks) * hidden * 2 * shape.kv_features;  // k and v that are not there
@@ -222,7 +267,8 @@ Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const Saf
   };
   weights.embedding = vocab_rows("model.embed_tokens.weight", true);
   if (!config.tie_word_embeddings) weights.head = vocab_rows("lm_head.weight", false);
-  weights.final_norm = loader.vector("model.norm.weight", config.hidden_size);
+  weights.final_norm =
+      loader.vector("model.norm.weight", config.hidden_size, config.traits().gemma ? 1.0f : 0.0f);
   LOWKEY_TRY(loader.status());
   for (int i = 0; i < config.num_layers; ++i) {
     weights.layers.push_back(load_layer(config, i, rank, size, loader));

@@ -1,4 +1,4 @@
-// One rank's shard of a Llama-type decoder's weights, packed by a backend.
+// One rank's shard of a decoder's weights, packed by a backend.
 #pragma once
 
 #include <memory>
@@ -25,17 +25,20 @@ struct LayerWeights {
   // and V.
   std::unique_ptr<kernels::Linear> qkv;
   DeviceVector qkv_bias;
+  DeviceVector q_norm, k_norm;  // [head_dim], of every head; families with qk_norm
   // Models whose layers share K and V: layers that own them have k and v here, of an input with a norm of its
   // own.
   std::unique_ptr<kernels::Linear> kv;
   DeviceVector kv_norm;                      // [hidden]
   std::unique_ptr<kernels::Linear> o;        // [hidden, heads * head_dim], local columns
   DeviceVector o_bias;                       // rank 0 only: the all-reduce adds it once
+  DeviceVector attention_post_norm;          // [hidden], families with post_norms
   DeviceVector mlp_norm;                     // [hidden]
   std::unique_ptr<kernels::Linear> gate_up;  // [2 * ffn, hidden], local rows: gate, up
   DeviceVector gate_up_bias;
   std::unique_ptr<kernels::Linear> down;  // [hidden, ffn], local columns
   DeviceVector down_bias;                 // rank 0 only
+  DeviceVector mlp_post_norm;             // [hidden], families with post_norms
 };
 
 struct DecoderWeights {

@@ -58,6 +58,10 @@ const json::value* JsonFields::find(std::string_view name) const {
   return value != nullptr && value->is_null() ? nullptr : value;
 }
 
+bool JsonFields::contains(std::string_view name) const {
+  return object_.if_contains(name) != nullptr;
+}
+
 void JsonFields::fail(std::string_view name, std::string_view expected) {
   fail(name, expected, describe(object_.if_contains(name)));
 }

@@ -33,6 +33,7 @@ class JsonFields {
   const Status& status() const { return status_; }
   // The value, or null when the field is missing or JSON null.
   const boost::json::value* find(std::string_view name) const;
+  bool contains(std::string_view name) const;  // also as null
 
   // Required when there is no fallback.
   int64_t integer(std::string_view name, int64_t min, int64_t max, std::optional<int64_t> fallback = {});

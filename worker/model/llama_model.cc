@@ -36,7 +36,8 @@ LlamaModel::LlamaModel(ModelConfig config, int rank, int size, DecoderWeights we
       size_(size),
       shape_(config_, rank, size),
       weights_(std::move(weights)),
-      rope_{.head_dim = config_.head_dim, .inv_freq = config_.rope_inv_freq()},
+      rope_(config_.rope.table(config_.head_dim, config_.max_positions)),
+      local_rope_(config_.local_rope.value_or(config_.rope).table(config_.head_dim, config_.max_positions)),
       backend_(backend) {
   for (int layer = 0; layer < config_.num_layers; ++layer) bank_of_layer_.push_back(config_.bank_of(layer));
 }
@@ -47,7 +48,8 @@ Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout
   const int rows = static_cast<int>(batch.tokens.size());
   reserve(rows);
   const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
-  backend_.embed(*weights_.embedding, batch.tokens, static_cast<int>(weights_.vocab.first), residual);
+  backend_.embed(*weights_.embedding, batch.tokens, static_cast<int>(weights_.vocab.first),
+                 config_.embedding_scale(), residual);
   if (comm.size() > 1) LOWKEY_TRY(comm.all_reduce_sum(residual, deadline));
   for (int i = 0; i < config_.num_layers; ++i) {
     const TraceSpan span("layer", {"index", i});
@@ -99,7 +101,12 @@ void LlamaModel::reserve(int rows) {
               .mlp = allocate(shape_.ffn)};
 }
 
-LlamaModel::Qkv LlamaModel::own_qkv(const LayerWeights& layer, const Batch& batch) {
+const kernels::RopeTable& LlamaModel::rope_of(int layer) const {
+  return config_.window_of(layer) > 0 ? local_rope_ : rope_;
+}
+
+LlamaModel::Qkv LlamaModel::own_qkv(int index, const Batch& batch) {
+  const LayerWeights& layer = weights_.layers[index];
   const int rows = static_cast<int>(batch.tokens.size());
   const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
   const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
@@ -117,9 +124,19 @@ LlamaModel::Qkv LlamaModel::own_qkv(const LayerWeights& layer, const Batch& batc
     backend_.copy_columns(qkv, q.cols, k);
     backend_.copy_columns(qkv, q.cols + k.cols, v);
   }
-  backend_.rope(rope_, batch.positions, q);
-  backend_.rope(rope_, batch.positions, k);
+  if (layer.q_norm) {
+    norm_heads(layer.q_norm, q);
+    norm_heads(layer.k_norm, k);
+  }
+  backend_.rope(rope_of(index), batch.positions, q);
+  backend_.rope(rope_of(index), batch.positions, k);
   return {q, k, v};
+}
+
+void LlamaModel::norm_heads(const DeviceVector& weight, const Tensor& x) {
+  const int heads = x.cols / config_.head_dim;
+  const Tensor by_head{.data = x.data, .rows = x.rows * heads, .cols = config_.head_dim};
+  backend_.rms_norm(by_head, floats(weight), config_.rms_norm_eps, by_head);
 }
 
 // K is rotated once, by its owner; the layers that read it rotate their own q by the same positions.
@@ -138,26 +155,28 @@ LlamaModel::Qkv LlamaModel::shared_qkv(int index, const Batch& batch) {
     backend_.linear(*layer.kv, normed, nullptr, false, kv);
     backend_.copy_columns(kv, 0, k);
     backend_.copy_columns(kv, k.cols, v);
-    backend_.rope(rope_, batch.positions, k);
+    backend_.rope(rope_of(index), batch.positions, k);
   }
   const Tensor q = matrix(buffers_.split, rows, shape_.q_features);
   backend_.rms_norm(residual, floats(layer.attention_norm), config_.rms_norm_eps, normed);
   backend_.linear(*layer.qkv, normed, nullptr, false, q);
-  backend_.rope(rope_, batch.positions, q);
+  backend_.rope(rope_of(index), batch.positions, q);
   return {q, k, v};
 }
 
 Status LlamaModel::attention_block(int layer, const Batch& batch, const kernels::PageLayout& layout,
                                    transport::DeviceComm& comm, Deadline deadline) {
   const LayerWeights& weights = weights_.layers[layer];
-  const auto [q, k, v] = config_.kv_producer.empty() ? own_qkv(weights, batch) : shared_qkv(layer, batch);
+  const auto [q, k, v] = config_.kv_producer.empty() ? own_qkv(layer, batch) : shared_qkv(layer, batch);
   if (batch.tap != nullptr) (*batch.tap)(layer, q, k, v);
   const Tensor attention = matrix(buffers_.attention, q.rows, shape_.q_features);
   const int bank = bank_of_layer_[layer];
   backend_.attend({.layout = &layout,
                    .bank = bank,
                    .num_q_heads = shape_.num_heads,
-                   .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                   .scale = config_.attention_scale(),
+                   .window = config_.window_of(layer),
+                   .soft_cap = config_.attention_soft_cap,
                    .q = q,
                    .k = k,
                    .v = v,
@@ -166,7 +185,7 @@ Status LlamaModel::attention_block(int layer, const Batch& batch, const kernels:
                    .last_reader = std::find(bank_of_layer_.begin() + layer + 1, bank_of_layer_.end(), bank) ==
                                   bank_of_layer_.end(),
                    .sequences = batch.sequences});
-  return project(*weights.o, weights.o_bias, attention, comm, deadline);
+  return project(*weights.o, weights.o_bias, weights.attention_post_norm, attention, comm, deadline);
 }
 
 Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::DeviceComm& comm,
@@ -177,20 +196,22 @@ Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::Dev
   const Tensor mlp = matrix(buffers_.mlp, rows, shape_.ffn);
   backend_.rms_norm(residual, floats(layer.mlp_norm), config_.rms_norm_eps, normed);
   backend_.linear(*layer.gate_up, normed, floats(layer.gate_up_bias), false, gate_up);
-  backend_.silu_mul(gate_up, mlp);
-  return project(*layer.down, layer.down_bias, mlp, comm, deadline);
+  backend_.gated(config_.activation, gate_up, mlp);
+  return project(*layer.down, layer.down_bias, layer.mlp_post_norm, mlp, comm, deadline);
 }
 
-Status LlamaModel::project(const kernels::Linear& weight, const DeviceVector& bias, const Tensor& x,
-                           transport::DeviceComm& comm, Deadline deadline) {
+Status LlamaModel::project(const kernels::Linear& weight, const DeviceVector& bias,
+                           const DeviceVector& post_norm, const Tensor& x, transport::DeviceComm& comm,
+                           Deadline deadline) {
   const Tensor residual = matrix(buffers_.residual, x.rows, config_.hidden_size);
-  if (comm.size() == 1) {
+  if (comm.size() == 1 && !post_norm) {
     backend_.linear(weight, x, floats(bias), true, residual);
     return {};
   }
   const Tensor partial = matrix(buffers_.normed, x.rows, config_.hidden_size);
   backend_.linear(weight, x, floats(bias), false, partial);
   LOWKEY_TRY(comm.all_reduce_sum(partial, deadline));
+  if (post_norm) backend_.rms_norm(partial, floats(post_norm), config_.rms_norm_eps, partial);
   backend_.add(partial, residual);
   return {};
 }
@@ -211,6 +232,7 @@ Status LlamaModel::write_logits(const Batch& batch, transport::DeviceComm& comm,
   backend_.gather_rows(residual, batch.logit_rows, wanted);
   backend_.rms_norm(wanted, floats(weights_.final_norm), config_.rms_norm_eps, wanted);
   backend_.linear(weights_.output_head(), wanted, nullptr, false, out);
+  if (config_.logit_soft_cap > 0) backend_.soft_cap(config_.logit_soft_cap, out);
   if (gather) return comm.gather(out, logits, deadline);
   LOWKEY_TRY(comm.settle(deadline));
   if (!in_place) backend_.download(logits_->data(), std::as_writable_bytes(logits.first(out.bytes() / 4)));

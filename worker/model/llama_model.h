@@ -1,5 +1,5 @@
-// The Llama-type decoder (Llama 2/3, Qwen2, Mistral without window): pre-norm, RoPE, grouped-query attention
-// over cache pages, SwiGLU. (Touvron et al. 2023, "LLaMA", section 2.2)
+// The decoder of all families: pre-norm, RoPE, grouped-query attention over cache pages, a gated MLP (Touvron
+// et al. 2023, "LLaMA", section 2.2), and what FamilyTraits and ModelConfig add.
 #pragma once
 
 #include <memory>
@@ -44,14 +44,16 @@ class LlamaModel : public Model {
   struct Qkv {
     kernels::Tensor q, k, v;
   };
-  Qkv own_qkv(const LayerWeights& layer, const Batch& batch);
+  Qkv own_qkv(int layer, const Batch& batch);
   Qkv shared_qkv(int layer, const Batch& batch);
   Status attention_block(int layer, const Batch& batch, const kernels::PageLayout& layout,
                          transport::DeviceComm& comm, Deadline deadline);
   Status mlp_block(const LayerWeights& layer, int rows, transport::DeviceComm& comm, Deadline deadline);
-  // residual += all-reduce(x weight^T + bias)
-  Status project(const kernels::Linear& weight, const DeviceVector& bias, const kernels::Tensor& x,
-                 transport::DeviceComm& comm, Deadline deadline);
+  void norm_heads(const DeviceVector& weight, const kernels::Tensor& x);
+  const kernels::RopeTable& rope_of(int layer) const;
+  // residual += norm(all-reduce(x weight^T + bias)); without `post_norm` unnormed
+  Status project(const kernels::Linear& weight, const DeviceVector& bias, const DeviceVector& post_norm,
+                 const kernels::Tensor& x, transport::DeviceComm& comm, Deadline deadline);
   Status write_logits(const Batch& batch, transport::DeviceComm& comm, Deadline deadline,
                       std::span<float> logits);
 
@@ -61,6 +63,7 @@ class LlamaModel : public Model {
   const DecoderShape shape_;
   const DecoderWeights weights_;
   const kernels::RopeTable rope_;
+  const kernels::RopeTable local_rope_;  // of layers with a window
   std::vector<int> bank_of_layer_;
   kernels::Backend& backend_;
   Activations buffers_;

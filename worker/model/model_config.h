@@ -9,19 +9,12 @@
 
 #include "base/hash128.h"
 #include "base/result.h"
+#include "kernels/ops/backend.h"
 #include "kernels/page/page_layout.h"
+#include "worker/model/family.h"
+#include "worker/model/rope_config.h"
 
 namespace lowkey::worker {
-
-enum class Family : uint8_t { kLlama, kQwen2 };
-
-struct RopeScaling {
-  enum class Type : uint8_t { kNone, kLlama3 } type = Type::kNone;
-  double factor = 1;
-  double low_freq_factor = 1;
-  double high_freq_factor = 4;
-  double original_max_positions = 0;
-};
 
 // Field names follow config.json; units: elements unless said otherwise.
 struct ModelConfig {
@@ -37,12 +30,20 @@ struct ModelConfig {
   int num_kv_heads = 0;
   int head_dim = 0;
   int vocab_size = 0;
-  int max_positions = 0;
+  int max_positions = 0;  // that are served: where the scaling of RoPE says so more than config.json's
   float rms_norm_eps = 1e-5f;
-  double rope_theta = 10000;
-  RopeScaling rope_scaling;
+  RopeConfig rope;
+  std::optional<RopeConfig>
+      local_rope;  // of layers with a window, where they have one of their own (Gemma 3)
+  // Layer -> slots that a query sees, its own included; 0: all before it. Empty: all, in every layer.
+  std::vector<int> windows;
+  kernels::Activation activation = kernels::Activation::kSilu;
+  double query_scalar = 0;       // scores are q . k / sqrt(query_scalar); 0: head_dim
+  float attention_soft_cap = 0;  // of scores; 0: none
+  float logit_soft_cap = 0;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;  // bias of q, k, v (Qwen2: always)
+  bool qkv_bias = false;
+  bool output_bias = false;  // of o
   bool mlp_bias = false;
   std::optional<int32_t> bos_token_id;
   std::vector<int32_t> eos_token_ids;
@@ -55,7 +56,16 @@ struct ModelConfig {
 
   // The cache of rank `rank` of `size`. REQUIRES: size divides num_kv_heads.
   kernels::CacheShape cache_shape(int tp_size, kernels::DType dtype) const;
-  std::vector<float> rope_inv_freq() const;  // [head_dim / 2], scaling applied
+
+  const FamilyTraits& traits() const { return traits_of(family); }
+  int window_of(int layer) const { return windows.empty() ? 0 : windows[layer]; }
+  // Slots that any layer's query sees, its own included; 0: all. Pages wholly behind are read by nobody.
+  int widest_window() const;
+  const RopeConfig& rope_of(int layer) const {
+    return local_rope && window_of(layer) > 0 ? *local_rope : rope;
+  }
+  float attention_scale() const;
+  float embedding_scale() const;
 };
 
 // Identity of the weights: H(config.json, tensor names, shapes, dtypes and sampled content of every file).

@@ -1,17 +1,13 @@
 #include "worker/model/random_model.h"
 
-#include <array>
-#include <boost/json/array.hpp>
-#include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
-#include <boost/json/value_from.hpp>
-#include <charconv>
 #include <cmath>
 #include <fstream>
 #include <vector>
 
 #include "base/safetensors/safetensors_header.h"
 #include "kernels/page/dtype.h"
+#include "worker/model/random_parts.h"
 
 namespace lowkey::worker {
 
@@ -19,188 +15,9 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr int kNumSpecial = 4;
-constexpr std::array<const char*, kNumSpecial> kSpecial = {"<|endoftext|>", "<|im_start|>", "<|im_end|>",
-                                                           "<|pad|>"};
-constexpr int kNumBytes = 256;
 constexpr const char* kChatTemplate =
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
-ModelConfig tiny_shape() {
-  ModelConfig c;
-  c.hidden_size = 64;
-  c.intermediate_size = 172;
-  c.num_layers = 2;
-  c.num_heads = 4;
-  c.num_kv_heads = 2;
-  c.head_dim = 16;
-  c.vocab_size = 512;
-  c.max_positions = 1024;
-  c.tie_word_embeddings = true;
-  return c;
-}
-
-std::optional<ModelConfig> named_shape(std::string_view name) {
-  ModelConfig c = tiny_shape();
-  if (name == "tiny") return c;
-  c.head_dim = 64;
-  if (name == "135M") {
-    c.num_layers = 30;
-    c.hidden_size = 576;
-    c.num_heads = 9;
-    c.num_kv_heads = 3;
-    c.intermediate_size = 1536;
-    c.vocab_size = 49152;
-    c.max_positions = 8192;
-    c.rope_theta = 100000;
-    return c;
-  }
-  if (name == "1B") {
-    c.num_layers = 16;
-    c.hidden_size = 2048;
-    c.num_heads = 32;
-    c.num_kv_heads = 8;
-    c.intermediate_size = 8192;
-    c.vocab_size = 128256;
-    c.max_positions = 131072;
-    c.rope_theta = 500000;
-    c.rope_scaling = {RopeScaling::Type::kLlama3, 32, 1, 4, 8192};
-    return c;
-  }
-  return std::nullopt;
-}
-
-struct ShapeKey {
-  std::string_view name;
-  int ModelConfig::*field;
-};
-constexpr std::array kShapeKeys = {
-    ShapeKey{"layers", &ModelConfig::num_layers}, ShapeKey{"hidden", &ModelConfig::hidden_size},
-    ShapeKey{"heads", &ModelConfig::num_heads},   ShapeKey{"kv_heads", &ModelConfig::num_kv_heads},
-    ShapeKey{"head_dim", &ModelConfig::head_dim}, ShapeKey{"ffn", &ModelConfig::intermediate_size},
-    ShapeKey{"vocab", &ModelConfig::vocab_size},  ShapeKey{"positions", &ModelConfig::max_positions},
-};
-
-Status set_shape_key(ModelConfig& config, int* share, std::string_view key, std::string_view value) {
-  const auto bad = [&](std::string_view expected) {
-    return Error{Code::kUsage, fmt::format("shape: {}: expected {}, found '{}'", key, expected, value),
-                 "random"};
-  };
-  if (key == "family") {
-    if (value != "llama" && value != "qwen2") return bad("llama or qwen2");
-    config.family = value == "qwen2" ? Family::kQwen2 : Family::kLlama;
-    return {};
-  }
-  if (key == "tied") {
-    if (value != "0" && value != "1") return bad("0 or 1");
-    config.tie_word_embeddings = value == "1";
-    return {};
-  }
-  int number = 0;
-  const auto [end, ec] = std::from_chars(value.data(), value.data() + value.size(), number);
-  const bool is_number = ec == std::errc{} && end == value.data() + value.size() && number >= 1;
-  if (key == "share") {
-    if (!is_number) return bad("a number from 1");
-    *share = number;
-    return {};
-  }
-  for (const ShapeKey& known : kShapeKeys) {
-    if (known.name != key) continue;
-    if (!is_number) return bad("a number from 1");
-    config.*known.field = number;
-    return {};
-  }
-  return Error{
-      Code::kUsage,
-      fmt::format("shape: expected family, layers, hidden, heads, kv_heads, head_dim, ffn, vocab, positions, "
-                  "tied or share, found '{}'",
-                  key),
-      "random"};
-}
-
-json::object config_json(const ModelConfig& c) {
-  const bool qwen = c.family == Family::kQwen2;
-  json::object o{{"architectures", {qwen ? "Qwen2ForCausalLM" : "LlamaForCausalLM"}},
-                 {"model_type", qwen ? "qwen2" : "llama"},
-                 {"hidden_size", c.hidden_size},
-                 {"intermediate_size", c.intermediate_size},
-                 {"num_hidden_layers", c.num_layers},
-                 {"num_attention_heads", c.num_heads},
-                 {"num_key_value_heads", c.num_kv_heads},
-                 {"head_dim", c.head_dim},
-                 {"vocab_size", c.vocab_size},
-                 {"max_position_embeddings", c.max_positions},
-                 {"rms_norm_eps", 1e-5},
-                 {"rope_theta", c.rope_theta},
-                 {"hidden_act", "silu"},
-                 {"tie_word_embeddings", c.tie_word_embeddings},
-                 {"torch_dtype", "bfloat16"},
-                 {"bos_token_id", 0},
-                 {"eos_token_id", 0}};
-  if (c.rope_scaling.type == RopeScaling::Type::kLlama3)
-    o["rope_scaling"] = {
-        {"rope_type", "llama3"},
-        {"factor", c.rope_scaling.factor},
-        {"low_freq_factor", c.rope_scaling.low_freq_factor},
-        {"high_freq_factor", c.rope_scaling.high_freq_factor},
-        {"original_max_position_embeddings", int64_t(c.rope_scaling.original_max_positions)}};
-  if (!c.kv_producer.empty()) o["kv_producer"] = json::value_from(c.kv_producer);
-  return o;
-}
-
-// The printable character that stands for a byte in byte-level vocabularies (Radford et al. 2019, GPT-2):
-// printable Latin-1 stands for itself, the rest for code points from 256 on.
-std::string byte_symbol(int byte) {
-  const auto printable = [](int b) { return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174; };
-  int code = byte;
-  if (!printable(byte)) {
-    code = 256;
-    for (int b = 0; b < byte; ++b) code += !printable(b);
-  }
-  if (code < 0x80) return std::string(1, static_cast<char>(code));
-  return {static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3F))};
-}
-
-// 4 special tokens, 256 bytes, then fillers that only a model can produce: " t260", " t261", ...
-json::object tokenizer_json(int vocab_size) {
-  json::object vocab;
-  json::array added;
-  for (int id = 0; id < kNumSpecial; ++id) {
-    vocab[kSpecial[id]] = id;
-    added.push_back({{"id", id},
-                     {"content", kSpecial[id]},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
-                     {"normalized", false},
-                     {"special", true}});
-  }
-  for (int byte = 0; byte < kNumBytes; ++byte) vocab[byte_symbol(byte)] = kNumSpecial + byte;
-  for (int id = kNumSpecial + kNumBytes; id < vocab_size; ++id)
-    vocab[byte_symbol(' ') + "t" + std::to_string(id)] = id;
-  const json::object byte_level{
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
-  return {{"version", "1.0"},
-          {"truncation", nullptr},
-          {"padding", nullptr},
-          {"added_tokens", std::move(added)},
-          {"normalizer", nullptr},
-          {"pre_tokenizer", byte_level},
-          {"post_processor", nullptr},
-          {"decoder", byte_level},
-          {"model",
-           {{"type", "BPE"},
-            {"dropout", nullptr},
-            {"unk_token", nullptr},
-            {"continuing_subword_prefix", nullptr},
-            {"end_of_word_suffix", nullptr},
-            {"fuse_unk", false},
-            {"byte_fallback", false},
-            {"ignore_merges", false},
-            {"vocab", std::move(vocab)},
-            {"merges", json::array{}}}}};
-}
 
 struct RandomTensor {
   std::string name;
@@ -217,39 +34,61 @@ struct RandomTensor {
 // function of the last one alone, and greedy text a short cycle (of 64 tokens 4 distinct ones at gain 1, 6 at
 // 2, 43 at 3).
 constexpr double kAttentionGain = 3;
+// Gemma scales embeddings up; with a tied head what layers add must outweigh them all the more.
+constexpr double kLift = 4;
+
+// All of one layer, appended.
+void add_layer(const ModelConfig& c, int layer, std::vector<RandomTensor>& out) {
+  const FamilyTraits& traits = c.traits();
+  const int q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  const auto linear = [&](const char* name, int rows, int cols, bool bias, double gain = 1) {
+    out.push_back({prefix + name + ".weight", rows, cols, gain / std::sqrt(cols)});
+    if (bias) out.push_back({prefix + name + ".bias", rows, 0, 0.1});
+  };
+  const auto norm = [&](const char* name, int size, double mean = 1) {
+    out.push_back({prefix + name + ".weight", size, 0, 0.1, traits.gemma ? mean - 1 : mean});
+  };
+  const double lift = traits.gemma ? kLift : 1;
+  if (traits.fused_projections) {
+    linear("self_attn.qkv_proj", q + 2 * kv, c.hidden_size, false, kAttentionGain);
+  } else {
+    linear("self_attn.q_proj", q, c.hidden_size, c.qkv_bias, kAttentionGain);
+    if (c.owns_kv(layer)) {
+      linear("self_attn.k_proj", kv, c.hidden_size, c.qkv_bias, kAttentionGain);
+      linear("self_attn.v_proj", kv, c.hidden_size, c.qkv_bias);
+      if (!c.kv_producer.empty()) norm("self_attn.kv_layernorm", c.hidden_size);
+    }
+  }
+  linear("self_attn.o_proj", c.hidden_size, q, false, kAttentionGain * lift);
+  if (traits.fused_projections) {
+    linear("mlp.gate_up_proj", 2 * c.intermediate_size, c.hidden_size, false);
+  } else {
+    linear("mlp.gate_proj", c.intermediate_size, c.hidden_size, false);
+    linear("mlp.up_proj", c.intermediate_size, c.hidden_size, false);
+  }
+  linear("mlp.down_proj", c.hidden_size, c.intermediate_size, false, lift);
+  norm("input_layernorm", c.hidden_size);
+  norm("post_attention_layernorm", c.hidden_size, traits.post_norms ? lift : 1);
+  if (traits.post_norms) {
+    norm("pre_feedforward_layernorm", c.hidden_size);
+    norm("post_feedforward_layernorm", c.hidden_size, lift);
+  }
+  if (!traits.qk_norm) return;
+  norm("self_attn.q_norm", c.head_dim, kAttentionGain);
+  norm("self_attn.k_norm", c.head_dim, kAttentionGain);
+}
 
 std::vector<RandomTensor> random_tensors(const ModelConfig& c) {
-  const int q = c.num_heads * c.head_dim;
-  const int kv = c.num_kv_heads * c.head_dim;
   const double logit_std = 2.5 / std::sqrt(c.hidden_size);  // of logits: 2.5 on inputs of unit size
   std::vector<RandomTensor> out;
   // Small beside what the layers add, or a tied head would repeat its input token.
   out.push_back(
       {"model.embed_tokens.weight", c.vocab_size, c.hidden_size, logit_std, 0, c.tie_word_embeddings});
-  out.push_back({"model.norm.weight", c.hidden_size, 0, 0.1, 1});
+  out.push_back({"model.norm.weight", c.hidden_size, 0, 0.1, c.traits().gemma ? 0.0 : 1.0});
   if (!c.tie_word_embeddings)
     out.push_back({"lm_head.weight", c.vocab_size, c.hidden_size, logit_std, 0, true});
-  for (int i = 0; i < c.num_layers; ++i) {
-    const std::string prefix = fmt::format("model.layers.{}.", i);
-    const auto linear = [&](const char* name, int rows, int cols, bool bias, double gain = 1) {
-      out.push_back({prefix + name + ".weight", rows, cols, gain / std::sqrt(cols)});
-      if (bias) out.push_back({prefix + name + ".bias", rows, 0, 0.1});
-    };
-    const bool bias = c.family == Family::kQwen2;
-    linear("self_attn.q_proj", q, c.hidden_size, bias, kAttentionGain);
-    if (c.owns_kv(i)) {
-      linear("self_attn.k_proj", kv, c.hidden_size, bias, kAttentionGain);
-      linear("self_attn.v_proj", kv, c.hidden_size, bias);
-      if (!c.kv_producer.empty())
-        out.push_back({prefix + "self_attn.kv_layernorm.weight", c.hidden_size, 0, 0.1, 1});
-    }
-    linear("self_attn.o_proj", c.hidden_size, q, false, kAttentionGain);
-    linear("mlp.gate_proj", c.intermediate_size, c.hidden_size, false);
-    linear("mlp.up_proj", c.intermediate_size, c.hidden_size, false);
-    linear("mlp.down_proj", c.hidden_size, c.intermediate_size, false);
-    out.push_back({prefix + "input_layernorm.weight", c.hidden_size, 0, 0.1, 1});
-    out.push_back({prefix + "post_attention_layernorm.weight", c.hidden_size, 0, 0.1, 1});
-  }
+  for (int i = 0; i < c.num_layers; ++i) add_layer(c, i, out);
   return out;
 }
 
@@ -315,34 +154,6 @@ Status write_json(const json::object& object, const std::filesystem::path& path)
 }
 
 }  // namespace
-
-Result<ModelConfig> parse_shape(std::string_view text) {
-  ModelConfig config = tiny_shape();
-  int share = 1;
-  for (bool first = true; first || !text.empty(); first = false) {
-    const std::string_view item = text.substr(0, text.find(','));
-    text.remove_prefix(std::min(text.size(), item.size() + 1));
-    const size_t equals = item.find('=');
-    if (equals == std::string_view::npos) {
-      const auto named = named_shape(item);
-      if (!named || !first)
-        return Error{Code::kUsage,
-                     fmt::format("shape: expected 135M, 1B, tiny or key=value, found '{}'", item), "random"};
-      config = *named;
-      continue;
-    }
-    LOWKEY_TRY(set_shape_key(config, &share, item.substr(0, equals), item.substr(equals + 1)));
-  }
-  constexpr int kMinVocab = kNumSpecial + kNumBytes;
-  if (config.vocab_size < kMinVocab)
-    return Error{Code::kUsage,
-                 fmt::format("shape: vocab: expected at least {} (every byte, {} special tokens), found {}",
-                             kMinVocab, kNumSpecial, config.vocab_size),
-                 "random"};
-  for (int layer = 0; share > 1 && layer < config.num_layers; ++layer)
-    config.kv_producer.push_back(layer - layer % share);
-  return config;
-}
 
 Status write_random_model(const ModelConfig& config, uint64_t seed, const std::filesystem::path& dir) {
   std::error_code ec;

@@ -11,9 +11,10 @@
 namespace lowkey::worker {
 
 // A shape by name (135M, 1B, tiny), by key=value list, or both: "tiny", "135M,layers=2",
-// "hidden=64,heads=4,kv_heads=2". Keys: family (llama, qwen2), layers, hidden, heads, kv_heads, head_dim,
-// ffn, vocab, positions, tied (0, 1), share (layers that read one's K and V, Cross-Layer Attention); what is not named is as in tiny. Errors: kUsage naming the key and what
-// it may be.
+// "hidden=64,heads=4,kv_heads=2". Keys: family (FamilyTraits::name), layers, hidden, heads, kv_heads,
+// head_dim, ffn, vocab, positions, tied (0, 1), share (layers that read one's K and V, Cross-Layer
+// Attention), window (of families that have one); what is not named is as in tiny. Errors: kUsage naming the
+// key and what it may be.
 Result<ModelConfig> parse_shape(std::string_view text);
 
 // Writes config.json, generation_config.json, model.safetensors (bf16), tokenizer.json (byte-level: every

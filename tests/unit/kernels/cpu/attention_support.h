@@ -238,6 +238,8 @@ struct Chunk {
   const ArchivedPages* archives = nullptr;
   const TokenObserver* observer = nullptr;
   const std::vector<uint8_t>* page_levels = nullptr;  // of each page, in place of `levels`
+  int window = 0;                                     // of the step: the first chunk's counts
+  float soft_cap = 0;
 };
 
 inline std::vector<float> rows_of(const std::vector<float>& all, int first, int rows, int cols) {
@@ -271,9 +273,19 @@ inline std::vector<std::vector<float>> attend(Backend& backend, const PageLayout
   GuardedTensor tq(backend, rows, s.q_heads * s.dim, q), tk(backend, rows, s.kv_heads * s.dim, k),
       tv(backend, rows, s.kv_heads * s.dim, v), out(backend, rows, s.q_heads * s.dim);
   for (int reader = 0; reader < readers; ++reader) {
-    backend.attend({&layout, kBank, s.q_heads, 1.0f / std::sqrt(static_cast<float>(s.dim)), tq, tk, tv, out,
-                    /*first_reader=*/reader == 0,
-                    /*last_reader=*/reader == readers - 1, slices});
+    backend.attend({.layout = &layout,
+                    .bank = kBank,
+                    .num_q_heads = s.q_heads,
+                    .scale = 1.0f / std::sqrt(static_cast<float>(s.dim)),
+                    .window = chunks[0].window,
+                    .soft_cap = chunks[0].soft_cap,
+                    .q = tq,
+                    .k = tk,
+                    .v = tv,
+                    .out = out,
+                    .first_reader = reader == 0,
+                    .last_reader = reader == readers - 1,
+                    .sequences = slices});
   }
   std::vector<std::vector<float>> results;
   for (const SequenceSlice& slice : slices) {

@@ -120,7 +120,7 @@ TEST_P(Parity, EmbedGathersRowsAndZerosThoseOfOtherRanks) {
       Backend& device = i == 0 ? *backend : *reference;
       const auto embedding = device.pack_embedding(table.data(), DType::kF32, vocabulary, cols, cols);
       GuardedTensor out(device, static_cast<int>(ids.size()), cols);
-      device.embed(*embedding, ids, first_row, out);
+      device.embed(*embedding, ids, first_row, cols == 64 ? 8.0f : 1.0f, out);
       results[i] = out.values();
     }
     expect_close(results[0], results[1], 0, 0, "embed");
@@ -191,15 +191,59 @@ TEST_P(Parity, RopeRowsDoNotDependOnTheBatch) {
   EXPECT_NE(a.values(), whole.values()) << "another table is not the cached one";
 }
 
-TEST_P(Parity, SiluMul) {
+// A table of fewer frequencies turns the front of every head and leaves the rest.
+TEST_P(Parity, RopeOfAPartOfTheHead) {
+  const RopeTable table{.head_dim = 20, .inv_freq = {1.0f, 0.4f, 0.1f, 0.02f, 0.01f, 0.003f}};
+  const std::vector<int32_t> positions = {0, 3, 977};
+  const auto x = normal_values(3 * 40, 14);
+  compare("rope", 3, 1, 40, std::vector<float>(3), x, test::kFunctionTolerance, 4e-6,
+          [&](Backend& device, Tensor, Tensor out) { device.rope(table, positions, out); });
+  GuardedTensor out(*backend, 3, 40, x);
+  backend->rope(table, positions, out);
+  const auto y = out.values();
+  for (size_t i = 0; i < x.size(); ++i)
+    EXPECT_EQ(y[i] == x[i], i < 40 || i % 20 >= 12) << i;  // position 0 turns nothing
+}
+
+// Models with local and global layers ask for two tables in turn.
+TEST_P(Parity, RopeTablesInTurn) {
+  const RopeTable tables[] = {{.head_dim = 4, .inv_freq = {1.0f, 0.1f}},
+                              {.head_dim = 4, .inv_freq = {0.5f, 0.01f}},
+                              {.head_dim = 4, .inv_freq = {0.25f, 0.001f}}};
+  const auto x = normal_values(2 * 8, 15);
+  for (const std::vector<int32_t>& positions : {std::vector{4, 9}, {5, 10}}) {
+    for (const int table : {0, 1, 0, 1, 2, 0, 1}) {
+      compare(std::to_string(table), 2, 1, 8, std::vector<float>(2), x, test::kFunctionTolerance, 4e-6,
+              [&](Backend& device, Tensor, Tensor out) { device.rope(tables[table], positions, out); });
+    }
+  }
+}
+
+TEST_P(Parity, GatedActivations) {
   for (int cols : {1, 20, 172, 1536}) {
     for (int rows : {1, 4, 40}) {
       auto x = normal_values(static_cast<size_t>(rows) * 2 * cols, 11, 4.0f);
       x[0] = -200.0f;
       if (cols > 1) x[1] = 200.0f;
-      compare("silu_mul", rows, 2 * cols, cols, x, {}, test::kFunctionTolerance, 1e-7,
-              [&](Backend& device, Tensor in, Tensor out) { device.silu_mul(in, out); });
+      // The exponent of GELU grows with the cube: its rounding counts where the tail is nearly 0.
+      for (const auto& [activation, relative, absolute] :
+           {std::tuple(Activation::kSilu, test::kFunctionTolerance, 1e-7),
+            std::tuple(Activation::kGeluTanh, 1e-5, 1e-6)}) {
+        compare("gated", rows, 2 * cols, cols, x, {}, relative, absolute,
+                [&](Backend& device, Tensor in, Tensor out) { device.gated(activation, in, out); });
+      }
     }
+  }
+}
+
+TEST_P(Parity, SoftCap) {
+  for (int cols : {1, 20, 1536}) {
+    auto x = normal_values(static_cast<size_t>(4) * cols, 16, 20.0f);
+    x[0] = -1e30f;
+    x[1] = 1e30f;
+    x[2] = 0.0f;
+    compare("soft_cap", 4, 1, cols, std::vector<float>(4), x, test::kFunctionTolerance, 1e-5,
+            [&](Backend& device, Tensor, Tensor out) { device.soft_cap(30.0f, out); });
   }
 }
 

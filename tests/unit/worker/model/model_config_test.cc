@@ -15,7 +15,7 @@ namespace {
 namespace json = boost::json;
 using worker::Family;
 using worker::ModelConfig;
-using worker::RopeScaling;
+using worker::RopeConfig;
 
 class ModelConfigTest : public ::testing::Test {
  protected:
@@ -63,7 +63,7 @@ TEST_F(ModelConfigTest, OptionalFields) {
   ASSERT_TRUE(result.ok()) << result.error().message;
   EXPECT_EQ(result->head_dim, 4);  // hidden 32 over 8 heads
   EXPECT_EQ(result->num_kv_heads, 8);
-  EXPECT_EQ(result->rope_theta, 10000);
+  EXPECT_EQ(result->rope.theta, 10000);
   EXPECT_EQ(result->rms_norm_eps, 1e-6f);
   EXPECT_FALSE(result->tie_word_embeddings);
   EXPECT_FALSE(result->bos_token_id.has_value());
@@ -97,8 +97,8 @@ TEST_F(ModelConfigTest, RopeScalingInThreeSpellings) {
     config["rope_scaling"] = scaling;
     const auto result = read(config);
     ASSERT_TRUE(result.ok()) << result.error().message;
-    EXPECT_EQ(result->rope_scaling.type, RopeScaling::Type::kLlama3);
-    EXPECT_EQ(result->rope_scaling.original_max_positions, 8192);
+    EXPECT_EQ(result->rope.scaling, RopeConfig::Scaling::kLlama3);
+    EXPECT_EQ(result->rope.original_positions, 8192);
   }
   json::object config = llama(), parameters = llama3;
   config.erase("rope_theta");
@@ -107,21 +107,21 @@ TEST_F(ModelConfigTest, RopeScalingInThreeSpellings) {
   config["rope_parameters"] = parameters;
   const auto result = read(config);
   ASSERT_TRUE(result.ok()) << result.error().message;
-  EXPECT_EQ(result->rope_theta, 500000);
-  EXPECT_EQ(result->rope_scaling.factor, 8);
+  EXPECT_EQ(result->rope.theta, 500000);
+  EXPECT_EQ(result->rope.factor, 8);
 
   config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1e6}};
-  EXPECT_EQ(read(config)->rope_scaling.type, RopeScaling::Type::kNone);
+  EXPECT_EQ(read(config)->rope.scaling, RopeConfig::Scaling::kNone);
 }
 
 // Independent of the formula: the fast end is kept, the slow end divided by the factor, as published.
 TEST_F(ModelConfigTest, Llama3FrequenciesAtBothEnds) {
-  ModelConfig config;
-  config.head_dim = 128;
-  config.rope_theta = 500000;
-  const auto plain = config.rope_inv_freq();
-  config.rope_scaling = {RopeScaling::Type::kLlama3, 8, 1, 4, 8192};
-  const auto scaled = config.rope_inv_freq();
+  RopeConfig rope{.theta = 500000};
+  const auto plain = rope.table(128, 131072).inv_freq;
+  rope.scaling = RopeConfig::Scaling::kLlama3;
+  rope.factor = 8;
+  rope.original_positions = 8192;
+  const auto scaled = rope.table(128, 131072).inv_freq;
   EXPECT_FLOAT_EQ(scaled.front(), plain.front());
   EXPECT_FLOAT_EQ(scaled.back(), plain.back() / 8);
   for (size_t i = 0; i < plain.size(); ++i) {
@@ -137,14 +137,15 @@ TEST_F(ModelConfigTest, RefusedByName) {
     const char* message;
   } cases[] = {
       {"architectures",
-       {"GemmaForCausalLM"},
-       "field 'architectures': expected one of [LlamaForCausalLM, "
-       "Qwen2ForCausalLM, MistralForCausalLM], found [\"GemmaForCausalLM\"]"},
+       {"MambaForCausalLM"},
+       "field 'architectures': expected one of [LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, "
+       "Qwen3ForCausalLM, Phi3ForCausalLM, GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM], found "
+       "[\"MambaForCausalLM\"]"},
       {"architectures", json::array{},
-       "field 'architectures': expected one of [LlamaForCausalLM, Qwen2ForCausalLM, "
-       "MistralForCausalLM], found []"},
-      {"architectures", {"MistralForCausalLM"}, ""},
-      {"hidden_act", "gelu", "field 'hidden_act': expected \"silu\", found \"gelu\""},
+       "field 'architectures': expected one of [LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, "
+       "Qwen3ForCausalLM, Phi3ForCausalLM, GemmaForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM], found "
+       "[]"},
+      {"hidden_act", "gelu", "field 'hidden_act': expected one of [silu, gelu_pytorch_tanh], found \"gelu\""},
       {"hidden_size", "64", "field 'hidden_size': expected an integer from 1 to 131072, found \"64\""},
       {"hidden_size", 0, "field 'hidden_size': expected an integer from 1 to 131072, found 0"},
       {"hidden_size", 32.5, "field 'hidden_size': expected an integer from 1 to 131072, found 3.25E1"},
@@ -161,15 +162,25 @@ TEST_F(ModelConfigTest, RefusedByName) {
       {"quantization_config", json::object{},
        "field 'quantization_config': expected no quantized weights (F32, F16 "
        "or BF16 only), found {}"},
-      {"partial_rotary_factor", 0.5, "field 'partial_rotary_factor': expected 1, found 5E-1"},
+      {"partial_rotary_factor", 0.4,
+       "field 'partial_rotary_factor': expected a part of head_dim 8 that is an even number from 2, found "
+       "4E-1"},
       {"layer_types",
        {"full_attention", "sliding_attention"},
-       "field 'layer_types': expected \"full_attention\" for "
-       "every layer, found [\"full_attention\",\"sliding_attention\"]"},
+       "field 'layer_types': expected full_attention for each of 2 layers, found layer 1: "
+       "\"sliding_attention\""},
+      {"layer_types",
+       {"full_attention"},
+       "field 'layer_types': expected full_attention for each of 2 layers, found [\"full_attention\"]"},
       {"rope_scaling",
-       {{"rope_type", "yarn"}},
-       "field 'rope_scaling.rope_type': expected one of [default, llama3], "
-       "found \"yarn\""},
+       {{"rope_type", "mrope"}},
+       "field 'rope_scaling.rope_type': expected one of [default, linear, dynamic, yarn, llama3, longrope], "
+       "found \"mrope\""},
+      {"rope_scaling",
+       {{"rope_type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {1, 2, 3, 4}}},
+       "field 'rope_scaling.short_factor': expected 4 numbers above 0, found [1,2]"},
+      {"use_bidirectional_attention", true,
+       "field 'use_bidirectional_attention': expected false (every token sees those before it), found true"},
       {"rope_scaling",
        {{"type", "llama3"}},
        "field 'rope_scaling.factor': expected a number from 1 to 1000000, found "
@@ -178,7 +189,6 @@ TEST_F(ModelConfigTest, RefusedByName) {
   };
   for (const auto& [field, value, message] : cases) {
     json::object config = llama();
-    if (std::string_view(message).empty()) config["sliding_window"] = nullptr;
     config[field] = value;
     EXPECT_EQ(refusal(config), message) << field << " = " << json::serialize(value);
   }
@@ -211,16 +221,85 @@ TEST_F(ModelConfigTest, LayersMayReadAnEarlierOwnersKeysAndValues) {
   EXPECT_EQ(refusal(config), "field 'attention_bias': expected false where layers share K and V, found true");
 }
 
-TEST_F(ModelConfigTest, SlidingWindowsAreRefused) {
-  json::object mistral = llama();
-  mistral["architectures"] = {"MistralForCausalLM"};
-  mistral["sliding_window"] = 4096;
-  EXPECT_EQ(refusal(mistral),
-            "field 'sliding_window': expected null (sliding windows are not supported), found 4096");
-  json::object qwen = read_json(golden_dir() / "qwen2" / "config.json").as_object();
-  qwen["use_sliding_window"] = true;
-  EXPECT_EQ(refusal(qwen),
-            "field 'use_sliding_window': expected false (sliding windows are not supported), found true");
+TEST_F(ModelConfigTest, WindowsOfEveryFamily) {
+  const auto windows = [&](const char* name, auto&& change) {
+    json::object config = read_json(golden_dir() / name / "config.json").as_object();
+    change(config);
+    const auto result = read(config);
+    EXPECT_TRUE(result.ok()) << result.error().message;
+    return result.ok() ? result->windows : std::vector<int>{-1};
+  };
+  const auto as_is = [](json::object&) {};
+  EXPECT_EQ(windows("mistral", as_is), (std::vector{20, 20}));
+  EXPECT_EQ(windows("mistral", [](json::object& c) { c["sliding_window"] = nullptr; }), std::vector<int>());
+  EXPECT_EQ(windows("mistral", [](json::object& c) { c["sliding_window"] = 64; }), std::vector<int>())
+      << "holds every position";
+  EXPECT_EQ(windows("qwen2_window", as_is), (std::vector{0, 20}));
+  EXPECT_EQ(windows("qwen2_window", [](json::object& c) { c["use_sliding_window"] = false; }),
+            std::vector<int>());
+  EXPECT_EQ(windows("gemma2", as_is), (std::vector{20, 0, 20}));
+  EXPECT_EQ(windows("gemma3", as_is), (std::vector{20, 20, 0}));
+  EXPECT_EQ(windows("gemma3_parameters", as_is), (std::vector{0, 20, 20}));
+  EXPECT_EQ(windows("phi3", as_is), (std::vector{20, 20}));
+
+  json::object config = read_json(golden_dir() / "mistral" / "config.json").as_object();
+  EXPECT_EQ(read(config)->widest_window(), 20);
+  config["layer_types"] = {"sliding_attention", "full_attention"};
+  EXPECT_EQ(read(config)->widest_window(), 0) << "some layer sees all";
+  config["layer_types"] = {"sliding_attention", "chunked_attention"};
+  EXPECT_EQ(refusal(config),
+            "field 'layer_types': expected full_attention or sliding_attention for each of 2 layers, found "
+            "layer 1: \"chunked_attention\"");
+}
+
+TEST_F(ModelConfigTest, GemmaSaysWhatItsScoresAre) {
+  json::object config = read_json(golden_dir() / "gemma2" / "config.json").as_object();
+  EXPECT_EQ(read(config)->attention_soft_cap, 5);
+  EXPECT_EQ(read(config)->logit_soft_cap, 8);
+  EXPECT_FLOAT_EQ(read(config)->attention_scale(), 1 / std::sqrt(24.0f));
+  EXPECT_TRUE(read(config)->tie_word_embeddings) << "unless config.json says otherwise";
+  config["attn_logit_softcapping"] = nullptr;
+  config.erase("final_logit_softcapping");
+  EXPECT_EQ(read(config)->attention_soft_cap, 0) << "null: none";
+  EXPECT_EQ(read(config)->logit_soft_cap, 30) << "absent: as published";
+  json::object gemma3 = read_json(golden_dir() / "gemma3" / "config.json").as_object();
+  EXPECT_EQ(read(gemma3)->logit_soft_cap, 0);
+  EXPECT_EQ(read(gemma3)->local_rope->theta, 10000);
+  EXPECT_EQ(read(gemma3)->rope.factor, 8);
+  EXPECT_EQ(read(gemma3)->max_positions, 64) << "counts the scaling already";
+  gemma3["attn_logit_softcapping"] = 50;
+  EXPECT_EQ(refusal(gemma3), "field 'attn_logit_softcapping': expected null, found 50");
+}
+
+// What is served is what the scaling was made for.
+TEST_F(ModelConfigTest, ScalingsOfRopeServeTheirContext) {
+  for (const auto& [scaling, positions] :
+       {std::pair<json::value, int>{{{"type", "linear"}, {"factor", 4}}, 256},
+        {{{"type", "dynamic"}, {"factor", 2}}, 128},
+        {{{"type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 32}}, 128},
+        {{{"type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 8}}, 64}}) {
+    json::object config = llama();
+    config["rope_scaling"] = scaling;
+    EXPECT_EQ(read(config)->max_positions, positions) << json::serialize(scaling);
+  }
+}
+
+// Frequencies and attention factors of transformers (tests/golden/model/make_golden.py).
+TEST_F(ModelConfigTest, RopeTablesEqualTransformers) {
+  const auto golden = read_json(golden_dir() / "rope.json");
+  for (const auto& item : golden.at("cases").as_array()) {
+    json::object config = llama();
+    for (const auto& [key, value] : item.at("config").as_object()) config[key] = value;
+    const auto read_back = read(config);
+    ASSERT_TRUE(read_back.ok()) << read_back.error().message;
+    const kernels::RopeTable table = read_back->rope.table(read_back->head_dim, read_back->max_positions);
+    const auto expected = json::value_to<std::vector<double>>(item.at("inv_freq"));
+    ASSERT_EQ(table.inv_freq.size(), expected.size());
+    for (size_t i = 0; i < expected.size(); ++i)
+      EXPECT_NEAR(table.inv_freq[i], expected[i], 3e-6 * expected[i])
+          << json::serialize(item.at("config").at("rope_scaling")) << " " << i;
+    EXPECT_NEAR(table.attention_factor, item.at("attention_factor").to_number<double>(), 1e-6);
+  }
 }
 
 TEST_F(ModelConfigTest, EveryRequiredFieldIsNamedWhenMissing) {

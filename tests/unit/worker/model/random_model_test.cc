@@ -23,6 +23,7 @@ TEST(Shape, NamedAndListed) {
   EXPECT_EQ(shape->family, worker::Family::kQwen2);
   EXPECT_EQ(worker::parse_shape("hidden=96,heads=6")->num_heads, 6);
   EXPECT_EQ(worker::parse_shape("tiny,share=2,layers=3")->kv_producer, (std::vector{0, 0, 2}));
+  EXPECT_EQ(worker::parse_shape("tiny,family=gemma2,window=9,layers=3")->windows, (std::vector{9, 0, 9}));
 }
 
 TEST(Shape, Refusals) {
@@ -37,7 +38,10 @@ TEST(Shape, Refusals) {
 // Greedy text of random weights must wander, or speed work on it would measure one cache line of the
 // vocabulary.
 TEST(RandomModel, LoadsAndWanders) {
-  for (const char* text : {"tiny", "tiny,family=qwen2,tied=0,layers=3", "tiny,layers=5,share=2"}) {
+  for (const char* text :
+       {"tiny", "tiny,family=qwen2,tied=0,layers=3", "tiny,layers=5,share=2", "tiny,family=mistral,window=40",
+        "tiny,family=qwen3", "tiny,family=phi3,window=50,tied=0", "tiny,family=gemma,layers=4",
+        "tiny,family=gemma2,window=40,layers=4", "tiny,family=gemma3,window=40,layers=7"}) {
     TempFolder folder;
     const auto shape = worker::parse_shape(text);
     ASSERT_TRUE(shape.ok());
