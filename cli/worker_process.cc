@@ -76,13 +76,6 @@ Result<Replica> load(const Job& job) {
   replica.device = std::move(device);
   kernels::Backend& backend = *replica.device.backend;
   LOWKEY_ASSIGN(recipe, kvstore::read_recipe(job.config.recipe, backend.page_tokens()));
-  if (recipe.has_archive() && !backend.host_accessible()) {
-    return Error{Code::kUsage,
-                 fmt::format("recipe {}: tokens that are chosen, or encoded later than page by page, are "
-                             "served on the CPU alone: --device cpu",
-                             recipe.name),
-                 "device"};
-  }
   if (config.num_kv_heads % job.plan.tp != 0) {
     return Error{
         Code::kUsage,

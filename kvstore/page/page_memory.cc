@@ -65,7 +65,6 @@ Result<SuperblockArena> make_arena(uint32_t superblocks, uint64_t bytes, const P
 
 Result<std::unique_ptr<PageMemory>> PageMemory::make(const PageLayout& layout, PageMemoryOptions options) {
   if (options.archive) check_archive(layout, *options.archive);
-  LOWKEY_CHECK(!options.allocate || !options.archive, "archives on a device");
   const std::vector<uint64_t> sizes = sizes_of(layout, options.archive);
   const uint64_t per_token = score_bytes_per_token(layout, options.archive);
   const uint64_t scores = std::min(options.budget, score_share(layout, per_token, options));
@@ -82,7 +81,7 @@ Result<std::unique_ptr<PageMemory>> PageMemory::make(const PageLayout& layout, P
   LOWKEY_ASSIGN(arena, make_arena(static_cast<uint32_t>(count), superblock, options));
   std::unique_ptr<PageMemory> memory(new PageMemory(layout, std::move(options.archive), std::move(arena)));
   memory->score_bytes_per_token_ = per_token;
-  LOWKEY_TRY(memory->map_scores(scores));
+  LOWKEY_TRY(memory->map_scores(scores, options));
   memory->max_sequence_tokens_ =
       memory->find_max_sequence_tokens(count * (superblock / sizes.front() + 1) * layout.page_tokens);
   if (memory->max_sequence_tokens() == 0) {
@@ -119,9 +118,9 @@ SlabPool* PageMemory::pool_of(uint64_t slab_bytes, int upper_level) {
   return pools_.back().get();
 }
 
-Status PageMemory::map_scores(uint64_t bytes) {
+Status PageMemory::map_scores(uint64_t bytes, const PageMemoryOptions& options) {
   if (bytes == 0) return {};
-  LOWKEY_ASSIGN(arena, SuperblockArena::map(1, bytes));
+  LOWKEY_ASSIGN(arena, make_arena(1, bytes, options));
   score_arena_ = std::move(arena);
   scores_ = std::make_unique<OffsetAllocator>(bytes);
   return {};

@@ -34,7 +34,7 @@ struct PageMemoryOptions {
   uint64_t budget = 0;
   std::optional<ArchiveSpec> archive;
   uint64_t max_tokens = UINT64_MAX;  // of any sequence, as the model has it: bounds the scores
-  // Memory of a device; empty: the host's. Nobody looks into it here. REQUIRES: no archive.
+  // Memory of a device, for pages and scores; empty: the host's. Nobody looks into it here.
   std::function<std::unique_ptr<kernels::Buffer>(uint64_t bytes)> allocate;
 };
 
@@ -108,7 +108,7 @@ class PageMemory {
   // Upper levels (> 0) have pools of their own: a level that is given up must leave whole superblocks free,
   // not some that hold the sink of a long sequence, which happens to be as large.
   SlabPool* pool_of(uint64_t slab_bytes, int upper_level = 0);
-  Status map_scores(uint64_t bytes);
+  Status map_scores(uint64_t bytes, const PageMemoryOptions& options);
   std::vector<Footprint> peaks(uint64_t prompt, uint64_t generated) const;
   uint64_t superblocks_for(const Footprint& footprint) const;
   uint64_t find_max_sequence_tokens(uint64_t limit) const;

@@ -110,7 +110,9 @@ TEST(NcclComm, GathersByRank) {
     std::vector<float> mine = {7, 8}, all(comm.rank() == 0 ? 4 : 0);
     EXPECT_TRUE(comm.gather({.data = mine.data(), .rows = 1, .cols = 2}, all,
                             Deadline::in(std::chrono::seconds(20))));
-    if (comm.rank() == 0) EXPECT_EQ(all, (std::vector<float>{7, 8, 100, 100}));
+    if (comm.rank() == 0) {
+      EXPECT_EQ(all, (std::vector<float>{7, 8, 100, 100}));
+    }
   });
 }
 

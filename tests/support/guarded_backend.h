@@ -197,19 +197,33 @@ class GuardedBackend final : public kernels::Backend {
     kernels::AttentionStep mine = step;
     mine.q = reach(step.q), mine.k = reach(step.k), mine.v = reach(step.v), mine.out = reach(step.out);
     std::vector<kernels::SequenceSlice> slices(step.sequences.begin(), step.sequences.end());
-    std::vector<std::vector<std::byte*>> slabs;
+    std::deque<std::vector<std::byte*>> slabs;
+    std::deque<std::vector<kernels::ArchivedPages>> archives;
+    std::deque<kernels::TokenObserver> observers;
+    const int banks = step.layout->num_banks;
     for (kernels::SequenceSlice& slice : slices) {
-      LOWKEY_CHECK(slice.archives == nullptr && slice.observer == nullptr, "archives on a device");
       const int pages = (slice.first_slot + slice.num_rows) / step.layout->page_tokens;
-      std::vector<std::byte*>& of = slabs.emplace_back();
-      for (int i = 0; i < pages * kernels::kMaxSlabs; ++i) of.push_back(memory_.reach(slice.slabs[i]));
-      slice.slabs = of.data();
+      slice.slabs = reach(slice.slabs, pages, slabs);
       slice.tail = memory_.reach(slice.tail);
+      if (slice.archives != nullptr) {
+        std::vector<kernels::ArchivedPages>& of =
+            archives.emplace_back(slice.archives, slice.archives + banks);
+        for (kernels::ArchivedPages& bank : of) bank.slabs = reach(bank.slabs, bank.num_pages, slabs);
+        slice.archives = of.data();
+      }
+      if (slice.observer != nullptr) slice.observer = &observers.emplace_back(reach(*slice.observer));
     }
     mine.sequences = slices;
     inner_->attend(mine);
   }
-  void compact(const kernels::Compaction&) override { LOWKEY_CHECK(false, "archives on a device"); }
+  void compact(const kernels::Compaction& compaction) override {
+    std::deque<std::vector<std::byte*>> slabs;
+    kernels::Compaction mine = compaction;
+    mine.slabs = reach(mine.slabs, mine.num_slots / mine.from->page_tokens, slabs);
+    mine.tail = memory_.reach(mine.tail);
+    mine.to_slabs = reach(mine.to_slabs, mine.num_kept / mine.to->page_tokens, slabs);
+    inner_->compact(mine);
+  }
 
  private:
   class GuardedBuffer final : public kernels::Buffer {
@@ -226,6 +240,18 @@ class GuardedBackend final : public kernels::Backend {
     std::byte* const data_;
   };
 
+  // The slabs of so many pages; the array lives in `arrays`.
+  std::byte* const* reach(std::byte* const* slabs, int pages,
+                          std::deque<std::vector<std::byte*>>& arrays) const {
+    std::vector<std::byte*>& of = arrays.emplace_back();
+    for (int i = 0; i < pages * kernels::kMaxSlabs; ++i) of.push_back(memory_.reach(slabs[i]));
+    return of.data();
+  }
+  kernels::TokenObserver reach(kernels::TokenObserver observer) const {
+    for (float** sums : {&observer.column_sums, &observer.window_sums, &observer.key_norms})
+      *sums = memory_.reach(*sums);
+    return observer;
+  }
   Tensor reach(Tensor x) const {
     x.data = memory_.reach(static_cast<std::byte*>(x.data));
     return x;

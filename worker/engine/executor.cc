@@ -57,8 +57,7 @@ Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMe
                                      if (copies) return copies->staging(bytes);
                                      return std::make_unique<kernels::HostBuffer>(bytes);
                                    })) {
-  LOWKEY_CHECK(!memory.archive() || (options.backend != nullptr && options.backend->host_accessible()),
-               "an archive needs a backend in host memory");
+  LOWKEY_CHECK(!memory.archive() || options.backend != nullptr, "an archive needs a backend");
   metrics_.set(Metric::kKvBytes, static_cast<double>(memory.capacity_bytes()),
                {{"tier", "device"}, {"state", "capacity"}});
   metrics_.set(Metric::kKvPages, static_cast<double>(memory.max_pages()),

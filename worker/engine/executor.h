@@ -78,12 +78,14 @@ class Executor {
     std::vector<kernels::ArchivedPages> archives;
     std::vector<std::vector<std::byte*>> archive_slabs;
     kernels::TokenObserver observer;
-    float* scores = nullptr;  // what the observer writes
+    float* scores = nullptr;  // what the observer writes, in the backend's memory
   };
 
   Status apply(const wire::PlannedSequence& planned, Table* table);
   Status enter(std::span<const uint32_t> slabs, size_t page, Table* table) const;
   Status observe(const wire::PlannedSequence& planned, Table* table) const;
+  void clear(std::byte* room, uint64_t bytes) const;
+  const float* signal_of(const Table& table, int bank, size_t floats);
   Status compact(const wire::PlannedSequence& planned, Table* table);
   Status add_archived(const wire::Compaction& compaction, Table* table) const;
   Status run_model(const wire::StepPlan& plan);
@@ -114,6 +116,7 @@ class Executor {
     void add(uint64_t more, double took);
   };
   const std::shared_ptr<Spilled> spilled_ = std::make_shared<Spilled>();
+  std::vector<float> signal_;    // of one bank, from a device
   std::vector<float> gathered_;  // [ranks, rows, vocab_shard], leader
   std::vector<float> logits_;    // [rows, vocab_size], leader
 };

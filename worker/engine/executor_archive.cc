@@ -2,6 +2,7 @@
 // into archived pages. Every rank chooses for its own heads, from its own scores; how many, the leader has
 // said.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "kvstore/dials/tokens/cache_plan.h"
@@ -41,7 +42,7 @@ Status Executor::observe(const wire::PlannedSequence& planned, Table* table) con
                                 planned.scores().tokens(), offset));
   }
   float* room = table->scores = reinterpret_cast<float*>(memory_.score_address(offset));
-  if (planned.first_position() == 0) std::memset(room, 0, bytes);
+  if (planned.first_position() == 0) clear(memory_.score_address(offset), bytes);
   const TokenScorer& scorer = scorer_of(archive);
   const int tokens = static_cast<int>(planned.scores().tokens());
   table->observer = {.capacity = tokens, .window_first = scorer.window_first(tokens)};
@@ -57,6 +58,27 @@ Status Executor::observe(const wire::PlannedSequence& planned, Table* table) con
       break;
   }
   return {};
+}
+
+void Executor::clear(std::byte* room, uint64_t bytes) const {
+  if (options_.backend->host_accessible()) {
+    std::memset(room, 0, bytes);
+    return;
+  }
+  static constexpr std::array<std::byte, 64 << 10> kZeros{};
+  for (uint64_t at = 0; at < bytes; at += kZeros.size())
+    options_.backend->upload(std::span(kZeros).first(std::min<uint64_t>(kZeros.size(), bytes - at)),
+                             room + at);
+}
+
+// The scores of one bank, where the host can read them until the next call.
+const float* Executor::signal_of(const Table& table, int bank, size_t floats) {
+  const float* scores = table.scores + bank * floats;
+  if (options_.backend->host_accessible()) return scores;
+  signal_.resize(floats);
+  options_.backend->download(reinterpret_cast<const std::byte*>(scores),
+                             std::as_writable_bytes(std::span(signal_)));
+  return signal_.data();
 }
 
 // The sequence's own tokens leave: into the pages that the plan names, and what is left to the front of the
@@ -79,7 +101,7 @@ Status Executor::compact(const wire::PlannedSequence& planned, Table* table) {
     kvstore::BankSignal signal{.num_heads = heads, .tokens = slots};
     if (planned.has_scores()) {
       signal.stride = table->observer.capacity;
-      signal.values = table->scores + size_t(bank) * heads * signal.stride;
+      signal.values = signal_of(*table, bank, size_t(heads) * signal.stride);
     }
     const kvstore::CachePlan plan = kvstore::choose_tokens(scorer, signal, recent, heavy);
     kernels::ArchivedPages& archived = table->archives[bank];

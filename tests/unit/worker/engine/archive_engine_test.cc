@@ -4,9 +4,9 @@
 
 #include <random>
 
-#include "kernels/cpu/cpu_backend.h"
 #include "tests/unit/worker/engine/engine_replica.h"
 #include "tests/unit/worker/engine/stories260k.h"
+#include "tests/unit/worker/engine/where.h"
 
 namespace lowkey::worker {
 namespace {
@@ -51,27 +51,26 @@ struct Case {
   Tokens expected;
 };
 
-class ArchiveEngine : public ::testing::TestWithParam<int> {
+class ArchiveEngine : public ::testing::TestWithParam<Where> {
  protected:
   void SetUp() override {
     if (!stories_.read())
       GTEST_SKIP() << "stories260K: " << stories_.model.string() << " or its reference is absent";
   }
 
-  EngineReplicaOptions options(int ranks,
+  EngineReplicaOptions options(Where where,
                                const std::function<ArchiveSpec(const kernels::CacheShape&)>& archive) const {
     EngineReplicaOptions options;
-    options.ranks = ranks;
-    options.kv_bytes = (16 << 20) / ranks;
+    options.ranks = where.ranks;
+    options.kv_bytes = (16 << 20) / where.ranks;
     options.spec = exact();
     options.archive = archive;
     const ModelConfig config = std::move(ModelConfig::read(stories_.model)).value();
-    auto backends = std::make_shared<std::vector<std::unique_ptr<kernels::Backend>>>();
-    options.model = [dir = stories_.model, config, backends](int rank, int ranks) {
-      backends->push_back(kernels::make_cpu_backend({.dtype = kernels::DType::kF32, .threads = 1}));
-      return std::move(Model::load(dir, config, rank, ranks, *backends->back())).value();
+    auto backends = std::make_shared<Backends>();
+    options.model = [dir = stories_.model, config, backends, where](int rank, int ranks) {
+      return std::move(Model::load(dir, config, rank, ranks, backends->add(rank, where.device))).value();
     };
-    options.backend = [backends](int rank) { return backends->at(rank).get(); };
+    options.backend = [backends](int rank) { return backends->latest.at(rank); };
     return options;
   }
 
@@ -110,7 +109,7 @@ class ArchiveEngine : public ::testing::TestWithParam<int> {
   }
 
   void expect_same_by_every_way(const std::function<ArchiveSpec(const kernels::CacheShape&)>& archive) {
-    const std::vector<Case> cases = answered(mixed(), options(1, archive));
+    const std::vector<Case> cases = answered(mixed(), options({1}, archive));
     for (const int budget : {1, 7, 64, 512}) {
       EngineReplicaOptions o = options(GetParam(), archive);
       o.engine.scheduler.step_tokens = budget;
@@ -124,12 +123,12 @@ class ArchiveEngine : public ::testing::TestWithParam<int> {
   // moves the same tokens, and feeds its own tokens again up to the same blocks.
   void expect_same_after_preemption(const std::function<ArchiveSpec(const kernels::CacheShape&)>& archive) {
     const std::vector<Case> cases =
-        answered({cut(0, 20, 280), cut(1, 33, 280), cut(2, 41, 280), cut(0, 64, 280)}, options(1, archive));
+        answered({cut(0, 20, 280), cut(1, 33, 280), cut(2, 41, 280), cut(0, 64, 280)}, options({1}, archive));
     double preemptions = 0, recomputed = 0;
     for (const int kib : {360, 440}) {
       EngineReplicaOptions o = options(GetParam(), archive);
       o.engine.scheduler.step_tokens = 40;
-      o.kv_bytes = (kib << 10) / GetParam();
+      o.kv_bytes = (kib << 10) / GetParam().ranks;
       EngineReplica tight(o);
       expect_all(tight, cases);
       preemptions += tight.metric(0, "lowkey_num_preemptions_total");
@@ -169,7 +168,7 @@ TEST_P(ArchiveEngine, MiniKvPyramid) {
 TEST_P(ArchiveEngine, OtherScores) {
   for (const auto score : {kvstore::TokenScore::kWindowSum, kvstore::TokenScore::kKeyNorm}) {
     const auto other = archive(two_bits(), TokenDial{.score = score}, kPageTokens);
-    const std::vector<Case> cases = answered(mixed(), options(1, other));
+    const std::vector<Case> cases = answered(mixed(), options({1}, other));
     EngineReplicaOptions o = options(GetParam(), other);
     o.engine.scheduler.step_tokens = 23;
     EngineReplica replica(o);
@@ -177,7 +176,9 @@ TEST_P(ArchiveEngine, OtherScores) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Tp, ArchiveEngine, ::testing::Values(1, 2, 4), ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Tp, ArchiveEngine,
+                         ::testing::Values(Where{1}, Where{2}, Where{4}, Where{1, true}, Where{2, true}),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace lowkey::worker

@@ -4,10 +4,9 @@
 
 #include <random>
 
-#include "kernels/cpu/cpu_backend.h"
-#include "tests/support/guarded_backend.h"
 #include "tests/unit/worker/engine/engine_replica.h"
 #include "tests/unit/worker/engine/stories260k.h"
+#include "tests/unit/worker/engine/where.h"
 
 namespace lowkey::worker {
 namespace {
@@ -17,15 +16,6 @@ using Tokens = std::vector<int32_t>;
 struct Case {
   Tokens prompt, expected;
 };
-
-// Ranks, and whether their models and pages lie on a device that the host cannot look into.
-struct Where {
-  int ranks = 1;
-  bool device = false;
-};
-void PrintTo(const Where& where, std::ostream* out) {
-  *out << where.ranks << (where.device ? "OnADevice" : "");
-}
 
 class GreedyEngine : public ::testing::TestWithParam<Where> {
  protected:
@@ -40,17 +30,9 @@ class GreedyEngine : public ::testing::TestWithParam<Where> {
     options.kv_bytes = (16 << 20) / ranks();
     options.engine.max_waiting = 1000;
     const ModelConfig config = std::move(ModelConfig::read(stories_.model)).value();
-    struct Backends {
-      std::vector<std::unique_ptr<kernels::Backend>> all;
-      std::map<int, kernels::Backend*> latest;  // by rank: of the replica that is being made
-    };
     auto backends = std::make_shared<Backends>();
-    options.model = [dir = stories_.model, config, backends, device = GetParam().device](int rank,
-                                                                                         int ranks) {
-      auto backend = kernels::make_cpu_backend({.dtype = kernels::DType::kF32, .threads = 1});
-      if (device) backend = std::make_unique<testing::GuardedBackend>(std::move(backend));
-      backends->latest[rank] = backends->all.emplace_back(std::move(backend)).get();
-      return std::move(Model::load(dir, config, rank, ranks, *backends->latest[rank])).value();
+    options.model = [dir = stories_.model, config, backends, device = GetParam().device](int rank, int of) {
+      return std::move(Model::load(dir, config, rank, of, backends->add(rank, device))).value();
     };
     options.backend = [backends](int rank) { return backends->latest.at(rank); };
     return options;
