@@ -202,6 +202,14 @@ worker::WorkerService::Options service_options(const Job& job, const Replica& re
   return options;
 }
 
+// Of each GPU once: how its pages travel, and between whom its ranks' sums do.
+void tell_gpu_paths(bool ucx_reaches, const transport::DeviceComm* collectives) {
+  spdlog::info(
+      "GPU pages travel through page-locked host memory, verified there (UCX {} GPU memory); sums {}",
+      ucx_reaches ? "reaches" : "does not reach",
+      collectives ? "over NCCL" : "through the host, if there is more than one rank");
+}
+
 // Serves with a LeaderService and an Engine, or a FollowerService and a Follower: `attach` makes the second
 // known to the first.
 template <class Service, class MakeEngine>
@@ -247,6 +255,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
       worker::make_collectives(job.devices.survey, job.devices.choice, **comm, *replica.device.backend,
                                Deadline::in(std::chrono::seconds(job.config.step_deadline_seconds)));
   if (!collectives.ok()) return {collectives.error(), false};
+  if (job.devices.cuda) tell_gpu_paths(transport->reaches_gpu_memory, collectives->get());
 
   const worker::EnginePorts ports = service.ports();
   auto engine = make_engine(ports, **comm, collectives->get());

@@ -46,4 +46,11 @@ Result<std::shared_ptr<Context>> Context::create(Kind kind, const std::string& n
   return std::shared_ptr<Context>(new Context(handle));
 }
 
+bool Context::reaches_gpu_memory() const {
+  ucp_context_attr_t attributes{};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  return ucp_context_query(handle_, &attributes) == UCS_OK &&
+         (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
+}
+
 }  // namespace lowkey::transport

@@ -26,6 +26,8 @@ class Context {
   Context& operator=(const Context&) = delete;
 
   ucp_context_h native() const { return handle_; }
+  // Whether UCX itself can read and write the memory of GPUs here: it was built for them, and found them.
+  bool reaches_gpu_memory() const;
 
  private:
   explicit Context(ucp_context_h handle) : handle_(handle) {}

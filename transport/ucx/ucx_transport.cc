@@ -22,11 +22,13 @@ Result<UcxTransport> make_ucx_transport(boost::asio::io_context& io, ControlOpti
   // connections (TIME_WAIT). UCX 1.13 takes this setting of its connection manager from the environment alone.
   if (options.listen_port != 0) setenv("UCX_TCP_CM_REUSEADDR", "y", 0);
   LOWKEY_ASSIGN(ucp, Context::create(Context::Kind::kControl, device_of(listen)));
+  const bool reaches_gpu_memory = ucp->reaches_gpu_memory();
   LOWKEY_ASSIGN(worker, Worker::create(std::move(ucp)));
   LOWKEY_ASSIGN(hub, UcxHub::create(io, std::move(worker)));
   LOWKEY_ASSIGN(links, UcxLinkProvider::create(hub, options.listen_host, options.listen_port));
   auto context = std::make_shared<SessionContext>(io, std::move(options), std::move(handlers));
   UcxTransport transport;
+  transport.reaches_gpu_memory = reaches_gpu_memory;
   LOWKEY_ASSIGN(data, UcxDataPlane::create(context, std::move(hub)));
   transport.data = std::move(data);
   transport.control = std::make_unique<SessionPlane>(std::move(context), std::move(links));
