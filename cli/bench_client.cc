@@ -7,6 +7,7 @@
 #include <boost/beast/http.hpp>
 #include <boost/json.hpp>
 #include <chrono>
+#include <optional>
 
 #include "cli/bench_sse.h"
 
@@ -222,16 +223,24 @@ asio::awaitable<RequestOutcome> BenchClient::stream(BenchPrompt prompt, int outp
   };
   auto request = c.make_request(prompt, output_tokens);
   c.expire();
-  auto unreachable = co_await c.connect();
-  if (unreachable) co_return failed(kind_of(unreachable, "connect"), unreachable.message());
-
   EventLog log(Clock::now());
-  auto [unsent, sent] = co_await http::async_write(c.socket, request, kTuple);
-  if (unsent) co_return failed(kind_of(unsent, "disconnect"), unsent.message());
-  http::response_parser<http::buffer_body> parser;
-  parser.body_limit(boost::none);
-  auto [unread, header_size] = co_await http::async_read_header(c.socket, c.buffer, parser, kTuple);
-  if (unread) co_return failed(kind_of(unread, "disconnect"), unread.message());
+  std::optional<http::response_parser<http::buffer_body>> answer;
+  for (bool kept = c.connected;; kept = false) {
+    auto unreachable = co_await c.connect();
+    if (unreachable) co_return failed(kind_of(unreachable, "connect"), unreachable.message());
+    answer.emplace();
+    answer->body_limit(boost::none);
+    auto [broken, sent] = co_await http::async_write(c.socket, request, kTuple);
+    if (!broken) {
+      auto [unread, header_size] = co_await http::async_read_header(c.socket, c.buffer, *answer, kTuple);
+      broken = unread;
+    }
+    if (!broken) break;
+    // A server may close a connection that was idle just when it is used again: that is no answer.
+    if (!kept || answer->got_some()) co_return failed(kind_of(broken, "disconnect"), broken.message());
+    c.close();
+  }
+  auto& parser = *answer;
 
   auto status = parser.get().result_int();
   std::string text;

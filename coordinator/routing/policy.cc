@@ -1,6 +1,7 @@
 #include "coordinator/routing/policy.h"
 
 #include <algorithm>
+#include <limits>
 #include <tuple>
 
 #include "base/check.h"
@@ -8,9 +9,11 @@
 namespace lowkey::coordinator {
 namespace {
 
-// Predictions that differ by less say nothing: measured rates of equal replicas do.
-constexpr double kNearlyRatio = 1.15;
-constexpr double kNearlySeconds = 0.001;
+// Costs and work that differ by less say nothing: measured rates of equal replicas do. And a page of a common
+// preamble is no reason to send everything to one replica.
+constexpr double kAlike = 1.15;
+constexpr double kNearlyAsQuick = 1.1;
+constexpr double kNothingSeconds = 0.001;
 
 // Whose turn it is first: the next one after `last`.
 auto turn(const Candidate& candidate, int last) {
@@ -54,18 +57,28 @@ class LeastLoaded final : public RoutingPolicy {
 };
 
 class ByPrediction final : public RoutingPolicy {
+  static double cost(const Candidate& candidate) { return candidate.cost(); }
+  static double first_token(const Candidate& candidate) { return candidate.first_token(); }
+  static double tokens(const Candidate& candidate) { return static_cast<double>(candidate.compute_tokens); }
+
  public:
   const char* name() const override { return "kv"; }
   Choice choose(std::span<const Candidate> candidates, int last) const override {
-    double cheapest = candidates.front().cost();
-    for (const auto& candidate : candidates) cheapest = std::min(cheapest, candidate.cost());
-    const double nearly = std::max(cheapest * kNearlyRatio, cheapest + kNearlySeconds);
-    uint64_t least = UINT64_MAX;  // to be computed
-    for (const auto& candidate : candidates)
-      if (candidate.cost() <= nearly) least = std::min(least, candidate.compute_tokens);
-    const double little = kNearlyRatio * static_cast<double>(least);
+    const auto least = [&](auto of, auto among) {
+      double least = std::numeric_limits<double>::infinity();
+      for (const auto& candidate : candidates)
+        if (among(candidate)) least = std::min(least, static_cast<double>(of(candidate)));
+      return least;
+    };
+    const double cheap = kAlike * least(&cost, [](const Candidate&) { return true; }) + kNothingSeconds;
+    const auto is_cheap = [&](const Candidate& candidate) { return candidate.cost() <= cheap; };
+    const double little = kAlike * least(&tokens, is_cheap);
+    const auto has_little = [&](const Candidate& candidate) {
+      return is_cheap(candidate) && tokens(candidate) <= little;
+    };
+    const double quick = kNearlyAsQuick * least(&first_token, has_little) + kNothingSeconds;
     const auto key = [&](const Candidate& candidate) {
-      return std::tuple(candidate.cost() > nearly, static_cast<double>(candidate.compute_tokens) > little,
+      return std::tuple(!is_cheap(candidate), !has_little(candidate), candidate.first_token() > quick,
                         load(candidate), candidate.compute_tokens, turn(candidate, last));
     };
     Choice choice = best(candidates, [&](const auto& a, const auto& b) { return key(a) < key(b); });
@@ -80,7 +93,7 @@ class ByPrediction final : public RoutingPolicy {
           return pages(other) < pages(chosen) && more_work > 0 && more_work >= other.queue - chosen.queue;
         })) {
       choice.reason = "prefix";
-    } else if (any([&](const Candidate& other) { return other.cost() > nearly; }) ||
+    } else if (any([&](const Candidate& other) { return !is_cheap(other) || other.first_token() > quick; }) ||
                less_loaded_than_another(candidates, chosen)) {
       choice.reason = "load";
     }

@@ -26,7 +26,7 @@ class RoutingPolicy {
 };
 
 // "kv": smallest predicted time to the first token, its own and that of those behind it (Candidate::cost); of
-// those that are nearly as good the ones with least to compute, and of these the least loaded.
+// those about as good the ones with least to compute, of these the quickest, of these the least loaded.
 // "least-loaded": fewest requests of ours in flight, then least running and waiting by its own report, then
 // in turn. "round-robin": in turn. Other names are refused by the settings.
 std::unique_ptr<RoutingPolicy> make_policy(const std::string& name);

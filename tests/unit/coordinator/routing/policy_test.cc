@@ -82,7 +82,7 @@ TEST(Policy, KvTakesTheQuickestForAll) {
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1, 0), candidate(1, 0.5, 0.1, 9, 40)}), "1 prefix");
   EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 1.5, 0.1, 0, 40)}), "1 prefix")
       << "quicker here, but 0.9 s of computing would come on top for all others";
-  EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 4, 0.1, 0, 40)}), "0 load")
+  EXPECT_EQ(choose("kv", {candidate(0, 0, 1), candidate(1, 11, 0.1, 0, 40)}), "0 load")
       << "its queue outweighs it";
   EXPECT_EQ(choose("kv", {candidate(0, 0.5, 1), candidate(1, 0, 1)}), "1 load");
 }
