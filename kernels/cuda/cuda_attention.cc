@@ -35,17 +35,19 @@ struct CudaAttention::Plan {
   std::vector<size_t> sequence_slabs;                 // offsets
   std::vector<DeviceRow> rows;
   std::vector<int> pieces;
+  std::vector<std::vector<DeviceItem>> pending;  // by map, of the wave at hand
   std::vector<DeviceItem> items;
   std::vector<DevicePage> pages;
   std::vector<DeviceMap> maps;
+  std::vector<FastStep> fast;  // by map; kind kNone: the plain kernel
   std::vector<Wave> waves;
   StepExtents extents;
   const DeviceItem* device_items = nullptr;
   const DevicePage* device_pages = nullptr;
 };
 
-Result<CudaAttention> CudaAttention::create(cudaStream_t stream) {
-  CudaAttention attention(stream);
+Result<CudaAttention> CudaAttention::create(cudaStream_t stream, const DeviceLimits& limits) {
+  CudaAttention attention(stream, limits);
   for (int i = 0; i < kUploads; ++i) {
     LOWKEY_ASSIGN(event, Event::create());
     attention.uploads_.emplace_back(std::move(event));
@@ -93,12 +95,15 @@ void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice&
   const auto add_slabs = [&](std::byte* const* slabs, int pages) {
     return plan.image.add(std::span<std::byte* const>(slabs, static_cast<size_t>(pages) * kMaxSlabs));
   };
-  const auto map_of = [&](const DeviceLayout* map_layout, int bank, bool own, int stride) {
+  const auto map_of = [&](const PageLayout& page_layout, int bank, bool own) {
+    const DeviceLayout* map_layout = layouts_.of(page_layout).device();
+    const int stride = layouts_.of(page_layout).max_dim();
     for (size_t i = 0; i < plan.maps.size(); ++i) {
       const DeviceMap& map = plan.maps[i];
       if (map.layout == map_layout && map.own == own && (own || map.bank == bank)) return static_cast<int>(i);
     }
     plan.maps.push_back({.stride = stride, .layout = map_layout, .bank = own ? 0 : bank, .own = own});
+    plan.fast.push_back(fast_step(step, page_layout, bank));
     return static_cast<int>(plan.maps.size()) - 1;
   };
   const ArchivedPages* archive = sequence.archives == nullptr ? nullptr : &sequence.archives[step.bank];
@@ -109,7 +114,7 @@ void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice&
     plan.segment_arrays.push_back({add_slabs(archive->slabs, archive->num_pages), 0});
     plan.segments.push_back({.layout = tables.device(),
                              .bank = archive->bank,
-                             .map = map_of(tables.device(), archive->bank, false, tables.max_dim()),
+                             .map = map_of(*archive->layout, archive->bank, false),
                              .sink_tokens = sink ? archive->layout->sink_tokens : 0});
     plan.extents.max_dim = std::max(plan.extents.max_dim, tables.max_dim());
     plan.extents.exact_tokens = std::max(plan.extents.exact_tokens, plan.segments.back().sink_tokens);
@@ -122,7 +127,7 @@ void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice&
     const size_t levels = plan.image.add(std::span<const uint8_t>(sequence.page_levels, seen));
     plan.segment_arrays.push_back({slabs, levels});
     plan.segments.push_back({.layout = tables.device(),
-                             .map = map_of(tables.device(), 0, true, tables.max_dim()),
+                             .map = map_of(layout, step.bank, true),
                              .sink_tokens = layout.sink_tokens,
                              .own = true});
   }
@@ -133,6 +138,23 @@ void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice&
     plan.pages.push_back({static_cast<int>(plan.sequences.size()) - 1, page});
 }
 
+// The fast kernel of a layout's bank, if there is one; without its queries.
+FastStep CudaAttention::fast_step(const AttentionStep& step, const PageLayout& layout, int bank) const {
+  const FastBank& fast = layouts_.known(layout).fast(bank);
+  // Observers want every row's softmax to the last digit.
+  const bool observed = std::ranges::any_of(
+      step.sequences, [](const SequenceSlice& slice) { return slice.observer != nullptr; });
+  if (observed || fast.kind == FastKind::kNone || step.num_q_heads / layout.num_kv_heads > kFastQueries ||
+      !fits_fast_attention(fast.kind, fast.stage_bytes, limits_))
+    return {};
+  return {.plans = fast.plans,
+          .num_levels = layout.num_levels,
+          .kind = fast.kind,
+          .page_tokens = layout.page_tokens,
+          .max_groups = fast.max_groups,
+          .stage_bytes = fast.stage_bytes};
+}
+
 // Rows and items of the sequence added last.
 void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan) {
   const int heads = step.layout->num_kv_heads;
@@ -141,6 +163,7 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
     int segment, first, count;
   };
   std::vector<Piece> pieces;
+  const uint8_t* levels = sequence.page_levels;
   const int split = sequence.first_slot + sequence.num_rows < kLongSequence ? kShortSplit : kLongSplit;
   for (int i = 0; i < sequence.num_rows; ++i) {
     const int slot = sequence.first_slot + i;
@@ -154,33 +177,48 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
       const int end = own ? slot / layout.page_tokens : sequence.archives[step.bank].num_pages;
       const int step_pages = std::max(1, split / layout.page_tokens);
       const int begin = own ? row.first_seen / layout.page_tokens : 0;
-      for (int page = begin / step_pages * step_pages; page < end; page += step_pages) {
-        const int first = std::max(page, begin);
-        pieces.push_back({s, first, std::min(page + step_pages, end) - first});
+      // Pages of an item are read at equally many levels.
+      for (int first = begin, next; first < end; first = next) {
+        const int most = std::min((first / step_pages + 1) * step_pages, end);
+        for (next = first + 1; next < most && (!own || levels[next] == levels[first]);) ++next;
+        pieces.push_back({s, first, next - first});
       }
     }
     row.num_states = static_cast<int>(pieces.size());
     row.first_piece = static_cast<int>(plan.pieces.size());
+    const int row_states = row.num_states * heads;
+    const size_t floats = size_t(plan.waves.back().num_states + row_states) * (step.num_q_heads / heads) *
+                          (plan.extents.max_dim + 2);
+    if (plan.waves.back().num_rows > 0 && floats * sizeof(float) > kMaxPartialBytes) end_wave(plan);
     Wave& wave = plan.waves.back();
     row.first_state = wave.num_states;
     for (const Piece& piece : pieces) plan.pieces.push_back(piece.segment);
     for (int head = 0; head < heads; ++head) {
       for (const Piece& piece : pieces)
-        plan.items.push_back({.row = sequence.first_row + i,
-                              .segment = piece.segment,
-                              .head = head,
-                              .first_page = piece.first,
-                              .num_pages = piece.count,
-                              .state = wave.num_states++});
+        plan.pending[plan.segments[piece.segment].map].push_back({.row = sequence.first_row + i,
+                                                                  .segment = piece.segment,
+                                                                  .head = head,
+                                                                  .first_page = piece.first,
+                                                                  .num_pages = piece.count,
+                                                                  .state = wave.num_states++});
     }
-    wave.num_items = static_cast<int>(plan.items.size()) - wave.first_item;
     ++wave.num_rows;
     plan.rows.push_back(row);
-    const size_t floats = size_t(wave.num_states) * (step.num_q_heads / heads) * (plan.extents.max_dim + 2);
-    if (floats * sizeof(float) > kMaxPartialBytes)
-      plan.waves.push_back(
-          {.first_row = wave.first_row + wave.num_rows, .first_item = static_cast<int>(plan.items.size())});
   }
+}
+
+// The wave's items become launches, and the next one begins.
+void CudaAttention::end_wave(Plan& plan) {
+  Wave& wave = plan.waves.back();
+  for (size_t map = 0; map < plan.maps.size(); ++map) {
+    std::vector<DeviceItem>& items = plan.pending[map];
+    if (items.empty()) continue;
+    wave.batches.push_back(
+        {static_cast<int>(map), static_cast<int>(plan.items.size()), static_cast<int>(items.size())});
+    plan.items.insert(plan.items.end(), items.begin(), items.end());
+    items.clear();
+  }
+  plan.waves.push_back({.first_row = wave.first_row + wave.num_rows});
 }
 
 void CudaAttention::make_plan(const AttentionStep& step, Plan& plan) {
@@ -203,12 +241,15 @@ void CudaAttention::make_plan(const AttentionStep& step, Plan& plan) {
   }
   plan.extents.exact_tokens += layout.sink_tokens + layout.page_tokens;
   plan.waves.push_back({});
+  plan.pending.resize(plan.maps.size());
   const std::vector<DeviceSequence> sequences = std::move(plan.sequences);
   plan.sequences.clear();
   for (size_t i = 0; i < sequences.size(); ++i) {
     plan.sequences.push_back(sequences[i]);
     add_rows(step, step.sequences[i], plan);
   }
+  end_wave(plan);
+  plan.waves.pop_back();
 }
 
 // Puts the arrays on the device and fills the view.
@@ -275,12 +316,27 @@ void CudaAttention::write_pages(const AttentionStep& step, const Plan& plan) {
   launch_write_sinks(stream_, plan.view, shape_of(layout), plan.device_pages, count);
 }
 
+// Buffers of the fast kernels' queries, filled.
+void CudaAttention::round_queries(const Plan& plan, std::vector<FastStep>& fast) {
+  const int heads = plan.view.num_q_heads / plan.view.group;
+  const size_t count = plan.rows.size() * heads * kFastQueries;
+  constexpr size_t kBytes = sizeof(FastQuery) + sizeof(float);
+  std::byte* next = rounded_queries_.get<std::byte>(fast.size() * count * kBytes);
+  for (size_t map = 0; map < fast.size(); ++map, next += count * kBytes) {
+    if (fast[map].kind == FastKind::kNone) continue;
+    fast[map].queries = reinterpret_cast<FastQuery*>(next);
+    fast[map].factors = reinterpret_cast<float*>(next + count * sizeof(FastQuery));
+    launch_round_queries(stream_, plan.view, plan.maps[map], fast[map], heads);
+  }
+}
+
 void CudaAttention::attend(const AttentionStep& step) {
   Plan plan;
   make_plan(step, plan);
   place_plan(step, plan);
   write_pages(step, plan);
   for (const DeviceMap& map : plan.maps) launch_map_queries(stream_, plan.view, map);
+  round_queries(plan, plan.fast);
   const bool observed =
       std::any_of(step.sequences.begin(), step.sequences.end(),
                   [](const SequenceSlice& sequence) { return sequence.observer != nullptr; });
@@ -293,8 +349,15 @@ void CudaAttention::attend(const AttentionStep& step) {
     StepView view = plan.view;
     view.first_row = wave.first_row;
     view.num_rows = wave.num_rows;
-    launch_attend_pages(stream_, view, plan.device_items + wave.first_item, wave.num_items, plan.extents,
-                        partials);
+    for (const Batch& batch : wave.batches) {
+      const DeviceItem* items = plan.device_items + batch.first_item;
+      const FastStep& fast = plan.fast[batch.map];
+      if (fast.kind == FastKind::kNone) {
+        launch_attend_pages(stream_, view, items, batch.num_items, plan.extents, partials);
+      } else {
+        launch_decode_attention(stream_, view, fast, items, batch.num_items, limits_, partials);
+      }
+    }
     launch_finish_rows(stream_, view, plan.extents, partials, softmax);
   }
   if (observed) observe(step, plan, softmax);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cuda/attention_kernels.h"
+#include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/device_image.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/layout_tables.h"
@@ -19,17 +20,22 @@ namespace lowkey::kernels::cuda {
 
 class CudaAttention {
  public:
-  static Result<CudaAttention> create(cudaStream_t stream);
+  static Result<CudaAttention> create(cudaStream_t stream, const DeviceLimits& limits);
 
   void attend(const AttentionStep& step);
   void compact(const Compaction& compaction);
 
  private:
+  // Items of one launch: of one map.
+  struct Batch {
+    int map = 0;
+    int first_item = 0, num_items = 0;
+  };
   // Rows whose partial results are in memory together.
   struct Wave {
     int first_row = 0, num_rows = 0;
-    int first_item = 0, num_items = 0;
     int num_states = 0;
+    std::vector<Batch> batches;
   };
   // Arrays of one step on their way to the device, and there.
   struct Upload {
@@ -42,10 +48,14 @@ class CudaAttention {
   };
   struct Plan;
 
-  explicit CudaAttention(cudaStream_t stream) : stream_(stream), layouts_(stream) {}
+  CudaAttention(cudaStream_t stream, const DeviceLimits& limits)
+      : stream_(stream), limits_(limits), layouts_(stream) {}
   void make_plan(const AttentionStep& step, Plan& plan);
   void add_sequence(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan);
   void add_rows(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan);
+  void end_wave(Plan& plan);
+  FastStep fast_step(const AttentionStep& step, const PageLayout& layout, int bank) const;
+  void round_queries(const Plan& plan, std::vector<FastStep>& fast);
   void place_plan(const AttentionStep& step, Plan& plan);
   void write_pages(const AttentionStep& step, const Plan& plan);
   void observe(const AttentionStep& step, const Plan& plan, const float* softmax);
@@ -55,10 +65,11 @@ class CudaAttention {
   static constexpr int kUploads = 4;
 
   cudaStream_t stream_;
+  DeviceLimits limits_;
   LayoutCache layouts_;
   std::vector<Upload> uploads_;
   uint64_t uses_ = 0;
-  Scratch queries_, partials_, features_, softmax_, kept_;
+  Scratch queries_, rounded_queries_, partials_, features_, softmax_, kept_;
 };
 
 }  // namespace lowkey::kernels::cuda

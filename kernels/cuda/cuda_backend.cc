@@ -141,7 +141,11 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(int device, DType dtype) {
   const cudaStream_t view = stream.get();
   LOWKEY_ASSIGN(copies, CudaPageCopies::create(device, view));
   LOWKEY_ASSIGN(weights, Weights::create(view));
-  LOWKEY_ASSIGN(attention, CudaAttention::create(view));
+  cudaDeviceProp properties;
+  LOWKEY_CUDA_TRY(cudaGetDeviceProperties(&properties, device));
+  const DeviceLimits limits{properties.multiProcessorCount,
+                            static_cast<uint32_t>(properties.sharedMemPerBlockOptin)};
+  LOWKEY_ASSIGN(attention, CudaAttention::create(view, limits));
   LOWKEY_ASSIGN(arguments, ArgumentCopies::create());
   return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(
       dtype, CudaBackend::Parts{std::move(stream), std::move(copies), std::move(weights),

@@ -62,6 +62,30 @@ void add_vector(const PageLayout& layout, const VectorLayout& vector, size_t at,
   numbers(offsetof(DeviceVector, scale), vector.scale, dim);
 }
 
+// Plans of all heads at all levels; the bank has a fast kernel when all of them have the same.
+FastBank plan_bank(const PageLayout& layout, int bank, std::vector<FastPlan>& plans) {
+  FastBank result;
+  bool possible = layout.dtype == DType::kBf16;
+  for (int head = 0; head < layout.num_kv_heads; ++head) {
+    for (int levels = 1; levels <= layout.num_levels; ++levels) {
+      const auto plan = make_fast_plan(layout, layout.vector(bank, Side::kKey, head),
+                                       layout.vector(bank, Side::kValue, head), levels);
+      plans.push_back(plan.value_or(FastPlan{}));
+      possible = possible && plan.has_value();
+      if (!possible || plan->kind == FastKind::kNone) continue;
+      if (result.kind == FastKind::kNone) result.kind = plan->kind;
+      if (result.kind != plan->kind) {
+        possible = result.kind != FastKind::kFull && plan->kind != FastKind::kFull;
+        result.kind = FastKind::kMixed;
+      }
+      result.max_groups = std::max<int>({result.max_groups, plan->key.num_groups, plan->value.num_groups});
+      result.stage_bytes = std::max(result.stage_bytes, plan->stage_bytes);
+    }
+  }
+  if (!possible) result.kind = FastKind::kNone;
+  return result;
+}
+
 }  // namespace
 
 Result<LayoutTables> LayoutTables::create(const PageLayout& layout, cudaStream_t stream) {
@@ -83,6 +107,10 @@ Result<LayoutTables> LayoutTables::create(const PageLayout& layout, cudaStream_t
   image.point(header + offsetof(DeviceLayout, tables),
               image.add(std::vector<EmbeddedTables>{embedded_tables()}));
 
+  std::vector<FastPlan> plans;
+  for (int bank = 0; bank < layout.num_banks; ++bank) tables.fast_.push_back(plan_bank(layout, bank, plans));
+  const size_t fast = image.add(plans);
+
   LOWKEY_ASSIGN(buffer, DeviceBuffer::create(image.size()));
   LOWKEY_ASSIGN(staging, PinnedBuffer::create(image.size()));
   image.write(staging.data(), buffer.data());
@@ -90,6 +118,9 @@ Result<LayoutTables> LayoutTables::create(const PageLayout& layout, cudaStream_t
       cudaMemcpyAsync(buffer.data(), staging.data(), image.size(), cudaMemcpyHostToDevice, stream));
   LOWKEY_CUDA_TRY(cudaStreamSynchronize(stream));
   tables.device_ = reinterpret_cast<const DeviceLayout*>(buffer.data() + header);
+  const auto* device_plans = reinterpret_cast<const FastPlan*>(buffer.data() + fast);
+  for (int bank = 0; bank < layout.num_banks; ++bank)
+    tables.fast_[bank].plans = device_plans + bank * layout.num_kv_heads * layout.num_levels;
   tables.buffer_ = std::move(buffer);
   return tables;
 }

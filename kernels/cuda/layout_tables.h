@@ -3,12 +3,22 @@
 
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "kernels/cuda/device_layout.h"
 #include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/fast_plan.h"
 #include "kernels/page/page_layout.h"
 
 namespace lowkey::kernels::cuda {
+
+// What the fast kernels read of one bank.
+struct FastBank {
+  FastKind kind = FastKind::kNone;
+  int max_groups = 0;
+  uint32_t stage_bytes = 0;
+  const FastPlan* plans = nullptr;  // on the device: [head][level - 1]
+};
 
 // One layout's tables: all in one buffer, freed together.
 class LayoutTables {
@@ -18,11 +28,13 @@ class LayoutTables {
 
   const DeviceLayout* device() const { return device_; }
   int max_dim() const { return max_dim_; }  // of any stored vector
+  const FastBank& fast(int bank) const { return fast_[bank]; }
 
  private:
   DeviceBuffer buffer_;
   const DeviceLayout* device_ = nullptr;
   int max_dim_ = 0;
+  std::vector<FastBank> fast_;
 };
 
 // Layouts by PageLayout::id; they live as long as the process, and so do their tables.
@@ -31,6 +43,8 @@ class LayoutCache {
   explicit LayoutCache(cudaStream_t stream) : stream_(stream) {}
   // REQUIRES: layout.id != 0. Aborts when the device has no memory for a few tables.
   const LayoutTables& of(const PageLayout& layout);
+  // REQUIRES: of() has had it.
+  const LayoutTables& known(const PageLayout& layout) const { return tables_.at(layout.id); }
 
  private:
   cudaStream_t stream_;

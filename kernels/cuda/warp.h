@@ -43,6 +43,13 @@ __device__ __forceinline__ void multiply_bf16(FragmentC<float>& c, const Fragmen
       : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3])
       : "r"(a.words[0]), "r"(a.words[1]), "r"(a.words[2]), "r"(a.words[3]), "r"(b.words[0]), "r"(b.words[1]));
 }
+__device__ __forceinline__ void multiply_f16(FragmentC<float>& c, const FragmentA& a, const FragmentB& b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c.values[0]), "+f"(c.values[1]), "+f"(c.values[2]), "+f"(c.values[3])
+      : "r"(a.words[0]), "r"(a.words[1]), "r"(a.words[2]), "r"(a.words[3]), "r"(b.words[0]), "r"(b.words[1]));
+}
 // A of unsigned bytes or signed ones, B of the other kind.
 __device__ __forceinline__ void multiply_u8_s8(FragmentC<int>& c, const FragmentA& a, const FragmentB& b) {
   asm volatile(
@@ -67,6 +74,17 @@ __device__ __forceinline__ void multiply_u8_u8(FragmentC<int>& c, const Fragment
       "mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+r"(c.values[0]), "+r"(c.values[1]), "+r"(c.values[2]), "+r"(c.values[3])
       : "r"(a.words[0]), "r"(a.words[1]), "r"(a.words[2]), "r"(a.words[3]), "r"(b.words[0]), "r"(b.words[1]));
+}
+// k = 16: word 0 of A has row lane / 4, word 1 row lane / 4 + 8; both, and B's, k = 4 (lane % 4) .. + 3.
+__device__ __forceinline__ void multiply_u8_s8_k16(FragmentC<int>& c, uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+               : "+r"(c.values[0]), "+r"(c.values[1]), "+r"(c.values[2]), "+r"(c.values[3])
+               : "r"(a0), "r"(a1), "r"(b));
+}
+__device__ __forceinline__ void multiply_s8_s8_k16(FragmentC<int>& c, uint32_t a0, uint32_t a1, uint32_t b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+               : "+r"(c.values[0]), "+r"(c.values[1]), "+r"(c.values[2]), "+r"(c.values[3])
+               : "r"(a0), "r"(a1), "r"(b));
 }
 // Four matrices of 8 rows of 16 bytes: lane 8 m + r names row r of matrix m; lane l gets, of each, word l % 4
 // of row l / 4. Transposed: halves of word pairs change places, lane l gets column l / 4, rows 2 (l % 4),
@@ -176,12 +194,14 @@ inline void sync_warp() {
   emulation::exchange(0, 0);
 }
 
-inline void multiply_bf16(FragmentC<float>& c, const FragmentA& a, const FragmentB& b) {
-  using namespace emulation;
+namespace emulation {
+
+template <class ToFloat>
+void multiply_halves(FragmentC<float>& c, const FragmentA& a, const FragmentB& b, const ToFloat& to_float) {
   FragmentC<float> sum{};
-  warp_collective(Operands{a, b}, sum, [](const Operands* const* ins, FragmentC<float>* const* outs) {
-    const auto half = [](uint32_t word, int index) {
-      return bf16_to_f32(static_cast<uint16_t>(word >> 16 * index));
+  warp_collective(Operands{a, b}, sum, [&](const Operands* const* ins, FragmentC<float>* const* outs) {
+    const auto half = [&](uint32_t word, int index) {
+      return to_float(static_cast<uint16_t>(word >> 16 * index));
     };
     for (int lane = 0; lane < kWarpSize; ++lane) {
       for (int v = 0; v < 4; ++v) {
@@ -197,6 +217,27 @@ inline void multiply_bf16(FragmentC<float>& c, const FragmentA& a, const Fragmen
     }
   });
   for (int v = 0; v < 4; ++v) c.values[v] += sum.values[v];
+}
+
+// k = 16 of bytes: what a product of k = 32 has of the first half.
+template <bool kSignedA, bool kSignedB>
+void multiply_bytes_k16(FragmentC<int>& c, uint32_t a0, uint32_t a1, uint32_t b) {
+  multiply_bytes<kSignedA, kSignedB>(c, {{a0, a1, 0, 0}}, {{b, 0}});
+}
+
+}  // namespace emulation
+
+inline void multiply_bf16(FragmentC<float>& c, const FragmentA& a, const FragmentB& b) {
+  emulation::multiply_halves(c, a, b, [](uint16_t bits) { return bf16_to_f32(bits); });
+}
+inline void multiply_f16(FragmentC<float>& c, const FragmentA& a, const FragmentB& b) {
+  emulation::multiply_halves(c, a, b, [](uint16_t bits) { return f16_to_f32(bits); });
+}
+inline void multiply_u8_s8_k16(FragmentC<int>& c, uint32_t a0, uint32_t a1, uint32_t b) {
+  emulation::multiply_bytes_k16<false, true>(c, a0, a1, b);
+}
+inline void multiply_s8_s8_k16(FragmentC<int>& c, uint32_t a0, uint32_t a1, uint32_t b) {
+  emulation::multiply_bytes_k16<true, true>(c, a0, a1, b);
 }
 inline void multiply_u8_s8(FragmentC<int>& c, const FragmentA& a, const FragmentB& b) {
   emulation::multiply_bytes<false, true>(c, a, b);

@@ -215,6 +215,90 @@ TEST_P(AttentionParity, CompactedTokensAreTheReferencesBytesAndAreAttended) {
   expect_attention(results[0], results[1], device_tolerance(*backend, layout), recipe.name);
 }
 
+// What the fast kernels are made for: single planes of 2, 4 and 8 bits or whole bf16 features, under every
+// size of page, group of query heads and rank; one row each of a few sequences, and a window of rows.
+struct DecodeCase {
+  std::string name;
+  std::vector<GroupBits> key, value;  // empty: full width
+  int num_levels;
+  double decibel;  // of codes in bf16; what the rounding of queries and weights to bytes costs
+};
+
+class DecodeParity : public testing::TestWithParam<std::tuple<BackendCase, DecodeCase>> {};
+
+void PrintTo(const DecodeCase& c, std::ostream* out) {
+  *out << c.name;
+}
+
+PageLayout decode_layout(const DecodeCase& c, const Shape& s, DType dtype) {
+  PageSpec spec{.recipe = c.name, .page_tokens = s.page_tokens, .sink_tokens = 4, .num_levels = c.num_levels};
+  spec.key = based(s.dim, c.key, 400);
+  spec.value = based(s.dim, c.value, 401);
+  for (VectorSpec* side : {&spec.key, &spec.value}) {
+    // Of about the size of what is coded, as calibrated scales are.
+    for (size_t f = 0; f < side->scale.size(); ++f) side->scale[f] = 1.5f - 0.5f * float(f) / float(s.dim);
+    if (!side->bits.empty()) continue;
+    *side = {};
+    side->encode = side->decode = orthonormal_rows(s.dim, 402);
+    side->mean = normal_values(s.dim, 403);
+  }
+  return PageLayout::make(spec, {2, s.kv_heads, s.dim, dtype}).value();
+}
+
+TEST_P(DecodeParity, EqualsTheReference) {
+  const auto& [backend_case, c] = GetParam();
+  const auto backend = backend_case.make();
+  if (backend == nullptr) GTEST_SKIP() << no_device();
+  const auto reference = make_reference_backend(backend_case.dtype);
+  for (const Shape& s : {Shape{4, 1, 128, 64}, Shape{8, 1, 64, 32}, Shape{3, 1, 128, 32},
+                         Shape{2, 2, 64, 128}, Shape{7, 1, 64, 64}}) {
+    const PageLayout layout = decode_layout(c, s, backend_case.dtype);
+    const std::pair<int, int> parts[] = {{5 * s.page_tokens + 3, 1}, {s.page_tokens, 2}, {0, 1}, {600, 1}};
+    std::vector<Inputs> inputs;
+    std::vector<SequenceMemory> memory;
+    inputs.reserve(std::size(parts));
+    memory.reserve(std::size(parts));
+    std::vector<Chunk> chunks;
+    const auto writer = make_cpu_backend({.dtype = backend_case.dtype, .threads = 1});
+    for (const auto& [first, rows] : parts) {
+      inputs.emplace_back(s, first + rows, 300 + static_cast<uint32_t>(first));
+      memory.emplace_back(layout, first + rows);
+      if (first > 0) attend(*writer, layout, s, {{&inputs.back(), &memory.back(), 0, first}});
+    }
+    for (int levels = c.num_levels; levels >= 1; --levels) {
+      chunks.clear();
+      for (size_t i = 0; i < std::size(parts); ++i)
+        chunks.push_back({&inputs[i], &memory[i], parts[i].first, parts[i].second, levels});
+      const auto actual = attend_anywhere(*backend, layout, s, chunks);
+      const auto expected = attend(*reference, layout, s, chunks);
+      for (size_t i = 0; i < std::size(parts); ++i) {
+        const bool rounds = backend_case.dtype == DType::kBf16 || backend->host_accessible();
+        expect_attention(
+            actual[i], expected[i], {.decibel = rounds ? c.decibel : 80},
+            testing::PrintToString(std::array{s.q_heads, s.dim, s.page_tokens, parts[i].first, levels}));
+      }
+    }
+  }
+}
+
+std::vector<DecodeCase> decode_cases() {
+  using Bits = std::vector<GroupBits>;
+  return {{"nibbles", Bits(8, GroupBits{4}), Bits(8, GroupBits{4}), 1, 28},
+          {"crumbs", Bits(8, GroupBits{2}), Bits(8, GroupBits{2}), 1, 28},
+          {"bytes", Bits(8, GroupBits{8}), Bits(8, GroupBits{8}), 1, 42},
+          {"nibbles_ranks", Bits(3, GroupBits{4}), Bits(2, GroupBits{4}), 1, 28},
+          {"allocated", {{8}, {4}, {4}, {2}, {2}, {0}, {2}}, {{4}, {8}, {2}, {4}}, 1, 28},
+          {"levels_between_groups", {{8}, {0, 4}, {0, 4}, {0, 2}}, {{4}, {4}, {0, 2}, {0, 2}}, 2, 26},
+          {"full", {}, {}, 1, 44}};
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, DecodeParity,
+                         testing::Combine(testing::ValuesIn(parity_backends()),
+                                          testing::ValuesIn(decode_cases())),
+                         [](const auto& info) {
+                           return std::get<0>(info.param).name + "_" + std::get<1>(info.param).name;
+                         });
+
 class ObserverParity : public testing::TestWithParam<BackendCase> {};
 
 TEST_P(ObserverParity, SumsEqualTheReference) {
