@@ -153,8 +153,13 @@ EnginePorts EngineReplica::ports(int rank) {
     };
   }
   if (options_.store == nullptr) return ports;
-  ports.spill = [store = options_.store](std::vector<kvstore::PageWrite> pages, const auto& done) {
-    store->put(std::move(pages));
+  ports.spill = [this](std::vector<kvstore::PageWrite> pages, const auto& done) {
+    if (pages.front().arriving) {
+      std::lock_guard lock(late_mutex_);
+      late_spills_.push_back(std::move(pages));
+    } else {
+      options_.store->put(std::move(pages));
+    }
     done({});
   };
   ports.restore = [this, rank](std::vector<kvstore::PageRead> pages, kvstore::RestoreOptions wanted,
@@ -240,8 +245,21 @@ double EngineReplica::metric(int rank, const std::string& name, const std::strin
   return sum;
 }
 
+void EngineReplica::put_late(size_t leave) {
+  std::unique_lock lock(late_mutex_);
+  while (late_spills_.size() > leave) {
+    std::vector<kvstore::PageWrite> pages = std::move(late_spills_.front());
+    late_spills_.pop_front();
+    lock.unlock();
+    options_.store->put(std::move(pages));
+    lock.lock();
+  }
+}
+
 bool EngineReplica::step() {
   const bool worked = engine_->step();
+  put_late(2 * ranks_.size());
+  if (!worked) put_late(0);
   const EngineState state = engine_->state();
   EXPECT_LE(state.kv_bytes_used, state.kv_bytes_capacity);
   EXPECT_LE(state.kv_bytes_capacity, options_.kv_bytes);

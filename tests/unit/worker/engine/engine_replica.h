@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -130,6 +131,7 @@ class EngineReplica {
   ExecutorOptions executor_options(int rank) const;
   void follow(int rank);
   void on_events(const wire::TokenEvents& events);
+  void put_late(size_t leave);
 
   EngineReplicaOptions options_;
   std::vector<Rank> ranks_;
@@ -139,6 +141,9 @@ class EngineReplica {
   size_t open_ = 0;
   int largest_step_ = 0;
   std::vector<wire::PrefixEvents> prefix_events_;
+  // Copies of device pages are read as late as they may be: when the step after them has been made.
+  std::mutex late_mutex_;
+  std::deque<std::vector<kvstore::PageWrite>> late_spills_;
 };
 
 }  // namespace lowkey::worker
