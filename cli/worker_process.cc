@@ -14,6 +14,7 @@
 #include "cli/join.h"
 #include "cli/model_shape.h"
 #include "cli/processes.h"
+#include "coordinator/text/tokenizer.h"
 #include "kvstore/page/page_memory.h"
 #include "kvstore/recipe/recipe.h"
 #include "kvstore/recipe/resolve.h"
@@ -125,6 +126,15 @@ void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics
       replica.config.name, replica.device.name, format_bytes(replica.model->packed_bytes()),
       replica.cache.recipe.name, replica.memory->bytes_per_token(), replica.memory->compression_ratio(),
       kvstore::PageMemory::kLongPrompt, replica.memory->max_sequence_tokens());
+}
+
+// What the model's tokens add to a text; special ones, and rows of the embedding that are no tokens, nothing.
+Result<worker::TokenTexts> token_texts(const std::string& model, int vocab_size) {
+  LOWKEY_ASSIGN(tokenizer, coordinator::Tokenizer::load(model));
+  worker::TokenTexts texts(vocab_size);
+  for (int32_t id = 0; id < std::min(vocab_size, tokenizer->vocab_size()); ++id)
+    if (!tokenizer->is_special(id)) texts[id] = tokenizer->token_bytes(id);
+  return texts;
 }
 
 // The I/O thread of a worker: runs until stopped, joined by the destructor.
@@ -308,6 +318,9 @@ Ending run_worker(const Job& given) {
           worker::EngineOptions options;
           executor.collectives = collectives;
           options.executor = executor;
+          options.token_texts = [model = job.config.model, size = replica.config.vocab_size] {
+            return token_texts(model, size);
+          };
           options.min_levels = job.config.min_levels;
           options.spill_levels = replica.cache.spill_levels;
           options.scheduler = {.step_tokens = job.config.step_tokens,

@@ -25,20 +25,21 @@ Error engine_error(const wire::TokenEvent& event) {
 
 }  // namespace
 
-Answer::Answer(ExchangePtr exchange, AnswerIdentity identity, const GenerationRequest& request,
+// A completion goes on from its prompt; a chat answer is a text of its own, and so is a prompt with its
+// answer.
+Answer::Answer(std::shared_ptr<Reply> reply, size_t index, const GenerationRequest& request,
                const Tokenizer& tokenizer)
-    : exchange_(std::move(exchange)),
-      identity_(std::move(identity)),
+    : reply_(std::move(reply)),
+      index_(index),
+      request_(request),
+      prompt_(request.prompts[index / request.n]),
       tokenizer_(tokenizer),
-      stream_(request.stream),
-      include_usage_(request.include_usage),
-      logprobs_(request.logprobs),
-      top_logprobs_(request.top_logprobs),
-      // A completion goes on from its prompt; a chat answer is a text of its own.
       detokenizer_(tokenizer, true,
-                   request.endpoint == Endpoint::kChat ? TextStart::kBeginning : TextStart::kAfterPrompt),
-      stop_matcher_(make_matcher(request.stop)) {
-  usage_.prompt_tokens = request.prompt.size();
+                   request.endpoint == Endpoint::kChat || request.echo ? TextStart::kBeginning
+                                                                       : TextStart::kAfterPrompt),
+      stop_matcher_(make_matcher(request.stop)),
+      echoed_(!request.echo) {
+  usage_.prompt_tokens = prompt_.size();
 }
 
 Answer::State Answer::add(const wire::TokenEvent& event) {
@@ -47,21 +48,26 @@ Answer::State Answer::add(const wire::TokenEvent& event) {
     return State::kFailed;
   }
   note_cache(event);
+  add_prompt_details(event);
+  const bool finishes = event.finish() != wire::FINISH_NONE;
+  if (event.tokens_size() == 0 && !finishes) return State::kOpen;
   started_ = started_ || event.tokens_size() > 0;
+  echo();
   for (int i = 0; i < event.tokens_size() && finish_ == Finish::kNone; ++i)
     add_token(event.tokens(i), event, i);
   if (finish_ == Finish::kStop) {
     end(Finish::kStop);
-    return event.finish() == wire::FINISH_NONE ? State::kStopped : State::kFinished;
+    return finishes ? State::kFinished : State::kStopped;
   }
-  if (event.finish() != wire::FINISH_NONE) {
+  if (finishes) {
     take(stop_matcher_.push(detokenizer_.flush()));
     text_ += stop_matcher_.flush();
-    end(event.finish() == wire::FINISH_LENGTH && finish_ == Finish::kNone ? Finish::kLength : Finish::kStop);
+    const bool length = event.finish() == wire::FINISH_LENGTH || request_.max_tokens == 0u;
+    end(length && finish_ == Finish::kNone ? Finish::kLength : Finish::kStop);
     return State::kFinished;
   }
   // With nothing to show yet (half a character, a possible stop string) logprobs wait for their text.
-  if (stream_ && (!text_.empty() || !stream_begun_)) write_text();
+  if (reply_->streams() && (!text_.empty() || !written_)) write_text();
   return State::kOpen;
 }
 
@@ -82,29 +88,68 @@ void Answer::note_cache(const wire::TokenEvent& event) {
 }
 
 void Answer::move() {
+  // The other one tells anew what this one was asked for: other choices have it from the first of their
+  // prompt.
+  if (!started_ && index_ % request_.n == 0) prompt_details_.clear();
   // What a lost replica knew of the tokens since its first report is lost with it. Where that one was coarse
   // already, so were they all.
   if (cache_.coarse()) cache_.coarse_tokens = usage_.completion_tokens;
   cache_before_ = cache_;
 }
 
-void Answer::add_token(int32_t id, const wire::TokenEvent& event, int index) {
-  ++usage_.completion_tokens;
-  if (logprobs_ && index < event.logprobs_size()) {
-    TokenDetail detail;
-    detail.token = {tokenizer_.token_bytes(id), event.logprobs(index).logprob()};
-    detail.text_offset = characters_;
-    if (index < event.top_logprobs_size()) {
-      for (const auto& entry : event.top_logprobs(index).entries()) {
-        if (detail.top.size() == top_logprobs_) break;
-        detail.top.push_back({tokenizer_.token_bytes(entry.token()), entry.logprob()});
-      }
+TokenDetail Answer::detail(int32_t id, const wire::TokenLogprob& logprob,
+                           const wire::TopLogprobs* top) const {
+  TokenDetail detail;
+  detail.token = {tokenizer_.token_bytes(id), logprob.logprob()};
+  if (top == nullptr) return detail;
+  for (const auto& entry : top->entries()) {
+    if (detail.top.size() == request_.top_logprobs) break;
+    detail.top.push_back({tokenizer_.token_bytes(entry.token()), entry.logprob()});
+  }
+  return detail;
+}
+
+void Answer::add_prompt_details(const wire::TokenEvent& event) {
+  for (int i = 0; i < event.prompt_logprobs_size(); ++i) {
+    const auto* top = i < event.prompt_top_logprobs_size() ? &event.prompt_top_logprobs(i) : nullptr;
+    prompt_details_.push_back(detail(event.prompt_logprobs(i).token(), event.prompt_logprobs(i), top));
+  }
+}
+
+// The prompt as its tokens read, before the first token of the answer.
+void Answer::echo() {
+  if (std::exchange(echoed_, true)) return;
+  for (size_t i = 0; i < prompt_.size(); ++i) {
+    if (request_.logprobs) {
+      const bool scored = i > 0 && i <= prompt_details_.size();
+      TokenDetail of = scored ? prompt_details_[i - 1] : TokenDetail{};
+      if (!scored) of.token.bytes = tokenizer_.token_bytes(prompt_[i]);
+      of.scored = scored;
+      of.text_offset = characters_;
+      details_.push_back(std::move(of));
     }
-    details_.push_back(std::move(detail));
+    const std::string piece = detokenizer_.push(prompt_[i]);
+    if (request_.logprobs) characters_ += count_characters(piece);
+    text_ += piece;
+  }
+}
+
+void Answer::add_token(int32_t id, const wire::TokenEvent& event, int index) {
+  if (request_.max_tokens == 0u) return;  // the prompt alone was wanted
+  ++usage_.completion_tokens;
+  if (request_.logprobs && index < event.logprobs_size()) {
+    const auto* top = index < event.top_logprobs_size() ? &event.top_logprobs(index) : nullptr;
+    details_.push_back(detail(id, event.logprobs(index), top));
+    details_.back().text_offset = characters_;
   }
   const std::string piece = detokenizer_.push(id);
-  if (logprobs_) characters_ += count_characters(piece);
-  take(stop_matcher_.push(piece));
+  if (request_.logprobs) characters_ += count_characters(piece);
+  // Stop strings do not begin before min_tokens either.
+  if (usage_.completion_tokens <= request_.min_tokens) {
+    text_ += piece;
+  } else {
+    take(stop_matcher_.push(piece));
+  }
 }
 
 void Answer::take(StopMatcher::Output output) {
@@ -112,49 +157,22 @@ void Answer::take(StopMatcher::Output output) {
   if (output.stopped) finish_ = Finish::kStop;
 }
 
-void Answer::end(Finish finish) {
-  finish_ = finish;
-  const auto* details = logprobs_ ? &details_ : nullptr;
-  if (!stream_) {
-    HttpResponse response{.body = whole_answer(identity_, text_, details, finish_, usage_, cache_)};
-    response.headers.emplace_back("x-request-id", identity_.id);
-    exchange_->respond(std::move(response));
-    return;
-  }
-  begin_stream();
-  std::string events = text_event(identity_, text_, details, finish_, include_usage_, &cache_);
-  if (include_usage_) events += usage_event(identity_, usage_);
-  exchange_->write(events + done_event());
-  exchange_->finish();
+ChoiceText Answer::take_text(Finish finish) {
+  ChoiceText choice{.index = index_, .text = std::exchange(text_, {}), .details = {}, .finish = finish};
+  if (request_.logprobs) choice.details = std::exchange(details_, {});
+  return choice;
 }
 
-void Answer::begin_stream() {
-  if (stream_begun_) return;
-  stream_begun_ = true;
-  HttpResponse head{.content_type = "text/event-stream; charset=utf-8"};
-  head.headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}, {"x-request-id", identity_.id}};
-  exchange_->start_stream(std::move(head));
-  if (identity_.endpoint == Endpoint::kChat) exchange_->write(role_event(identity_, include_usage_));
+void Answer::end(Finish finish) {
+  finish_ = finish;
+  reply_->end_choice(take_text(finish), usage_, cache_);
 }
 
 void Answer::write_text() {
-  begin_stream();
+  written_ = true;
+  reply_->begin_choice(index_);
   if (text_.empty()) return;
-  exchange_->write(
-      text_event(identity_, text_, logprobs_ ? &details_ : nullptr, Finish::kNone, include_usage_, nullptr));
-  text_.clear();
-  details_.clear();
-}
-
-void Answer::fail(const ApiError& error) {
-  if (!stream_begun_) {
-    HttpResponse response = error_http(error);
-    response.headers.emplace_back("x-request-id", identity_.id);
-    exchange_->respond(std::move(response));
-    return;
-  }
-  exchange_->write(error_event(error_body(error)));
-  exchange_->finish(true);
+  reply_->write(text_event(reply_->identity(), take_text(Finish::kNone), reply_->include_usage(), nullptr));
 }
 
 }  // namespace lowkey::coordinator

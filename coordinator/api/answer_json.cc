@@ -47,13 +47,18 @@ json::value completion_logprobs(const std::vector<TokenDetail>& details) {
   json::array tokens, logprobs, tops, offsets;
   for (const auto& detail : details) {
     tokens.emplace_back(token_text(detail.token.bytes));
+    offsets.emplace_back(detail.text_offset);
+    if (!detail.scored) {
+      logprobs.emplace_back(nullptr);
+      tops.emplace_back(nullptr);
+      continue;
+    }
     logprobs.emplace_back(finite(detail.token.logprob));
     json::object top;
     for (const auto& token : detail.top) top[token_text(token.bytes)] = finite(token.logprob);
     top.emplace(token_text(detail.token.bytes),
                 finite(detail.token.logprob));  // the sampled one is always there
     tops.push_back(std::move(top));
-    offsets.emplace_back(detail.text_offset);
   }
   return {{"tokens", std::move(tokens)},
           {"token_logprobs", std::move(logprobs)},
@@ -61,7 +66,7 @@ json::value completion_logprobs(const std::vector<TokenDetail>& details) {
           {"text_offset", std::move(offsets)}};
 }
 
-json::value logprobs_value(Endpoint endpoint, const std::vector<TokenDetail>* details) {
+json::value logprobs_value(Endpoint endpoint, const std::optional<std::vector<TokenDetail>>& details) {
   if (!details) return nullptr;
   return endpoint == Endpoint::kChat ? chat_logprobs(*details) : completion_logprobs(*details);
 }
@@ -128,44 +133,46 @@ const char* to_string(Finish finish) {
   return "";
 }
 
-std::string whole_answer(const AnswerIdentity& identity, const std::string& text,
-                         const std::vector<TokenDetail>* details, Finish finish, const Usage& usage,
-                         const CacheUse& cache) {
+std::string whole_answer(const AnswerIdentity& identity, std::span<const ChoiceText> choices,
+                         const Usage& usage, const CacheUse& cache) {
   const bool chat = identity.endpoint == Endpoint::kChat;
   json::object object = envelope(identity, chat ? "chat.completion" : "text_completion");
-  json::object choice = {{"index", 0}};
-  if (chat) {
-    choice["message"] = {{"role", "assistant"}, {"content", text}, {"refusal", nullptr}};
-  } else {
-    choice["text"] = text;
+  json::array all;
+  for (const ChoiceText& one : choices) {
+    json::object choice = {{"index", one.index}};
+    if (chat) {
+      choice["message"] = {{"role", "assistant"}, {"content", one.text}, {"refusal", nullptr}};
+    } else {
+      choice["text"] = one.text;
+    }
+    choice["logprobs"] = logprobs_value(identity.endpoint, one.details);
+    choice["finish_reason"] = finish_value(one.finish);
+    all.push_back(std::move(choice));
   }
-  choice["logprobs"] = logprobs_value(identity.endpoint, details);
-  choice["finish_reason"] = finish_value(finish);
-  object["choices"] = json::array{std::move(choice)};
+  object["choices"] = std::move(all);
   object["usage"] = usage_value(usage);
   add_cache(object, cache);
   return json::serialize(object);
 }
 
-std::string role_event(const AnswerIdentity& identity, bool include_usage) {
-  json::object choice = {{"index", 0},
+std::string role_event(const AnswerIdentity& identity, size_t index, bool include_usage) {
+  json::object choice = {{"index", index},
                          {"delta", {{"role", "assistant"}, {"content", ""}}},
                          {"logprobs", nullptr},
                          {"finish_reason", nullptr}};
   return choice_event(identity, std::move(choice), include_usage);
 }
 
-std::string text_event(const AnswerIdentity& identity, const std::string& text,
-                       const std::vector<TokenDetail>* details, Finish finish, bool include_usage,
+std::string text_event(const AnswerIdentity& identity, const ChoiceText& one, bool include_usage,
                        const CacheUse* cache) {
-  json::object choice = {{"index", 0}};
+  json::object choice = {{"index", one.index}};
   if (identity.endpoint == Endpoint::kChat) {
-    choice["delta"] = text.empty() ? json::object() : json::object{{"content", text}};
+    choice["delta"] = one.text.empty() ? json::object() : json::object{{"content", one.text}};
   } else {
-    choice["text"] = text;
+    choice["text"] = one.text;
   }
-  choice["logprobs"] = logprobs_value(identity.endpoint, details);
-  choice["finish_reason"] = finish_value(finish);
+  choice["logprobs"] = logprobs_value(identity.endpoint, one.details);
+  choice["finish_reason"] = finish_value(one.finish);
   return choice_event(identity, std::move(choice), include_usage, cache);
 }
 

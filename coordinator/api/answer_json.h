@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,6 +42,7 @@ struct ScoredToken {
 };
 struct TokenDetail {
   ScoredToken token;
+  bool scored = true;            // the first token of a prompt has no log-probability
   std::vector<ScoredToken> top;  // best first
   uint64_t text_offset = 0;      // in the answer, characters
 };
@@ -47,17 +50,23 @@ struct TokenDetail {
 enum class Finish { kNone, kStop, kLength };
 const char* to_string(Finish finish);  // "stop", "length"
 
-// `details`: null when the request did not ask for logprobs. An answer whose cache was read coarse says so:
-// "kv".
-std::string whole_answer(const AnswerIdentity& identity, const std::string& text,
-                         const std::vector<TokenDetail>* details, Finish finish, const Usage& usage,
-                         const CacheUse& cache);
+// One of the answers to a request, or what a stream adds to it.
+struct ChoiceText {
+  size_t index = 0;
+  std::string text;
+  std::optional<std::vector<TokenDetail>> details;  // where the request asked for logprobs
+  Finish finish = Finish::kNone;
+};
+
+// An answer whose cache was read coarse says so: "kv".
+std::string whole_answer(const AnswerIdentity& identity, std::span<const ChoiceText> choices,
+                         const Usage& usage, const CacheUse& cache);
 
 // Server-sent events, "data: {...}\n\n". With `include_usage` every event but the last has "usage": null.
-std::string role_event(const AnswerIdentity& identity, bool include_usage);  // chat only, the first one
-// `cache`: null but for the last one.
-std::string text_event(const AnswerIdentity& identity, const std::string& text,
-                       const std::vector<TokenDetail>* details, Finish finish, bool include_usage,
+// Chat only, the first one of a choice.
+std::string role_event(const AnswerIdentity& identity, size_t index, bool include_usage);
+// `cache`: null but for the last one of a choice.
+std::string text_event(const AnswerIdentity& identity, const ChoiceText& choice, bool include_usage,
                        const CacheUse* cache);
 std::string usage_event(const AnswerIdentity& identity, const Usage& usage);
 std::string done_event();

@@ -32,9 +32,9 @@ bool Dispatcher::place(Generation& generation, int excluded, const std::string& 
   const std::vector<int32_t> tokens = generation.tokens();
   const std::string salt = generation.salt();
   RoutingRequest request{.tokens = tokens,
-                         .total_tokens = generation.request.prompt.size() + generation.max_tokens,
+                         .total_tokens = generation.prompt().size() + generation.max_tokens,
                          .salt = salt,
-                         .min_levels = generation.request.min_levels,
+                         .min_levels = generation.call->request.min_levels,
                          .excluded = excluded};
   const std::string body = generation.submit().SerializeAsString();
   for (size_t attempt = 0; attempt <= membership_.replicas().size(); ++attempt) {
@@ -58,27 +58,36 @@ bool Dispatcher::place(Generation& generation, int excluded, const std::string& 
   return false;
 }
 
-void Dispatcher::open_answer(Generation& generation, const Replica& replica) {
-  const bool chat = generation.endpoint == Endpoint::kChat;
+std::shared_ptr<Reply> Dispatcher::new_reply(const Generation& generation, const Replica& replica) const {
+  const Call& call = *generation.call;
   const auto& peer = replica.leader->peer();
   AnswerIdentity identity{
-      .endpoint = generation.endpoint,
-      .id = (chat ? "chatcmpl-" : "cmpl-") + hex(id_prefix_) + hex(generation.id),
+      .endpoint = call.endpoint,
+      .id = (call.endpoint == Endpoint::kChat ? "chatcmpl-" : "cmpl-") + hex(id_prefix_) + hex(generation.id),
       .created = std::chrono::duration_cast<std::chrono::seconds>(
                      std::chrono::system_clock::now().time_since_epoch())
                      .count(),
       .model = model_.id,
       // Changes when answers may: weights or cache format.
       .system_fingerprint = "fp_" + hex(peer.model_fingerprint.lo ^ peer.layout_fingerprint.lo).substr(4)};
+  return std::make_shared<Reply>(call.exchange, std::move(identity), call.request);
+}
+
+void Dispatcher::open_answer(Generation& generation, const Replica& replica) {
+  Call& call = *generation.call;
+  if (!call.reply) call.reply = new_reply(generation, replica);
+  const AnswerIdentity& identity = call.reply->identity();
   auto story = std::make_shared<RequestStory>();
-  story->id = identity.id;
-  story->tenant = generation.tenant;
+  // The first choice is the request to whoever asks; the others are told apart by their numbers.
+  story->id = generation.index == 0 ? identity.id : fmt::format("{}-{}", identity.id, generation.index);
+  story->tenant = call.tenant;
   story->created = identity.created;
-  story->received = generation.received;
-  story->prompt_tokens = generation.request.prompt.size();
+  story->received = call.received;
+  story->prompt_tokens = generation.prompt().size();
   explainer_.remember(generation.story = std::move(story));
-  generation.answer = std::make_unique<Answer>(generation.exchange, std::move(identity), generation.request,
-                                               *model_.tokenizer);
+  generation.answer = std::make_unique<Answer>(call.reply, generation.index, call.request, *model_.tokenizer);
+  if (!generation.first_of_prompt())
+    generation.answer->set_prompt_details(call.prompt_details[generation.index / call.request.n]);
 }
 
 void Dispatcher::note_started(const Generation& generation) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "coordinator/membership/replica.h"
@@ -10,6 +11,7 @@ namespace lowkey::coordinator {
 
 class Explainer;
 class Membership;
+class Reply;
 class Router;
 struct Generation;
 struct ServedModel;
@@ -33,6 +35,7 @@ class Dispatcher {
   void release(Generation& generation);
 
  private:
+  std::shared_ptr<Reply> new_reply(const Generation& generation, const Replica& replica) const;
   void open_answer(Generation& generation, const Replica& replica);
 
   const ServedModel& model_;

@@ -3,19 +3,14 @@
 #include <array>
 
 #include "coordinator/api/json_fields.h"
-#include "coordinator/text/stop_matcher.h"
+#include "coordinator/api/sampling_fields.h"
 
 namespace lowkey::coordinator {
 namespace {
 
 namespace json = boost::json;
 
-constexpr int64_t kMaxInt32 = 2147483647;
 constexpr int64_t kMaxLevels = 3;  // that any layout has
-
-std::string to_string(const json::string& text) {
-  return std::string(text.data(), text.size());
-}
 
 // OpenAI's parameters, and the commonest extensions, that we cannot honour: accepted with a value that
 // changes nothing, refused by name with any other.
@@ -24,21 +19,12 @@ struct Unsupported {
   const char* neutral;  // JSON array of the values that are accepted
 };
 constexpr std::array kUnsupported = {
-    Unsupported{"n", "[1]"},
     Unsupported{"best_of", "[1]"},
-    Unsupported{"echo", "[false]"},
     Unsupported{"suffix", "[\"\"]"},
-    Unsupported{"presence_penalty", "[0]"},
-    Unsupported{"frequency_penalty", "[0]"},
-    Unsupported{"repetition_penalty", "[1]"},
-    Unsupported{"min_p", "[0]"},
-    Unsupported{"min_tokens", "[0]"},
-    Unsupported{"logit_bias", "[{}]"},
     Unsupported{"tools", "[[]]"},
     Unsupported{"tool_choice", "[\"none\", \"auto\"]"},
     Unsupported{"functions", "[[]]"},
     Unsupported{"function_call", "[\"none\", \"auto\"]"},
-    Unsupported{"response_format", "[{\"type\": \"text\"}]"},
     Unsupported{"modalities", "[[\"text\"]]"},
     Unsupported{"audio", "[]"},
     Unsupported{"prediction", "[]"},
@@ -65,40 +51,52 @@ void refuse_unsupported(Fields& fields) {
   }
 }
 
-bool read_token_ids(const json::array& array, Fields& fields, const char* name, std::vector<int32_t>& ids) {
-  ids.reserve(array.size());
-  for (size_t i = 0; i < array.size(); ++i) {
-    const auto id = as_integer(array[i], 0, kMaxInt32);
-    if (!id) {
-      fields.fail(name, fmt::format("'{}[{}]' must be a token id; found {}.", fields.param(name), i,
-                                    describe(array[i])));
-      return false;
-    }
-    ids.push_back(static_cast<int32_t>(*id));
+bool read_one_prompt(const json::value& value, Fields& fields, GenerationRequest& request) {
+  if (const auto* text = value.if_string()) {
+    request.inputs.emplace_back(to_string(*text));
+  } else if (const auto* array = value.if_array()) {
+    std::vector<int32_t> ids;
+    if (!read_token_ids(*array, fields, "prompt", ids)) return false;
+    request.inputs.emplace_back(std::move(ids));
+  } else {
+    fields.fail(
+        "prompt",
+        fmt::format("'prompt' must be a string, an array of token ids, or an array of these; found {}.",
+                    describe(value)));
+    return false;
   }
   return true;
 }
 
-// "text", ["text"], [1, 2, 3] or [[1, 2, 3]].
-void read_prompt(Fields& fields, GenerationRequest& request) {
+// "text", [1, 2, 3], or an array of these.
+void read_prompts(Fields& fields, GenerationRequest& request) {
   const auto* value = fields.find("prompt");
   if (!value) return fields.fail("prompt", "'prompt' is missing: a string or an array of token ids.");
-  if (const auto* array = value->if_array(); array && !array->empty() && !array->front().is_number()) {
-    if (array->size() > 1)
-      return fields.fail(
-          "prompt",
-          fmt::format("'prompt' holds {} prompts; only one per request is supported.", array->size()));
-    value = &array->front();
+  const auto* array = value->if_array();
+  if (!array || array->empty() || array->front().is_number()) {
+    read_one_prompt(*value, fields, request);
+    return;
   }
-  if (const auto* text = value->if_string()) {
-    request.input = to_string(*text);
-  } else if (const auto* array = value->if_array()) {
-    std::vector<int32_t> ids;
-    if (read_token_ids(*array, fields, "prompt", ids)) request.input = std::move(ids);
-  } else {
-    fields.fail("prompt", fmt::format("'prompt' must be a string or an array of token ids; found {}.",
-                                      describe(*value)));
+  if (array->size() > GenerationRequest::kMaxChoices)
+    return fields.fail("prompt", fmt::format("'prompt' must hold at most {} prompts; found {}.",
+                                             GenerationRequest::kMaxChoices, array->size()));
+  for (const auto& item : *array) {
+    if (!read_one_prompt(item, fields, request)) return;
   }
+}
+
+// Choices for each prompt, and what completions alone have.
+void read_choices(Fields& fields, GenerationRequest& request) {
+  constexpr auto kMost = static_cast<int64_t>(GenerationRequest::kMaxChoices);
+  request.n = static_cast<uint32_t>(fields.integer("n", 1, kMost).value_or(1));
+  if (request.inputs.size() * request.n > GenerationRequest::kMaxChoices)
+    fields.fail("n", fmt::format("'n' times the number of prompts must be at most {}; found {} times {}.",
+                                 kMost, request.n, request.inputs.size()));
+  request.echo = fields.boolean("echo").value_or(false);
+  if (request.echo && request.endpoint == Endpoint::kChat)
+    fields.fail("echo", "'echo' is for completions; a chat has no prompt text of its own.");
+  if (request.max_tokens == 0u && !request.echo)
+    fields.fail("max_tokens", "'max_tokens' must be at least 1 without 'echo'; found 0.");
 }
 
 // A string, or a list of {"type": "text", "text": ...}, joined by line breaks.
@@ -169,41 +167,6 @@ std::optional<std::vector<ChatMessage>> read_messages(Fields& fields) {
   return messages;
 }
 
-void read_stop(Fields& fields, GenerationRequest& request) {
-  const auto* value = fields.find("stop");
-  if (!value) return;
-  if (const auto* text = value->if_string()) {
-    request.stop.push_back(to_string(*text));
-  } else if (const auto* array = value->if_array()) {
-    for (const auto& item : *array) {
-      if (!item.is_string())
-        return fields.fail("stop", fmt::format("'stop' must hold strings; found {}.", describe(item)));
-      request.stop.push_back(to_string(item.get_string()));
-    }
-  } else {
-    return fields.fail(
-        "stop", fmt::format("'stop' must be a string or an array of strings; found {}.", describe(*value)));
-  }
-  if (auto checked = StopMatcher::create(request.stop); !checked.ok())
-    fields.fail("stop", checked.error().message);
-}
-
-void read_sampling(Fields& fields, const SamplingDefaults& defaults, GenerationRequest& request) {
-  request.temperature = fields.number("temperature", 0, 2).value_or(defaults.temperature);
-  request.top_p = fields.number("top_p", 0, 1).value_or(defaults.top_p);
-  if (request.top_p == 0) fields.fail("top_p", "'top_p' must be greater than 0, and at most 1; found 0.");
-  const int64_t top_k = fields.integer("top_k", -1, kMaxInt32).value_or(defaults.top_k);
-  request.top_k = static_cast<int32_t>(std::max<int64_t>(top_k, 0));
-  if (auto seed = fields.integer("seed", INT64_MIN, INT64_MAX)) request.seed = static_cast<uint64_t>(*seed);
-  request.ignore_eos = fields.boolean("ignore_eos").value_or(false);
-  // Both names are OpenAI's; the newer one wins.
-  auto max_tokens = fields.integer("max_tokens", 1, kMaxInt32);
-  if (request.endpoint == Endpoint::kChat)
-    if (auto newer = fields.integer("max_completion_tokens", 1, kMaxInt32)) max_tokens = newer;
-  if (max_tokens) request.max_tokens = static_cast<uint32_t>(*max_tokens);
-  read_stop(fields, request);
-}
-
 void read_logprobs(Fields& fields, GenerationRequest& request) {
   if (request.endpoint == Endpoint::kCompletions) {
     const auto count = fields.integer("logprobs", 0, 5);
@@ -258,11 +221,12 @@ Result<GenerationRequest> parse_generation(Endpoint endpoint, std::string_view b
   request.endpoint = endpoint;
   request.model = fields.text("model").value_or("");
   if (endpoint == Endpoint::kCompletions) {
-    read_prompt(fields, request);
+    read_prompts(fields, request);
   } else if (auto messages = read_messages(fields)) {
-    request.input = *std::move(messages);
+    request.messages = *std::move(messages);
   }
   read_sampling(fields, defaults, request);
+  read_choices(fields, request);
   read_logprobs(fields, request);
   read_stream(fields, request);
   read_cache(fields, request);

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -23,18 +24,32 @@ struct SamplingDefaults {
   int32_t top_k = 0;
 };
 
+using Prompt = std::variant<std::string, std::vector<int32_t>>;  // text, or token ids
+
 struct GenerationRequest {
   Endpoint endpoint = Endpoint::kCompletions;
-  std::string model;  // empty: not named
-  std::variant<std::string, std::vector<int32_t>, std::vector<ChatMessage>> input;
+  std::string model;                  // empty: not named
+  std::vector<Prompt> inputs;         // completions: one or several
+  std::vector<ChatMessage> messages;  // chat
+  uint32_t n = 1;                     // choices for each prompt
 
   double temperature = 1;  // [0, 2]; 0: greedy
   double top_p = 1;        // (0, 1]
   int32_t top_k = 0;       // 0: off
+  double min_p = 0;        // [0, 1]
   std::optional<uint64_t> seed;
-  std::optional<uint32_t> max_tokens;  // >= 1; empty: the endpoint's default
-  std::vector<std::string> stop;       // <= StopMatcher::kMaxStops
+  double presence_penalty = 0;                        // [-2, 2]
+  double frequency_penalty = 0;                       // [-2, 2]
+  double repetition_penalty = 1;                      // [0.01, 100]
+  std::vector<std::pair<int32_t, float>> logit_bias;  // <= kMaxTokenIds, each in [-100, 100]
+  std::optional<uint32_t> max_tokens;  // >= 1, with echo 0 as well; empty: the endpoint's default
+  uint32_t min_tokens = 0;
+  std::vector<std::string> stop;        // <= StopMatcher::kMaxStops
+  std::vector<int32_t> stop_token_ids;  // <= kMaxTokenIds
   bool ignore_eos = false;
+  bool echo = false;        // completions: the prompt comes before the answer
+  std::string json_schema;  // what the answer must be; empty: any text
+  int32_t priority = 0;     // lower ones first
   bool logprobs = false;
   uint32_t top_logprobs = 0;  // 0..20; completions: 0..5
   bool stream = false;
@@ -43,8 +58,11 @@ struct GenerationRequest {
   std::string cache_salt;   // pages are shared only with requests that have the same; <= kMaxCacheSaltBytes
 
   static constexpr size_t kMaxCacheSaltBytes = 128;
+  static constexpr size_t kMaxTokenIds = 1024;
+  static constexpr size_t kMaxChoices = 64;  // of all prompts together
 
-  std::vector<int32_t> prompt;  // token ids; set by encode_prompt()
+  std::vector<std::vector<int32_t>> prompts;  // token ids; set by encode_prompts()
+  size_t choices() const { return prompts.size() * n; }
 };
 
 // kInvalidArgument with the parameter's name. OpenAI's parameters that this server cannot honour are refused

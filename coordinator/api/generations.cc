@@ -47,12 +47,13 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
                                                admission.limit())),
                     "queue_full");
     }
-    auto generation = std::make_shared<Generation>(exchange, *std::move(ticket), endpoint, std::move(tenant));
-    const uint64_t id = generation->id = next_id++;
-    generation->seed = random_bits();
-    active.emplace(id, generation);
-    exchange->on_disconnect([weak = weak_from_this(), id] {
-      if (auto self = weak.lock()) self->on_disconnect(id);
+    auto call = std::make_shared<Call>(exchange, endpoint, std::move(tenant));
+    call->seed = random_bits();
+    const uint64_t id = add(std::move(call), *std::move(ticket));
+    exchange->on_disconnect([weak = weak_from_this(), weak_call = std::weak_ptr(active.at(id)->call)] {
+      const auto self = weak.lock();
+      const auto call = weak_call.lock();
+      if (self && call) self->on_disconnect(call);
     });
     const auto done = [weak = weak_from_this(), id](Result<GenerationRequest> request) {
       if (auto self = weak.lock()) self->on_read(id, std::move(request));
@@ -62,13 +63,22 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     fail(id, api_error(429, "Too many long prompts are being read; try again later."));
   }
 
+  uint64_t add(std::shared_ptr<Call> call, Admission::Ticket ticket) {
+    const uint64_t id = next_id++;
+    auto generation = std::make_shared<Generation>(std::move(call), std::move(ticket));
+    generation->id = id;
+    generation->call->open.push_back(id);
+    active.emplace(id, std::move(generation));
+    return id;
+  }
+
   void on_read(uint64_t id, Result<GenerationRequest> request) {
     const auto found = active.find(id);
     if (found == active.end()) return;  // the client has gone
     if (!request.ok()) return fail(id, api_error(request.error()));
-    Generation& generation = *found->second;
-    generation.request = std::move(request).value();
-    if (const auto& name = generation.request.model; !name.empty() && name != model.id)
+    Call& call = *found->second->call;
+    call.request = std::move(request).value();
+    if (const auto& name = call.request.model; !name.empty() && name != model.id)
       return fail(id, model_not_found(name));
     if (!membership.ready()) {
       metrics.add(Metric::kRejectedRequests, 1, {{"reason", "not_ready"}});
@@ -76,8 +86,53 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     }
     const uint64_t told = membership.max_sequence_tokens();
     const uint64_t limit = told == 0 ? model.max_tokens : std::min<uint64_t>(told, model.max_tokens);
-    if (auto error = generation.fit(limit)) return fail(id, *error);
-    submit(id, -1, "");
+    if (!add_choices(id)) {
+      metrics.add(Metric::kRejectedRequests, 1, {{"reason", "queue_full"}});
+      return fail(id,
+                  api_error(429, fmt::format("The server holds {} requests, its limit, and each of the {} "
+                                             "choices counts; try again later.",
+                                             admission.limit(), call.request.choices())));
+    }
+    const std::vector<uint64_t> all = call.open;
+    for (const uint64_t each : all)
+      if (auto error = active.at(each)->fit(limit)) return fail(id, *error);
+    for (const uint64_t each : all) begin_choice(each);
+  }
+
+  // All the others; false when there is no room for them.
+  bool add_choices(uint64_t first) {
+    const std::shared_ptr<Call> call = active.at(first)->call;
+    uint64_t leader = first;
+    for (size_t index = 1; index < call->request.choices(); ++index) {
+      auto ticket = admission.admit();
+      if (!ticket) return false;
+      const uint64_t id = add(call, *std::move(ticket));
+      Generation& generation = *active.at(id);
+      generation.index = index;
+      if (generation.first_of_prompt())
+        leader = id;
+      else
+        active.at(leader)->waiting.push_back(id);
+    }
+    return true;
+  }
+
+  // The first choices of the prompts; those may have ended already, with all others, by an error.
+  void begin_choice(uint64_t id) {
+    const auto found = active.find(id);
+    if (found != active.end() && found->second->first_of_prompt()) submit(id, -1, "");
+  }
+
+  // The others of the prompt that this one has computed.
+  void begin_waiting(Generation& generation) {
+    if (generation.waiting.empty()) return;
+    Call& call = *generation.call;
+    call.prompt_details[generation.index / call.request.n] = generation.answer->prompt_details();
+    for (const uint64_t id : std::exchange(generation.waiting, {})) {
+      const auto found = active.find(id);
+      if (found == active.end()) return;  // with them all
+      submit(id, -1, "");
+    }
   }
 
   // Sends it to a replica, or ends it with an error. `cause`: why it has to move; empty: it is new.
@@ -105,6 +160,8 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     if (event.tokens_size() > 0) note_tokens(*generation, event, now);
     const Answer::State state = answer.add(event);
     note_report(*generation, event);
+    if (answer.started() || state == Answer::State::kFinished) begin_waiting(*generation);
+    if (active.find(generation->id) == active.end()) return;  // one of those could not be sent anywhere
     switch (state) {
       case Answer::State::kOpen:
         return;
@@ -127,10 +184,11 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
 
   void note_tokens(Generation& generation, const wire::TokenEvent& event, TimePoint now) {
     if (!generation.started()) {
-      generation.story->first_token_seconds = seconds(now - generation.received);
-      metrics.observe(Metric::kTimeToFirstToken, seconds(now - generation.received));
+      const double waited = seconds(now - generation.call->received);
+      generation.story->first_token_seconds = waited;
+      metrics.observe(Metric::kTimeToFirstToken, waited);
       metrics.observe(Metric::kQueueTime,
-                      seconds(generation.submitted - generation.received) + event.queue_seconds());
+                      seconds(generation.submitted - generation.call->received) + event.queue_seconds());
     } else {
       for (int i = 0; i < event.tokens_size(); ++i)
         metrics.observe(Metric::kInterTokenLatency,
@@ -148,19 +206,21 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
 
   void note_finished(const Generation& generation, TimePoint now) {
     const Usage& usage = generation.answer->usage();
-    metrics.observe(Metric::kRequestLatency, seconds(now - generation.received));
+    metrics.observe(Metric::kRequestLatency, seconds(now - generation.call->received));
     metrics.observe(Metric::kRequestPromptTokens, static_cast<double>(usage.prompt_tokens));
     metrics.observe(Metric::kRequestGenerationTokens, static_cast<double>(usage.completion_tokens));
   }
 
-  void on_disconnect(uint64_t id) {
-    const auto found = active.find(id);
-    if (found == active.end()) return;
+  void on_disconnect(const std::shared_ptr<Call>& call) {
+    if (call->open.empty()) return;
     metrics.add(Metric::kClientDisconnects);
     metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", "cancelled"}});
-    dispatcher.cancel(*found->second);
-    if (const auto& story = found->second->story) story->ended = "cancelled";
-    remove(id);
+    for (const uint64_t id : std::vector(call->open)) {
+      const auto generation = active.at(id);
+      dispatcher.cancel(*generation);
+      if (const auto& story = generation->story) story->ended = "cancelled";
+      remove(id);
+    }
   }
 
   void on_replica_lost(int replica, const std::string& reason) {
@@ -189,28 +249,36 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       submit(id, lost, reason);
     }
     if (started) {
-      const bool goes_on = active.count(id) > 0;
+      const bool goes_on = active.contains(id);
       metrics.add(Metric::kContinuedRequests, 1, {{"outcome", goes_on ? "continued" : "ended"}});
     }
   }
 
+  // Ends the request, all of its choices.
   void fail(uint64_t id, ApiError error) {
-    const auto generation = active.at(id);
+    const std::shared_ptr<Call> call = active.at(id)->call;
     if (error.retry_after_seconds > 0) error.retry_after_seconds = admission.retry_after_seconds();
     if (error.status >= 500) metrics.add(Metric::kRequestSuccess, 1, {{"finished_reason", "error"}});
-    if (generation->answer) {
-      generation->story->ended = error.message;
-      generation->story->failed = true;
-      generation->answer->fail(error);
+    if (call->reply) {
+      call->reply->fail(error);
     } else {
-      generation->exchange->respond(error_http(error));
+      call->exchange->respond(error_http(error));
     }
-    remove(id);
+    for (const uint64_t each : std::vector(call->open)) {
+      const auto generation = active.at(each);
+      if (each != id) dispatcher.cancel(*generation);
+      if (generation->story) {
+        generation->story->ended = error.message;
+        generation->story->failed = true;
+      }
+      remove(each);
+    }
   }
 
   void remove(uint64_t id) {
     const auto node = active.extract(id);
     dispatcher.release(*node.mapped());
+    std::erase(node.mapped()->call->open, id);
     tell_when_idle();
   }
 
@@ -259,10 +327,9 @@ void Generations::drain(std::function<void()> idle) {
 }
 
 void Generations::fail_all(const ApiError& error) {
-  std::vector<uint64_t> ids;
-  for (const auto& [id, generation] : impl_->active) ids.push_back(id);
-  for (const uint64_t id : ids) {
-    impl_->dispatcher.cancel(*impl_->active.at(id));
+  while (!impl_->active.empty()) {
+    const auto& [id, generation] = *impl_->active.begin();
+    impl_->dispatcher.cancel(*generation);
     impl_->fail(id, error);
   }
 }

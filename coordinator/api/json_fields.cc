@@ -7,7 +7,9 @@ namespace lowkey::coordinator {
 namespace json = boost::json;
 
 namespace {
-constexpr size_t kMaxDepth = 16;  // requests nest four deep; more is an attack on the stack
+// Requests nest four deep, and their JSON schemas as deep as what they describe; more is an attack on the
+// stack.
+constexpr size_t kMaxDepth = 64;
 constexpr size_t kMaxDescribedBytes = 60;
 }  // namespace
 

@@ -18,7 +18,7 @@ constexpr size_t kInlineBytes = 16 << 10;
 
 Result<GenerationRequest> prepare(const ServedModel& model, Endpoint endpoint, const std::string& body) {
   LOWKEY_ASSIGN(request, parse_generation(endpoint, body, model.defaults));
-  if (request.model.empty() || request.model == model.id) LOWKEY_TRY(encode_prompt(model, request));
+  if (request.model.empty() || request.model == model.id) LOWKEY_TRY(encode_prompts(model, request));
   return request;
 }
 

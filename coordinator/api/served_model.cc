@@ -95,19 +95,30 @@ Result<std::shared_ptr<const ServedModel>> ServedModel::load(const fs::path& mod
   return std::shared_ptr<const ServedModel>(std::move(model));
 }
 
-Status encode_prompt(const ServedModel& model, GenerationRequest& request) {
+Status encode_prompts(const ServedModel& model, GenerationRequest& request) {
+  LOWKEY_TRY(check_ids(model, request.stop_token_ids, "stop_token_ids"));
+  for (const auto& [token, bias] : request.logit_bias) LOWKEY_TRY(check_ids(model, {token}, "logit_bias"));
   const char* param = request.endpoint == Endpoint::kChat ? "messages" : "prompt";
-  if (auto* ids = std::get_if<std::vector<int32_t>>(&request.input)) {
-    LOWKEY_TRY(check_ids(model, *ids, param));
-    request.prompt = std::move(*ids);
-  } else if (const auto* text = std::get_if<std::string>(&request.input)) {
-    request.prompt = model.tokenizer->encode(*text, true);
-  } else {
-    LOWKEY_ASSIGN(encoded, encode_messages(model, std::get<std::vector<ChatMessage>>(request.input), true));
-    request.prompt = std::move(encoded);
+  if (request.endpoint == Endpoint::kChat) {
+    LOWKEY_ASSIGN(encoded, encode_messages(model, request.messages, true));
+    request.prompts.push_back(std::move(encoded));
   }
-  if (request.prompt.empty()) return invalid_param(param, fmt::format("'{}' holds no tokens.", param));
-  request.input = std::string();  // not needed any more
+  for (Prompt& input : request.inputs) {
+    if (auto* ids = std::get_if<std::vector<int32_t>>(&input)) {
+      LOWKEY_TRY(check_ids(model, *ids, param));
+      request.prompts.push_back(std::move(*ids));
+    } else {
+      request.prompts.push_back(model.tokenizer->encode(std::get<std::string>(input), true));
+    }
+  }
+  for (size_t i = 0; i < request.prompts.size(); ++i) {
+    if (!request.prompts[i].empty()) continue;
+    const std::string which =
+        request.prompts.size() > 1 ? fmt::format("'{}[{}]'", param, i) : fmt::format("'{}'", param);
+    return invalid_param(param, which + " holds no tokens.");
+  }
+  request.inputs = {};  // not needed any more
+  request.messages = {};
   return {};
 }
 

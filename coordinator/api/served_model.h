@@ -29,9 +29,9 @@ struct ServedModel {
   static Result<std::shared_ptr<const ServedModel>> load(const std::filesystem::path& model_dir);
 };
 
-// Applies the template, tokenizes; sets request.prompt. kInvalidArgument with its parameter: an id that the
+// Applies the template, tokenizes; sets request.prompts. kInvalidArgument with its parameter: an id that the
 // model does not have, no template, an empty prompt.
-Status encode_prompt(const ServedModel& model, GenerationRequest& request);
+Status encode_prompts(const ServedModel& model, GenerationRequest& request);
 // The token ids of a tokenize request.
 Result<std::vector<int32_t>> encode(const ServedModel& model, const TokenizeRequest& request);
 

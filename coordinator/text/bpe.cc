@@ -1,9 +1,11 @@
 #include "coordinator/text/bpe.h"
 
+#include <algorithm>
 #include <bit>
 #include <boost/json/value.hpp>
 #include <queue>
 
+#include "coordinator/text/sentencepiece.h"
 #include "coordinator/text/utf8.h"
 
 namespace lowkey::coordinator {
@@ -72,13 +74,55 @@ Status BpeModel::read_vocabulary(const JsonNode& node) {
     }
     token = std::string(entry.key());
   }
-  ids_.reserve(entries.size());
+  index_tokens();
+  return {};
+}
+
+void BpeModel::index_tokens() {
+  ids_.reserve(tokens_.size());
   for (size_t id = 0; id < tokens_.size(); ++id) {
     if (!tokens_[id].empty()) ids_.emplace(tokens_[id], static_cast<int32_t>(id));
   }
   for (int byte = 0; byte < 256; ++byte)
     byte_ids_[byte] = id_of(fmt::format("<0x{:02X}>", byte)).value_or(-1);
-  return {};
+}
+
+Result<BpeModel> BpeModel::from(const SentencePieceModel& source, const std::string& file) {
+  using Type = SentencePieceModel::Type;
+  BpeModel model;
+  std::vector<int32_t> by_score;
+  std::unordered_map<std::string_view, int32_t> mergeable;
+  for (size_t id = 0; id < source.pieces.size(); ++id) {
+    const SentencePieceModel::Piece& piece = source.pieces[id];
+    const auto token = static_cast<int32_t>(id);
+    model.tokens_.push_back(piece.text);
+    if (piece.type == Type::kUnknown) model.unknown_id_ = token;
+    if (piece.type != Type::kNormal && piece.type != Type::kUserDefined) continue;
+    if (!mergeable.emplace(piece.text, token).second)
+      return Error{Code::kBadInput, fmt::format("{}: the piece '{}' is there twice", file, piece.text), {}};
+    if (piece.type == Type::kNormal) by_score.push_back(token);
+  }
+  model.index_tokens();
+  model.byte_fallback_ = source.byte_fallback;
+  model.fuse_unknown_ = true;
+  std::ranges::stable_sort(by_score, std::greater{}, [&](int32_t id) { return source.pieces[id].score; });
+  struct Split {
+    uint64_t pair;
+    uint32_t rank;
+    int32_t merged;
+  };
+  std::vector<Split> splits;
+  for (size_t rank = 0; rank < by_score.size(); ++rank) {
+    const std::string_view text = source.pieces[by_score[rank]].text;
+    for (size_t cut = 0; (cut += next_utf8(text, cut).bytes) < text.size();) {
+      const auto left = mergeable.find(text.substr(0, cut)), right = mergeable.find(text.substr(cut));
+      if (left != mergeable.end() && right != mergeable.end())
+        splits.push_back({pair_of(left->second, right->second), static_cast<uint32_t>(rank), by_score[rank]});
+    }
+  }
+  model.merges_.assign(std::bit_ceil(splits.size() * 2 + 2), Merge{kNoPair, 0, 0});
+  for (const Split& split : splits) model.add_merge(split.pair, split.rank, split.merged);
+  return model;
 }
 
 Status BpeModel::read_options(const JsonNode& node) {

@@ -14,6 +14,8 @@
 
 namespace lowkey::coordinator {
 
+struct SentencePieceModel;
+
 // The largest token id a file may use: bounds the memory that a malformed file can ask for.
 inline constexpr int64_t kMaxTokenId = (1 << 22) - 1;
 
@@ -21,6 +23,9 @@ inline constexpr int64_t kMaxTokenId = (1 << 22) - 1;
 class BpeModel {
  public:
   static Result<BpeModel> parse(const JsonNode& node);
+  // The same of SentencePiece: whatever two neighbours form a piece together may merge, the highest score
+  // first, of equal ones the first. `file` stands in errors.
+  static Result<BpeModel> from(const SentencePieceModel& model, const std::string& file);
   BpeModel(BpeModel&&) = default;
   BpeModel& operator=(BpeModel&&) = default;
 
@@ -53,6 +58,7 @@ class BpeModel {
 
   BpeModel() = default;
   Status read_vocabulary(const JsonNode& node);
+  void index_tokens();
   Status read_merges(const JsonNode& node);
   Status read_options(const JsonNode& node);
   void add_merge(uint64_t pair, uint32_t rank, int32_t merged_id);

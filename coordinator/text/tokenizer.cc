@@ -2,6 +2,8 @@
 
 #include <boost/json/monotonic_resource.hpp>
 #include <boost/json/value.hpp>
+#include <cstdlib>
+#include <optional>
 
 #include "coordinator/text/added_tokens.h"
 #include "coordinator/text/bpe.h"
@@ -11,6 +13,7 @@
 #include "coordinator/text/normalizer.h"
 #include "coordinator/text/post_processor.h"
 #include "coordinator/text/pre_tokenizer.h"
+#include "coordinator/text/sentencepiece.h"
 #include "coordinator/text/token_decoder.h"
 #include "coordinator/text/utf8.h"
 #include "coordinator/text/word_cache.h"
@@ -108,6 +111,13 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::from_json(std::string_view tokeniz
   const JsonNode root(document, file);
   LOWKEY_ASSIGN(model_node, root.object("model"));
   LOWKEY_ASSIGN(model, BpeModel::parse(model_node));
+  return assemble(std::move(model), root, config_json, prefix);
+}
+
+// What a tokenizer.json has beside its model.
+Result<std::unique_ptr<Tokenizer>> Tokenizer::assemble(BpeModel model, const JsonNode& root,
+                                                       std::string_view config_json,
+                                                       const std::string& prefix) {
   auto impl = std::make_unique<Impl>(std::move(model));
   if (const auto node = root.child("normalizer")) {
     LOWKEY_ASSIGN(normalizer, Normalizer::parse(*node));
@@ -123,26 +133,120 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::from_json(std::string_view tokeniz
   }
   LOWKEY_ASSIGN(added, parse_added_tokens(root));
   std::vector<std::string> texts = impl->model.tokens();
-  LOWKEY_TRY(impl->add_tokens(added, file, texts));
+  LOWKEY_TRY(impl->add_tokens(added, root.where(), texts));
   LOWKEY_ASSIGN(decoder, TokenDecoder::build(root.child("decoder"), std::move(texts)));
   impl->decoder = std::move(decoder);
   if (!config_json.empty()) {
     const std::string config_file = prefix + "tokenizer_config.json";
-    LOWKEY_ASSIGN(config, parse_json(config_json, config_file, &memory));
+    LOWKEY_ASSIGN(config, parse_json(config_json, config_file, {}));
     LOWKEY_TRY(impl->read_config(JsonNode(config, config_file)));
   }
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
 }
 
+namespace {
+
+namespace json = boost::json;
+
+constexpr int kMaxLeadingSpaces = 1024;  // that decoding takes away
+
+// What tokenizer.json would say beside the model, as transformers converts such models: spaces become U+2581,
+// control pieces are found in the text as they stand, and so is what tokenizer_config.json adds.
+json::value json_beside(const SentencePieceModel& model, const JsonNode* config) {
+  using Type = SentencePieceModel::Type;
+  json::array steps, added;
+  if (model.remove_extra_whitespaces) {  // at the end the sign for a space counts as one
+    steps.push_back(json::object{
+        {"type", "Replace"}, {"pattern", json::object{{"Regex", "\\A +|[ \u2581]+\\z"}}}, {"content", ""}});
+    steps.push_back(
+        json::object{{"type", "Replace"}, {"pattern", json::object{{"Regex", " {2,}"}}}, {"content", " "}});
+  }
+  if (model.add_dummy_prefix) steps.push_back(json::object{{"type", "Prepend"}, {"prepend", " "}});
+  steps.push_back(
+      json::object{{"type", "Replace"}, {"pattern", json::object{{"String", " "}}}, {"content", "\u2581"}});
+  const auto* extra = config ? config->value().get_object().if_contains("added_tokens_decoder") : nullptr;
+  const auto* extras = extra ? extra->if_object() : nullptr;
+  std::optional<int32_t> bos;
+  for (size_t id = 0; id < model.pieces.size(); ++id) {
+    const auto& piece = model.pieces[id];
+    if (piece.type == Type::kControl && piece.text == "<s>") bos = static_cast<int32_t>(id);
+    if (piece.type == Type::kControl && piece.text == "<bos>") bos = static_cast<int32_t>(id);
+    const bool special = piece.type == Type::kControl || piece.type == Type::kUnknown;
+    if (!special || (extras && extras->contains(std::to_string(id)))) continue;
+    added.push_back(
+        json::object{{"id", static_cast<int64_t>(id)}, {"content", piece.text}, {"special", true}});
+  }
+  if (extras) {
+    for (const auto& entry : *extras) {
+      if (!entry.value().is_object()) continue;
+      json::object token = entry.value().get_object();
+      token["id"] = std::strtoll(std::string(entry.key()).c_str(), nullptr, 10);
+      added.push_back(std::move(token));
+    }
+  }
+  json::array decoders = {
+      json::object{{"type", "Replace"}, {"pattern", json::object{{"String", "\u2581"}}}, {"content", " "}},
+      json::object{{"type", "ByteFallback"}}, json::object{{"type", "Fuse"}}};
+  if (model.add_dummy_prefix)
+    decoders.push_back(json::object{{"type", "Strip"},
+                                    {"content", " "},
+                                    {"start", model.remove_extra_whitespaces ? kMaxLeadingSpaces : 1},
+                                    {"stop", 0}});
+  json::object out = {{"normalizer", {{"type", "Sequence"}, {"normalizers", std::move(steps)}}},
+                      {"added_tokens", std::move(added)},
+                      {"decoder", {{"type", "Sequence"}, {"decoders", std::move(decoders)}}}};
+  const auto* wanted = config ? config->value().get_object().if_contains("add_bos_token") : nullptr;
+  if (bos && !(wanted && wanted->is_bool() && !wanted->get_bool())) {
+    const std::string& name = model.pieces[*bos].text;
+    out["post_processor"] = json::object{
+        {"type", "TemplateProcessing"},
+        {"single", json::array{json::object{{"SpecialToken", {{"id", name}, {"type_id", 0}}}},
+                               json::object{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+        {"special_tokens",
+         json::object{{name, {{"id", name}, {"ids", json::array{*bos}}, {"tokens", json::array{name}}}}}}};
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Tokenizer>> Tokenizer::from_sentencepiece(std::string_view bytes,
+                                                                 std::string_view config_json,
+                                                                 const std::string& name) {
+  const std::string prefix = name.empty() ? "" : name + "/";
+  const std::string file = prefix + "tokenizer.model";
+  LOWKEY_ASSIGN(source, SentencePieceModel::parse(bytes, file));
+  LOWKEY_ASSIGN(model, BpeModel::from(source, file));
+  json::value config;
+  std::optional<JsonNode> config_node;
+  if (!config_json.empty()) {
+    const std::string config_file = prefix + "tokenizer_config.json";
+    LOWKEY_ASSIGN(parsed, parse_json(config_json, config_file, {}));
+    config = std::move(parsed);
+    config_node.emplace(config, config_file);
+  }
+  const json::value beside = json_beside(source, config_node ? &*config_node : nullptr);
+  LOWKEY_ASSIGN(tokenizer, assemble(std::move(model), JsonNode(beside, file), config_json, prefix));
+  // Found in the text as it is merged, spaces replaced.
+  for (size_t id = 0; id < source.pieces.size(); ++id) {
+    const auto& piece = source.pieces[id];
+    if (piece.type != SentencePieceModel::Type::kUserDefined) continue;
+    tokenizer->impl_->normalized_added.add({.id = static_cast<int32_t>(id), .content = piece.text},
+                                           piece.text);
+  }
+  return tokenizer;
+}
+
 Result<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::filesystem::path& model_dir) {
   LOWKEY_ASSIGN(tokenizer_json, read_text_file(model_dir / "tokenizer.json"));
-  if (!tokenizer_json) {
-    return Error{Code::kBadInput,
-                 fmt::format("{}: expected a file tokenizer.json, found none", model_dir.string()),
-                 {}};
-  }
   LOWKEY_ASSIGN(config_json, read_text_file(model_dir / "tokenizer_config.json"));
-  return from_json(*tokenizer_json, config_json.value_or(""), model_dir.string());
+  if (tokenizer_json) return from_json(*tokenizer_json, config_json.value_or(""), model_dir.string());
+  LOWKEY_ASSIGN(sentencepiece, read_text_file(model_dir / "tokenizer.model"));
+  if (sentencepiece) return from_sentencepiece(*sentencepiece, config_json.value_or(""), model_dir.string());
+  return Error{
+      Code::kBadInput,
+      fmt::format("{}: expected a file tokenizer.json or tokenizer.model, found none", model_dir.string()),
+      {}};
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -1,5 +1,5 @@
-// Text to token ids and back, as a model folder's tokenizer.json says: BPE, byte-level or
-// SentencePiece-style.
+// Text to token ids and back, as a model folder's tokenizer.json says, or its tokenizer.model: BPE,
+// byte-level or SentencePiece-style.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,8 @@
 
 namespace lowkey::coordinator {
 
+class BpeModel;
+class JsonNode;
 class TokenDecoder;
 
 // Immutable after loading and thread-safe (an internal cache locks for itself). Gives the ids and texts of
@@ -22,12 +24,18 @@ class TokenDecoder;
 // Code::kBadInput with one line naming file, field, expected and found.
 class Tokenizer {
  public:
-  // Reads tokenizer.json and, where present, tokenizer_config.json of a model folder.
+  // Reads tokenizer.json, or where there is none tokenizer.model, and, where present, tokenizer_config.json
+  // of a model folder.
   static Result<std::unique_ptr<Tokenizer>> load(const std::filesystem::path& model_dir);
   // The same from memory; an empty `config_json` counts as absent. `name` stands before the file names in
   // errors.
   static Result<std::unique_ptr<Tokenizer>> from_json(std::string_view tokenizer_json,
                                                       std::string_view config_json, const std::string& name);
+  // Of SentencePiece's model file. Special tokens beyond its own, and whether a text begins with BOS, are in
+  // tokenizer_config.json; where that is silent a text does, as transformers has it for these models.
+  static Result<std::unique_ptr<Tokenizer>> from_sentencepiece(std::string_view model,
+                                                               std::string_view config_json,
+                                                               const std::string& name);
   ~Tokenizer();
 
   // Ill-formed UTF-8 is read as U+FFFD. Special tokens written out in `text` become their ids;
@@ -56,6 +64,8 @@ class Tokenizer {
  private:
   struct Impl;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
+  static Result<std::unique_ptr<Tokenizer>> assemble(BpeModel model, const JsonNode& root,
+                                                     std::string_view config_json, const std::string& prefix);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -48,10 +48,63 @@ def make_tokenizer():
     seed("tokenizer", "no_model", "{}")
 
 
+def varint(value):
+    out = b""
+    while value >= 0x80:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def field(number, value):
+    if isinstance(value, bytes):
+        return varint(number << 3 | 2) + varint(len(value)) + value
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    return varint(number << 3) + varint(value)
+
+
+def make_sentencepiece():
+    def piece(text, score, kind=1):
+        return field(1, field(1, text.encode()) + field(2, score) + field(3, kind))
+
+    pieces = piece("<unk>", 0.0, 2) + piece("<s>", 0.0, 3) + piece("</s>", 0.0, 3) + piece("<0xFF>", 0.0, 6)
+    for score, text in enumerate(["lo", "\u2581w", "ll", "l", "o", "w", "\u2581", "\u00f6", "\n"]):
+        pieces += piece(text, -float(score))
+    spec = field(1, b"identity") + field(3, 1) + field(4, 0)
+    seed("sentencepiece", "bpe", pieces + field(2, field(3, 2) + field(35, 1)) + field(3, spec))
+    seed("sentencepiece", "spaces", pieces + field(2, field(3, 2)) + field(3, field(4, 1)))
+    seed("sentencepiece", "unigram", pieces + field(2, field(3, 1)))
+
+
+def make_json_schema():
+    way = "\0" + "abcdefghijklmnopqrstuvwxyz0123456789"
+    person = {"type": "object", "properties": {"name": {"type": "string", "minLength": 1, "maxLength": 9},
+                                               "age": {"type": "integer", "minimum": 0, "maximum": 130}},
+              "required": ["name"], "additionalProperties": {"type": "number", "exclusiveMinimum": -0.5}}
+    seed("json_schema", "person", json.dumps(person) + way)
+    tree = {"$ref": "#/$defs/t", "$defs": {"t": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 2, "items":
+                                                                             {"$ref": "#/$defs/t"}}]}}}
+    seed("json_schema", "tree", json.dumps(tree) + way)
+    seed("json_schema", "merge", json.dumps({"allOf": [{"properties": {"a": {"type": "integer"}}}, {
+        "oneOf": [{"type": "object", "required": ["a"]}, {"type": "string", "pattern": "^(a|b)+\\d{2}$"}]}]}) + way)
+    seed("json_schema", "enum", json.dumps({"enum": [1, "a\n", [None, {"k": 1.5}]], "type": ["array", "string"]}) + way)
+    seed("json_schema", "tuple", json.dumps({"prefixItems": [{"const": 1}, {"format": "date"}], "items": False,
+                                             "minItems": 2}) + way)
+
+
 def make_api_request():
     seed("api_request", "completion", "\x00" + json.dumps(
         {"model": "m", "prompt": "Once", "max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "stop": ["."],
          "stream": True, "stream_options": {"include_usage": True}, "logprobs": 2, "seed": 7}))
+    seed("api_request", "parameters", "\x00" + json.dumps(
+        {"prompt": ["a", [1, 2]], "n": 3, "min_p": 0.1, "presence_penalty": 1, "frequency_penalty": -1,
+         "repetition_penalty": 1.1, "logit_bias": {"5": -100}, "stop_token_ids": [3], "min_tokens": 2, "max_tokens": 9,
+         "echo": True, "priority": -1, "user": "u"}))
+    seed("api_request", "json_schema", "\x01" + json.dumps(
+        {"messages": [{"role": "user", "content": "a"}], "response_format": {
+            "type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": {
+                "type": "object", "properties": {"a": {"enum": [1, "b"]}}}}}}))
     seed("api_request", "tokens", "\x00" + json.dumps({"prompt": [1, 2, 3]}))
     seed("api_request", "chat", "\x01" + json.dumps(
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "top_logprobs": 3,
@@ -118,6 +171,8 @@ def make_store_messages():
 def main():
     make_safetensors()
     make_tokenizer()
+    make_sentencepiece()
+    make_json_schema()
     make_api_request()
     make_chat_template()
     seed("page_header", "plain", page_header())

@@ -52,6 +52,7 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
                [this](const char* decision) {
                  metrics_.add(Metric::kRestoreDecisions, 1, {{"decision", decision}});
                }}),
+      grammars_(options.token_texts, metrics),
       spills_(kMaxPendingSpills, kMaxKnownStored),
       prefix_events_(kMaxPrefixEvents),
       scheduler_(options.scheduler, pool_,

@@ -21,6 +21,7 @@
 #include "monitoring/metrics.h"
 #include "worker/engine/engine_ports.h"
 #include "worker/engine/executor.h"
+#include "worker/engine/grammar_masks.h"
 #include "worker/engine/prefix_events.h"
 #include "worker/engine/prefix_restores.h"
 #include "worker/engine/scheduler.h"
@@ -39,6 +40,7 @@ class PlannedSequence;
 namespace lowkey::worker {
 
 struct EngineOptions {
+  ReadTokenTexts token_texts;  // for answers with a grammar; empty: those are refused
   SchedulerOptions scheduler;
   ExecutorOptions executor;
   Duration restore_wait = std::chrono::seconds(2);  // longest that a sequence waits for a store
@@ -119,7 +121,7 @@ class Engine {
     uint64_t coarse_tokens = 0;
   };
 
-  Result<std::unique_ptr<Sequence>> admit(const wire::Submit& request) const;
+  Result<std::unique_ptr<Sequence>> admit(const wire::Submit& request);
   Step schedule();
   Status execute(const Step& step);
   bool commit(const Step& step, const Status& status);
@@ -131,13 +133,15 @@ class Engine {
   void plan_spills(Step* step);
   void plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned, PagesRead* read);
   void plan_compaction(Sequence& sequence, wire::Compaction* compaction) const;
-  void commit_sequence(const ScheduledSequence& scheduled, const float* logits_row,
-                       wire::TokenEvents* events);
+  size_t commit_sequence(const ScheduledSequence& scheduled, size_t row, wire::TokenEvents* events);
+  void score_prompt(Sequence& sequence, int first, int count, size_t row, wire::TokenEvents* events);
   uint64_t used_pages() const;
   void count_tokens(Sequence& sequence, int before, int num_tokens);
   void report_first(Sequence& sequence, wire::TokenEvent* event);
   void publish_pages(Sequence& sequence, int first_page);
   void sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event);
+  std::vector<int32_t> end_tokens(const Sequence& sequence) const;
+  Result<SampledToken> next_token(Sequence& sequence, std::span<const float> logits);
   void finish(Sequence& sequence);
   void fail_all(const Error& error);
   void emit(const wire::TokenEvents& events);
@@ -157,6 +161,7 @@ class Engine {
   Executor executor_;
   CostModel cost_;
   PrefixRestores restores_;
+  GrammarMasks grammars_;
   SpillQueue spills_;
   PrefixEventQueue prefix_events_;
   Scheduler scheduler_;

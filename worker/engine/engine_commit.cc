@@ -13,6 +13,23 @@ namespace lowkey::worker {
 using kvstore::PageRef;
 using monitoring::Metric;
 
+namespace {
+
+template <class Logprobs, class Tops>
+void add_logprobs(const SampledToken& token, Logprobs* logprobs, Tops* tops) {
+  wire::TokenLogprob& logprob = *logprobs->Add();
+  logprob.set_token(token.token);
+  logprob.set_logprob(token.logprob);
+  wire::TopLogprobs& top = *tops->Add();
+  for (const TokenLogprob& entry : token.top_logprobs) {
+    wire::TokenLogprob& out = *top.add_entries();
+    out.set_token(entry.token);
+    out.set_logprob(entry.logprob);
+  }
+}
+
+}  // namespace
+
 bool Engine::commit(const Step& step, const Status& status) {
   const TraceSpan span("commit");
   if (!status.ok()) {
@@ -23,10 +40,8 @@ bool Engine::commit(const Step& step, const Status& status) {
   for (auto& ended : ended_) *events.add_events() = std::move(*ended);
   ended_.clear();
   size_t row = 0;
-  for (const ScheduledSequence& scheduled : step.schedule.sequences) {
-    const float* logits = scheduled.wants_logits() ? executor_.logits(row++).data() : nullptr;
-    commit_sequence(scheduled, logits, &events);
-  }
+  for (const ScheduledSequence& scheduled : step.schedule.sequences)
+    row += commit_sequence(scheduled, row, &events);
   if (events.events_size() > 0) emit(events);
   send_prefix_events();
   count_step(step);
@@ -35,10 +50,12 @@ bool Engine::commit(const Step& step, const Status& status) {
   return worked || events.events_size() > 0;
 }
 
-void Engine::commit_sequence(const ScheduledSequence& scheduled, const float* logits_row,
-                             wire::TokenEvents* events) {
+// `row`: of its first logits. Returns how many of them are its own.
+size_t Engine::commit_sequence(const ScheduledSequence& scheduled, size_t row, wire::TokenEvents* events) {
   Sequence& sequence = *scheduled.sequence;
   const int before = sequence.computed;
+  const bool samples = scheduled.wants_logits();
+  const size_t rows = scheduled.all_logits ? scheduled.num_tokens : samples ? 1 : 0;
   sequence.computed += scheduled.num_tokens;
   count_tokens(sequence, before, scheduled.num_tokens);
   if (!memory_.archive()) publish_pages(sequence, before / memory_.layout().page_tokens);
@@ -46,17 +63,32 @@ void Engine::commit_sequence(const ScheduledSequence& scheduled, const float* lo
     sequence.tokens_archived(
         sequence.prompt_archived ? 0 : memory_.archive()->budget(sequence.prompt_tokens).exact);
   }
-  if (logits_row == nullptr) return;
+  if (scheduled.all_logits) score_prompt(sequence, before, scheduled.num_tokens, row, events);
+  if (!samples) return rows;
 
   wire::TokenEvent& event = *events->add_events();
   event.set_request_id(sequence.request_id);
   const bool first = !std::exchange(sequence.reported, true);
   if (first) report_first(sequence, &event);
-  sample_token(sequence, {logits_row, static_cast<size_t>(model_.config().vocab_size)}, &event);
+  sample_token(sequence, executor_.logits(row + rows - 1), &event);
   const bool last = event.finish() != wire::FINISH_NONE;
   if (first || last)
     sequence.report.to_wire(sequence.prompt_tokens, memory_.layout().num_levels, event.mutable_kv());
   if (last) finish(sequence);
+  return rows;
+}
+
+// The logits behind token i score token i + 1. A sequence that was preempted comes by the same tokens again.
+void Engine::score_prompt(Sequence& sequence, int first, int count, size_t row, wire::TokenEvents* events) {
+  const int end = std::min(first + count + 1, sequence.prompt_tokens);
+  if (sequence.prompt_scored >= end) return;
+  wire::TokenEvent& event = *events->add_events();
+  event.set_request_id(sequence.request_id);
+  for (int& next = sequence.prompt_scored; next < end; ++next) {
+    const SampledToken token = scored(executor_.logits(row + (next - 1 - first)), sequence.tokens[next],
+                                      sequence.sampling.top_logprobs);
+    add_logprobs(token, event.mutable_prompt_logprobs(), event.mutable_prompt_top_logprobs());
+  }
 }
 
 void Engine::count_tokens(Sequence& sequence, int before, int num_tokens) {
@@ -110,10 +142,41 @@ void Engine::publish_pages(Sequence& sequence, int first_page) {
   }
 }
 
+// Tokens that end the answer.
+std::vector<int32_t> Engine::end_tokens(const Sequence& sequence) const {
+  std::vector<int32_t> ends = sequence.sampling.stop_token_ids;
+  const std::vector<int32_t>& eos = model_.config().eos_token_ids;
+  if (!sequence.sampling.ignore_eos) ends.insert(ends.end(), eos.begin(), eos.end());
+  return ends;
+}
+
+// Where an answer has a grammar it ends where that lets it, whatever min_tokens says once nothing else can
+// come. A token below 0: the answer is complete, and the model has no token that ends it.
+Result<SampledToken> Engine::next_token(Sequence& sequence, std::span<const float> logits) {
+  const SamplingParams& sampling = sequence.sampling;
+  const std::vector<int32_t> ends = end_tokens(sequence);
+  LogitRules rules{.counts = &sequence.counts};
+  bool may_end = sequence.generated() >= sampling.min_tokens;
+  std::shared_ptr<const grammar::AllowedTokens> allowed;
+  if (sequence.grammar) {
+    LOWKEY_ASSIGN(found, grammars_.allowed(sequence.grammar, Deadline::in(options_.executor.step_deadline)));
+    allowed = std::move(found);
+    rules.allowed = &allowed->tokens;
+    const bool complete = allowed->tokens.empty();
+    if (complete && !allowed->can_end)
+      return Error{Code::kInternal, "the model's vocabulary cannot go on as the schema wants", {}};
+    if (complete && ends.empty()) return SampledToken{.token = -1};
+    may_end = allowed->can_end && (may_end || complete);
+    if (may_end) rules.ends = ends;
+  }
+  if (!may_end) rules.forbidden = ends;
+  return sample(logits, sampling, sequence.tokens.size(), rules);
+}
+
 void Engine::sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event) {
   const TraceSpan span("sample");
   const SamplingParams& sampling = sequence.sampling;
-  const Result<SampledToken> sampled = sample(logits, sampling, sequence.tokens.size());
+  const Result<SampledToken> sampled = next_token(sequence, logits);
   if (!sampled.ok()) {
     event->set_finish(wire::FINISH_ERROR);
     event->set_error(sampled.error().message);
@@ -121,29 +184,20 @@ void Engine::sample_token(Sequence& sequence, std::span<const float> logits, wir
     return;
   }
   const int32_t token = sampled->token;
+  if (token < 0) return event->set_finish(wire::FINISH_STOP);
   sequence.tokens.push_back(token);
+  if (sampling.has_penalties()) sequence.counts.add(token);
   event->add_tokens(token);
-  if (sampling.logprobs) {
-    wire::TokenLogprob& logprob = *event->add_logprobs();
-    logprob.set_token(token);
-    logprob.set_logprob(sampled->logprob);
-    wire::TopLogprobs& top = *event->add_top_logprobs();
-    for (const TokenLogprob& entry : sampled->top_logprobs) {
-      wire::TokenLogprob& out = *top.add_entries();
-      out.set_token(entry.token);
-      out.set_logprob(entry.logprob);
-    }
-  }
+  if (sampling.logprobs) add_logprobs(*sampled, event->mutable_logprobs(), event->mutable_top_logprobs());
   metrics_.add(Metric::kGenerationTokens);
-  const auto contains = [&](const std::vector<int32_t>& ids) {
-    return std::ranges::find(ids, token) != ids.end();
-  };
-  if (contains(sampling.stop_token_ids) ||
-      (!sampling.ignore_eos && contains(model_.config().eos_token_ids))) {
+  const std::vector<int32_t> ends = end_tokens(sequence);
+  if (std::ranges::find(ends, token) != ends.end()) {
     event->set_finish(wire::FINISH_STOP);
   } else if (sequence.generated() >= sampling.max_tokens ||
              static_cast<int>(sequence.tokens.size()) >= model_.config().max_positions) {
     event->set_finish(wire::FINISH_LENGTH);
+  } else if (sequence.grammar) {
+    grammars_.push(sequence.grammar, token);
   }
 }
 

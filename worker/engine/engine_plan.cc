@@ -61,6 +61,7 @@ Status Engine::execute(const Step& step) {
     }
     if (scheduled.compacts) plan_compaction(sequence, planned.mutable_compaction());
     planned.set_want_logits(scheduled.wants_logits());
+    planned.set_all_logits(scheduled.all_logits);
     sequence.known_to_ranks = true;
   }
   count_pages_read(read);

@@ -40,15 +40,18 @@ Status Engine::submit(const wire::Submit& request) {
   return {};
 }
 
-Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) const {
+Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) {
   auto sequence = std::make_unique<Sequence>();
-  LOWKEY_ASSIGN(sampling, SamplingParams::from_wire(request.sampling()));
+  LOWKEY_ASSIGN(sampling, SamplingParams::from_wire(request.sampling(), model_.config().vocab_size));
   sequence->request_id = request.request_id();
   sequence->tokens.assign(request.prompt().begin(), request.prompt().end());
   sequence->prompt_tokens = request.prompt_size();
   sequence->tokens.insert(sequence->tokens.end(), request.emitted().begin(), request.emitted().end());
   sequence->emitted_before = request.emitted_size();
   sequence->sampling = std::move(sampling);
+  sequence->priority = request.priority();
+  // A stream that goes on has told them already.
+  if (sequence->emitted_before > 0) sequence->sampling.prompt_logprobs = false;
   const int levels = memory_.layout().num_levels, wanted = static_cast<int>(request.min_levels());
   sequence->min_levels = std::clamp(std::max(wanted, options_.min_levels), 1, levels);
   sequence->exact_only = wanted > levels;
@@ -60,6 +63,10 @@ Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) con
     const char* param = i < static_cast<size_t>(sequence->prompt_tokens) ? "prompt" : "emitted";
     return invalid(param,
                    fmt::format("{}: expected token ids below {}, found {}", param, config.vocab_size, token));
+  }
+  if (sequence->sampling.has_penalties()) {
+    sequence->counts.add_prompt(std::span(sequence->tokens).first(sequence->prompt_tokens));
+    for (const int32_t token : request.emitted()) sequence->counts.add(token);
   }
   if (sequence->emitted_before >= sequence->sampling.max_tokens) {
     return invalid("emitted", fmt::format("emitted: expected fewer than max_tokens {}, found {}",
@@ -79,6 +86,11 @@ Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) con
                     total, request.prompt_size(), sequence->sampling.max_tokens,
                     format_bytes(memory_.peak_bytes(request.prompt_size(), sequence->sampling.max_tokens)),
                     format_bytes(memory_.capacity_bytes()), memory_.max_sequence_tokens()));
+  }
+  if (const std::string& schema = sequence->sampling.json_schema; !schema.empty()) {
+    if (!grammars_.available()) return invalid("response_format", "this replica has no grammars");
+    sequence->grammar = grammars_.begin(
+        schema, std::span(sequence->tokens).subspan(static_cast<size_t>(sequence->prompt_tokens)));
   }
   const ExecutorOptions& identity = options_.executor;
   sequence->root =

@@ -147,7 +147,12 @@ Status Executor::run_model(const wire::StepPlan& plan) {
                       .observer = planned.has_scores() ? &table.observer : nullptr});
     tokens.insert(tokens.end(), planned.tokens().begin(), planned.tokens().end());
     for (int i = 0; i < planned.tokens_size(); ++i) positions.push_back(planned.first_position() + i);
-    if (planned.want_logits()) logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
+    const auto end = static_cast<int32_t>(tokens.size());
+    if (planned.all_logits()) {
+      for (int32_t row = end - planned.tokens_size(); row < end; ++row) logit_rows.push_back(row);
+    } else if (planned.want_logits()) {
+      logit_rows.push_back(end - 1);
+    }
   }
   const Deadline deadline = Deadline::in(options_.step_deadline);
   const Batch batch{.tokens = tokens,

@@ -57,7 +57,7 @@ class Executor {
   // Errors: of a collective or of a plan that does not fit this rank's tables; the step is lost.
   Status execute(const wire::StepPlan& plan);
 
-  // Leader: logits [vocab_size] of the i-th sequence of the last plan that wanted them.
+  // Leader: the i-th logits [vocab_size] of the last plan, in the order of its sequences and their tokens.
   std::span<const float> logits(size_t i) const;
 
   // `done` on any thread, exactly once.

@@ -3,13 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-
-#include "transport/wire/lowkey.pb.h"
-
 namespace lowkey::worker {
 namespace {
-
-constexpr int kMaxTopLogprobs = 20;
 
 // Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators": the finalizer of SplitMix64.
 uint64_t mix(uint64_t x) {
@@ -17,10 +12,6 @@ uint64_t mix(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
   return x ^ (x >> 31);
-}
-
-Error invalid(const char* param, const std::string& message) {
-  return Error{Code::kInvalidArgument, fmt::format("{}: {}", param, message), param};
 }
 
 // Orders token ids, best first.
@@ -42,12 +33,16 @@ std::vector<int32_t> best(std::span<const float> logits, size_t count) {
   return ids;
 }
 
-// Unnormalised probabilities of one draw: exp((logit - maximum) / temperature), float64.
+// Unnormalised probabilities of one draw: exp((logit - maximum) / temperature), float64. The most likely
+// token's is 1, so that those below min_p are the ones that go.
 class Draw {
  public:
-  Draw(std::span<const float> logits, double maximum, double temperature) : logits_(logits) {
+  Draw(std::span<const float> logits, double maximum, double temperature, double min_p) : logits_(logits) {
     weights_.reserve(logits.size());
-    for (const float logit : logits) weights_.push_back(std::exp((logit - maximum) / temperature));
+    for (const float logit : logits) {
+      const double weight = std::exp((logit - maximum) / temperature);
+      weights_.push_back(weight < min_p ? 0 : weight);
+    }
   }
 
   std::vector<int32_t> all() const {
@@ -129,58 +124,45 @@ double uniform_at(uint64_t seed, uint64_t position) {
   return (mix(mix(seed) ^ position) >> 11) * 0x1p-53;
 }
 
-Result<SamplingParams> SamplingParams::from_wire(const wire::SamplingParams& wire) {
-  SamplingParams params;
-  if (!(wire.temperature() >= 0) || !std::isfinite(wire.temperature())) {
-    return invalid("temperature", fmt::format("expected a finite number >= 0, found {}", wire.temperature()));
-  }
-  if (!(wire.top_p() > 0 && wire.top_p() <= 1)) {
-    return invalid("top_p", fmt::format("expected more than 0 and at most 1, found {}", wire.top_p()));
-  }
-  if (wire.top_k() < 0)
-    return invalid("top_k", fmt::format("expected 0 (off) or more, found {}", wire.top_k()));
-  if (wire.max_tokens() < 1 || wire.max_tokens() > INT32_MAX) {
-    return invalid("max_tokens", fmt::format("expected at least 1, found {}", wire.max_tokens()));
-  }
-  if (wire.top_logprobs() > kMaxTopLogprobs) {
-    return invalid("top_logprobs",
-                   fmt::format("expected 0 to {}, found {}", kMaxTopLogprobs, wire.top_logprobs()));
-  }
-  if (wire.prompt_logprobs())
-    return invalid("prompt_logprobs", "log-probabilities of the prompt are not supported");
-  params.temperature = wire.temperature();
-  params.top_p = wire.top_p();
-  params.top_k = wire.top_k();
-  params.seed = wire.seed();
-  params.max_tokens = static_cast<int>(wire.max_tokens());
-  params.logprobs = wire.logprobs();
-  params.top_logprobs = static_cast<int>(wire.top_logprobs());
-  params.stop_token_ids.assign(wire.stop_token_ids().begin(), wire.stop_token_ids().end());
-  params.ignore_eos = wire.ignore_eos();
-  return params;
+SampledToken scored(std::span<const float> logits, int32_t token, int top_logprobs) {
+  SampledToken scored{.token = token};
+  add_logprobs(logits, *std::max_element(logits.begin(), logits.end()), top_logprobs, &scored);
+  return scored;
 }
 
-Result<SampledToken> sample(std::span<const float> logits, const SamplingParams& params, uint64_t position) {
+Result<SampledToken> sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
+                            const LogitRules& rules) {
+  const auto failed = [&](const char* what) {
+    return Error{Code::kInternal, fmt::format("logits of position {} {}", position, what), {}};
+  };
   size_t top = 0;
   bool has_nan = false;
   for (size_t i = 0; i < logits.size(); ++i) {
     has_nan |= std::isnan(logits[i]);
     if (logits[i] > logits[top]) top = i;
   }
-  if (has_nan || !std::isfinite(logits[top])) {
-    return Error{Code::kInternal, fmt::format("logits of position {} are not numbers", position), {}};
+  if (has_nan || !std::isfinite(logits[top])) return failed("are not numbers");
+  const double maximum = logits[top];
+  std::span<const float> chosen = logits;
+  std::vector<float> changed;
+  if (rules.change(params)) {
+    changed.assign(logits.begin(), logits.end());
+    rules.apply(params, changed);
+    chosen = changed;
+    top = std::max_element(changed.begin(), changed.end()) - changed.begin();
+    if (!std::isfinite(changed[top])) return failed("leave no token that is allowed");
   }
   SampledToken sampled;
   if (params.temperature == 0) {
     sampled.token = static_cast<int32_t>(top);
   } else {
-    const Draw draw(logits, logits[top], params.temperature);
+    const Draw draw(chosen, chosen[top], params.temperature, params.min_p);
     const bool filtered =
         (params.top_k > 0 && params.top_k < static_cast<int>(logits.size())) || params.top_p < 1;
     sampled.token = draw.pick(filtered ? draw.filtered(params.top_k, params.top_p) : draw.all(),
                               uniform_at(params.seed, position));
   }
-  if (params.logprobs) add_logprobs(logits, logits[top], params.top_logprobs, &sampled);
+  if (params.logprobs) add_logprobs(logits, maximum, params.top_logprobs, &sampled);
   return sampled;
 }
 

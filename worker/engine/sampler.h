@@ -1,9 +1,9 @@
-// From logits to a token. The draw depends on (logits, parameters, seed, position) and nothing else, so
-// preemption, a retry elsewhere or other batch mates cannot change it.
+// From logits to a token. The draw depends on (logits, parameters, the sequence's tokens, seed, position) and
+// nothing else, so preemption, a retry elsewhere or other batch mates cannot change it.
 //
-// Order: temperature, then top-k, then top-p among what is left (as Hugging Face and vLLM do). Ties go to the
-// lowest token id everywhere. Log-probabilities are the log-softmax of the untempered, unfiltered logits, as
-// OpenAI reports them.
+// Order: rules (worker/engine/logit_rules.h), temperature, then min-p, then top-k, then top-p among what is
+// left (as vLLM does). Ties go to the lowest token id everywhere. Log-probabilities are the log-softmax of
+// the logits as the model gave them, before any of this.
 #pragma once
 
 #include <cstdint>
@@ -11,27 +11,10 @@
 #include <vector>
 
 #include "base/result.h"
-
-namespace lowkey::wire {
-class SamplingParams;
-}
+#include "worker/engine/logit_rules.h"
+#include "worker/engine/sampling_params.h"
 
 namespace lowkey::worker {
-
-struct SamplingParams {
-  double temperature = 1;  // >= 0; 0 is greedy
-  double top_p = 1;        // (0, 1]
-  int top_k = 0;           // 0: off
-  uint64_t seed = 0;
-  int max_tokens = 16;
-  bool logprobs = false;
-  int top_logprobs = 0;  // 0 .. 20
-  std::vector<int32_t> stop_token_ids;
-  bool ignore_eos = false;
-
-  // Errors: kInvalidArgument with the parameter's name.
-  static Result<SamplingParams> from_wire(const wire::SamplingParams& wire);
-};
 
 struct TokenLogprob {
   int32_t token = 0;
@@ -47,7 +30,12 @@ struct SampledToken {
 // Uniform in [0, 1), 53 bits: a counter-based generator (SplitMix64 finalizers over seed and position).
 double uniform_at(uint64_t seed, uint64_t position);
 
-// `position`: of the sampled token in its sequence. Error: kInternal when the logits hold no finite maximum.
-Result<SampledToken> sample(std::span<const float> logits, const SamplingParams& params, uint64_t position);
+// `position`: of the sampled token in its sequence. Errors: kInternal when the logits hold no finite maximum,
+// or the rules leave no token.
+Result<SampledToken> sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
+                            const LogitRules& rules = {});
+
+// A token that was not sampled, with its log-probability and the `top_logprobs` most likely ones.
+SampledToken scored(std::span<const float> logits, int32_t token, int top_logprobs);
 
 }  // namespace lowkey::worker

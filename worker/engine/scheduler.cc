@@ -17,9 +17,12 @@ constexpr size_t kWholePages = 2, kSequencesOfAWholePage = 8;
 
 constexpr double kAnswerWeight = 1.0 / 16;  // of the last answer in the mean length
 
-void insert_by_age(std::vector<Sequence*>& list, Sequence* sequence) {
-  const auto older = [](const Sequence* a, const Sequence* b) { return a->id < b->id; };
-  list.insert(std::lower_bound(list.begin(), list.end(), sequence, older), sequence);
+// Tokens of one sequence in a step whose logits are all wanted: 16 MB of them at a vocabulary of 128k.
+constexpr int kScoredTokens = 32;
+
+void insert_in_order(std::vector<Sequence*>& list, Sequence* sequence) {
+  const auto before = [](const Sequence* a, const Sequence* b) { return a->before(*b); };
+  list.insert(std::lower_bound(list.begin(), list.end(), sequence, before), sequence);
 }
 
 }  // namespace
@@ -34,12 +37,13 @@ Scheduler::Scheduler(const SchedulerOptions& options, kvstore::PagePool& pool, F
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
   if (!archive_) expect(*sequence);
-  insert_by_age(waiting_, sequence.get());
+  insert_in_order(waiting_, sequence.get());
   sequences_.emplace(sequence->id, std::move(sequence));
 }
 
 // Pages that could be found at all: the last token is always computed, its logits are wanted.
 size_t Scheduler::pages_to_find(const Sequence& sequence) const {
+  if (sequence.scores_prompt()) return 0;
   return (sequence.tokens.size() - 1) / page_tokens_;
 }
 
@@ -108,6 +112,8 @@ int Scheduler::schedule_prefills(Schedule* plan, int budget) {
 int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
   const int to_compaction = tokens_to_compaction(sequence);
   wanted = std::min(wanted, to_compaction);
+  const bool scores = sequence.scores_prompt();
+  if (scores) wanted = std::min(wanted, kScoredTokens);
   const size_t pages = (sequence.next_slot() + wanted) / page_tokens_;
   const auto room = [&] {
     return static_cast<int>(sequence.pages.size() + 1) * page_tokens_ - 1 - sequence.next_slot();
@@ -130,7 +136,7 @@ int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
   const bool compacts = count == to_compaction;
   if (compacts && !grow_archive(sequence, plan)) return 0;
   (sequence.remaining() == 1 ? plan->decode_tokens : plan->prefill_tokens) += count;
-  plan->sequences.push_back({&sequence, count, compacts});
+  plan->sequences.push_back({&sequence, count, compacts, scores});
   return count;
 }
 
@@ -171,7 +177,7 @@ void Scheduler::preempt_youngest(Schedule* plan) {
   victim.release_memory();
   ladder_.forget_marks();
   victim.state = Sequence::State::kWaiting;
-  insert_by_age(waiting_, &victim);
+  insert_in_order(waiting_, &victim);
   ++preemptions_;
   preempted_ = true;
 }
@@ -195,7 +201,7 @@ void Scheduler::admit(Schedule* plan, int budget) {
       case Admission::kRunning:
         next = waiting_.erase(next);
         sequence.state = Sequence::State::kRunning;
-        insert_by_age(running_, &sequence);
+        insert_in_order(running_, &sequence);
         budget -= plan_tokens(sequence, std::min(budget, sequence.remaining()), plan);
         break;
     }
@@ -222,8 +228,9 @@ Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
   }
   const bool fits = forecast_fits(sequence, before.free + before.evictable) || running() == 0;
   if (!fits || !hold_memory(sequence)) return give_up(Admission::kNoRoom);
-  if (fetch_prefix_) make_room(sequence);
-  const Prefix prefix = fetch_prefix_ ? fetch_prefix_(sequence) : Prefix::kCompute;
+  const bool fetches = fetch_prefix_ && !sequence.scores_prompt();
+  if (fetches) make_room(sequence);
+  const Prefix prefix = fetches ? fetch_prefix_(sequence) : Prefix::kCompute;
   ladder_.forget_marks();  // levels may be on their way
   if (prefix == Prefix::kLater) return give_up(Admission::kLater);
   if (prefix == Prefix::kCompute) sequence.keep_pages(ready);
@@ -378,7 +385,7 @@ void Scheduler::restored(Sequence& sequence) {
   LOWKEY_CHECK(sequence.state == Sequence::State::kRestoring, "sequence {}", sequence.id);
   --restoring_;
   sequence.state = Sequence::State::kRunning;
-  insert_by_age(running_, &sequence);
+  insert_in_order(running_, &sequence);
 }
 
 void Scheduler::remove(Sequence& sequence) {

@@ -1,6 +1,9 @@
 // Who computes what in the next step: continuous batching with chunked prefill. Pure bookkeeping on the
 // leader.
 //
+// Sequences come in the order of their priorities, of equal ones in the order of their arrival; "older" below
+// means before another one in that order.
+//
 // - Every decode gets its token in every step; prefills share the rest of the token budget, oldest first.
 // Where
 //   decodes alone would fill the budget, an eighth of it (with tiny budgets: every other step, one token) is
@@ -46,8 +49,9 @@ struct SchedulerOptions {
 
 struct ScheduledSequence {
   Sequence* sequence;
-  int num_tokens;  // from sequence->computed on
-  bool compacts;   // then its own tokens move to archived pages, which it holds already
+  int num_tokens;   // from sequence->computed on
+  bool compacts;    // then its own tokens move to archived pages, which it holds already
+  bool all_logits;  // of every token, for log-probabilities of its prompt
   bool wants_logits() const { return num_tokens == sequence->remaining(); }
 };
 
@@ -128,7 +132,7 @@ class Scheduler {
   const std::optional<kvstore::ArchiveSpec>& archive_;
   int page_tokens_;
   std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;
-  std::vector<Sequence*> waiting_;  // both oldest first
+  std::vector<Sequence*> waiting_;  // both in order (Sequence::before)
   std::vector<Sequence*> running_;
   size_t restoring_ = 0;
   std::vector<uint64_t> released_;

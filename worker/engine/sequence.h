@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "base/deadline.h"
 #include "base/hash128.h"
 #include "kvstore/page/page_pool.h"
 #include "kvstore/page/sequence_archive.h"
+#include "worker/engine/grammar_masks.h"
 #include "worker/engine/page_table.h"
 #include "worker/engine/request_report.h"
 #include "worker/engine/sampler.h"
@@ -21,7 +23,11 @@ struct Sequence {
 
   uint64_t id = 0;          // ascending by arrival: the older sequence has the smaller id
   uint64_t request_id = 0;  // the coordinator's
+  int priority = 0;         // lower ones come first
   SamplingParams sampling;
+  std::shared_ptr<GrammarMasks::Answer> grammar;  // null: any text
+  TokenCounts counts;                             // of `tokens`, where there are penalties
+  int prompt_scored = 1;        // prompt tokens whose log-probabilities are told; the first one has none
   std::vector<int32_t> tokens;  // prompt, then what was sampled
   int prompt_tokens = 0;
   int emitted_before = 0;   // answer tokens that the client had when the request came here
@@ -69,6 +75,12 @@ struct Sequence {
   int next_slot() const { return computed - moved; }
   int remaining() const { return static_cast<int>(tokens.size()) - computed; }
   int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens; }
+  // Its whole prompt has to be computed here, for the logits: nothing of it is taken from the cache.
+  bool scores_prompt() const { return sampling.prompt_logprobs && prompt_scored < prompt_tokens; }
+  // Who is served first, and gives way last: the lower priority number, then the older one.
+  bool before(const Sequence& other) const {
+    return priority != other.priority ? priority < other.priority : id < other.id;
+  }
 
   // Leading pages that can be read as the request demands.
   size_t ready_pages() const {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the golden files of the text layer with the `tokenizers` package and Jinja as `transformers` sets it up.
+"""Makes the golden files of the text layer with the packages `tokenizers` and `sentencepiece`, and Jinja as
+`transformers` sets it up.
 
     tests/golden/text/make_golden.py [--stories DIR]
 
@@ -16,8 +17,10 @@ import shutil
 
 from tokenizers import Tokenizer
 
+import sentencepiece_kinds
 import tokenizer_kinds
 from chat_golden import render_all
+from many_strings import RANGES, WORDS, checksums, many_strings
 from text_samples import strings
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -43,6 +46,7 @@ def expect(tokenizer, texts):
         "skipped": [None if s == d else s for s, d in zip(skipped, decoded)],
         "special": [tokenizer.encode(text, add_special_tokens=True).ids for text in texts[:10]],
         "noise": [[n, tokenizer.decode(n, skip_special_tokens=False)] for n in noise],
+        "many": checksums([tokenizer.encode(text, add_special_tokens=False).ids for text in many_strings()]),
     }
 
 
@@ -53,6 +57,7 @@ def main():
     texts = strings()
     assert len(texts) >= 500 and len(set(texts)) == len(texts)
     write(HERE / "strings.json", texts)
+    write(HERE / "many.json", {"ranges": RANGES, "words": WORDS})
     folders = {"demo": ROOT / "deploy/demo-model"}
     if args.stories:
         folders["stories260K"] = args.stories
@@ -64,6 +69,8 @@ def main():
     for kind, folder in folders.items():
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         write(HERE / kind / "expected.json", expect(tokenizer, texts))
+    for kind, expected in sentencepiece_kinds.train_all(HERE, texts):
+        write(HERE / kind / "expected.json", expected)
     write(HERE / "chat.json", render_all())
 
 

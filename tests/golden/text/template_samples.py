@@ -205,6 +205,63 @@ TEMPLATES = {
 {% endfor %}
 {% if add_generation_prompt %}{{'<start_of_turn>model\\n'}}{% endif %}
 """,
+    "gemma3": """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set first_prefix = messages[0]['content'] + '\\n\\n' -%}
+    {%- else -%}
+        {%- set first_prefix = messages[0]['content'][0]['text'] + '\\n\\n' -%}
+    {%- endif -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_prefix = "" -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}
+    {%- endif -%}
+    {%- set role = "model" if message['role'] == 'assistant' else message['role'] -%}
+    {{ '<start_of_turn>' + role + '\\n' + (first_prefix if loop.first else "") }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] -%}
+            {%- if item['type'] == 'image' -%}
+                {{ '<start_of_image>' }}
+            {%- elif item['type'] == 'text' -%}
+                {{ item['text'] | trim }}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- else -%}
+        {{ raise_exception("Invalid content type") }}
+    {%- endif -%}
+    {{ '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{ '<start_of_turn>model\\n' }}
+{%- endif -%}
+""",
+    "phi3.5": """{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}
+{{'<|system|>\\n' + message['content'] + '<|end|>\\n'}}{% elif message['role'] == 'user' %}
+{{'<|user|>\\n' + message['content'] + '<|end|>\\n'}}{% elif message['role'] == 'assistant' %}
+{{'<|assistant|>\\n' + message['content'] + '<|end|>\\n'}}{% endif %}{% endfor %}
+{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}""",
+    "mistral-system": """{{- bos_token }}
+{%- set ns = namespace(system="") %}
+{%- for message in messages if message.role == "system" %}
+    {%- set ns.system = ns.system ~ message.content ~ "\\n\\n" %}
+{%- endfor %}
+{%- for message in messages | rejectattr("role", "equalto", "system") %}
+    {%- if message["role"] == "user" %}
+        {{- "[INST]" ~ (" " ~ ns.system if loop.first and ns.system else " ") ~ message["content"] ~ "[/INST]" }}
+    {%- elif message["role"] == "assistant" %}
+        {{- " " ~ message["content"].strip() ~ eos_token }}
+    {%- else %}
+        {{- raise_exception("Only user, system and assistant roles are supported, with the exception of " + message["role"]) }}
+    {%- endif %}
+{%- endfor %}
+""",
     "phi3": (
         "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\\n' + message['content'] + "
         "'<|end|>\\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\\n' + message['content'] + '<|end|>\\n'}}"

@@ -62,6 +62,11 @@ def begin(name):
                                       special_tokens=[(name, t.token_to_id(name))])])
 
 
+TEKKEN_SPLIT = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+                r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
 def train_all(_texts):
     split = lambda regex: pre_tokenizers.Sequence([  # noqa: E731
         pre_tokenizers.Split(Regex(regex), "isolated"),
@@ -87,8 +92,13 @@ def train_all(_texts):
                                  pre_tokenizers.Split("e", "merged_with_previous"),
                                  pre_tokenizers.Split("o", "merged_with_next")]),
         ["<|endoftext|>"], added=[AddedToken("word", single_word=True), AddedToken("<mask>", rstrip=True)])
+    yield "tekken", byte_level(split(TEKKEN_SPLIT), ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"], ignore_merges=True)
     prepend = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     yield "llama2", with_string_merges(sentencepiece(prepend, None, llama_decoder(True)))
+    yield "phi3", sentencepiece(
+        prepend, None, llama_decoder(True),
+        added=[AddedToken(name, rstrip=True, normalized=False, special=True) for name in
+               ("<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>")])
     yield "mistral", sentencepiece(
         normalizers.Sequence([normalizers.NFKC()]), pre_tokenizers.Metaspace("▁", "first", False), llama_decoder(True),
         added=[AddedToken("MIX", normalized=True), AddedToken("word", single_word=True, lstrip=True, rstrip=True)])

@@ -33,7 +33,7 @@ TEST_F(Errors, BadRequests) {
   expect_error(connection.post("/v1/completions", R"({})"), 400, "", "prompt");
   expect_error(connection.post("/v1/completions", R"({"prompt":"a","temperature":3})"), 400, "",
                "temperature");
-  expect_error(connection.post("/v1/completions", R"({"prompt":"a","n":2})"), 400, "", "n");
+  expect_error(connection.post("/v1/completions", R"({"prompt":"a","best_of":2})"), 400, "", "best_of");
   expect_error(connection.post("/v1/completions", R"({"prompt":[1,99999]})"), 400, "", "prompt");
   expect_error(connection.post("/v1/completions", R"({"prompt":[]})"), 400, "", "prompt");
   expect_error(connection.post("/v1/chat/completions", R"({"messages":[]})"), 400, "", "messages");

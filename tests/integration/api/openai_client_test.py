@@ -1,13 +1,14 @@
 """The official openai package, unchanged, against a real cluster: plain, streaming, usage, logprobs, errors as its own
 exception types, models. Starts a cluster, or uses the one at LOWKEY_URL (with LOWKEY_KEY, when it wants a key)."""
 
+import json
 import os
 import pathlib
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "support"))
-from cluster import Cluster, skip, wait_until  # noqa: E402
+from cluster import Cluster, http, skip, wait_until  # noqa: E402
 from series import total  # noqa: E402
 
 try:
@@ -106,6 +107,93 @@ class OpenAiClient(unittest.TestCase):
                     if chunk.choices[0].logprobs for c in chunk.choices[0].logprobs.content]
         self.assertEqual([c.token for c in streamed], [c.token for c in content])
 
+    def test_choices_are_the_answers_to_the_seeds_in_a_row(self):
+        answer = self.complete(n=3, temperature=1, seed=7)
+        self.assertEqual([choice.index for choice in answer.choices], [0, 1, 2])
+        for i, choice in enumerate(answer.choices):
+            self.assertEqual(choice.text, self.complete(temperature=1, seed=7 + i).choices[0].text)
+        self.assertEqual(answer.usage.completion_tokens, 36)
+        texts = {}
+        for chunk in self.chat(n=2, temperature=1, seed=3, stream=True):
+            for choice in chunk.choices:
+                texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+        plain = self.chat(n=2, temperature=1, seed=3)
+        self.assertEqual(texts, {choice.index: choice.message.content for choice in plain.choices})
+
+    def test_choices_share_the_pages_of_their_prompt(self):
+        answer = self.complete(prompt=(PROMPT + ", ") * 20, n=2, extra_body={"cache_salt": str(os.getpid())})
+        status, story = http(f"{self.url}/v1/kv/explain?request={answer.id}-1",
+                             headers={"Authorization": f"Bearer {self.key}"})
+        self.assertEqual(status, 200, story)
+        self.assertGreater(story["cache"]["device_tokens"], answer.usage.prompt_tokens / 2)
+
+    def test_several_prompts(self):
+        prompts = [PROMPT, "One day a girl"]
+        answer = self.complete(prompt=prompts, n=2)
+        self.assertEqual([choice.index for choice in answer.choices], [0, 1, 2, 3])
+        for i, prompt in enumerate(prompts):
+            single = self.complete(prompt=prompt).choices[0].text
+            self.assertEqual([answer.choices[2 * i].text, answer.choices[2 * i + 1].text], [single, single])
+
+    def test_echo_scores_the_prompt(self):
+        answer = self.complete(logprobs=2, max_tokens=6).choices[0]
+        echoed = self.complete(prompt=PROMPT + answer.text, echo=True, logprobs=2, max_tokens=0).choices[0]
+        self.assertEqual(echoed.text, PROMPT + answer.text)
+        self.assertIsNone(echoed.logprobs.token_logprobs[0])
+        if echoed.logprobs.tokens[-6:] == answer.logprobs.tokens:  # the same tokens again
+            for scored, sampled in zip(echoed.logprobs.token_logprobs[-6:], answer.logprobs.token_logprobs):
+                self.assertAlmostEqual(scored, sampled, delta=0.05)
+        self.assertEqual(self.complete(echo=True).choices[0].text, PROMPT + self.complete().choices[0].text)
+
+    def test_bias_and_penalties(self):
+        first = self.complete(max_tokens=1, logprobs=2).choices[0].logprobs
+        ids = {}
+        for text in first.top_logprobs[0]:
+            tokens = self.client.post("/../tokenize", body={"prompt": text, "add_special_tokens": False},
+                                      cast_to=object)["tokens"]
+            ids[text] = tokens[0] if len(tokens) == 1 else None
+        best = first.tokens[0]
+        if ids[best] is not None:
+            other = self.complete(max_tokens=1, logit_bias={str(ids[best]): -100}).choices[0].text
+            self.assertNotEqual(other, best)
+            self.assertEqual(self.complete(max_tokens=4, logit_bias={str(ids[best]): 100}).choices[0].text, best * 4)
+
+        def distinct(**fields):
+            logprobs = self.complete(max_tokens=40, logprobs=0, extra_body={"ignore_eos": True}, **fields).choices[0].logprobs
+            return len(set(logprobs.tokens))
+
+        self.assertGreater(distinct(frequency_penalty=2, presence_penalty=2), distinct())
+
+    def test_lengths_and_stop_tokens(self):
+        whole = self.complete(max_tokens=8, logprobs=0).choices[0]
+        tokens = self.client.post("/../tokenize", body={"prompt": whole.logprobs.tokens[3], "add_special_tokens": False},
+                                  cast_to=object)["tokens"]
+        if len(tokens) == 1:
+            cut = self.complete(max_tokens=8, extra_body={"stop_token_ids": tokens})
+            self.assertEqual(cut.choices[0].finish_reason, "stop")
+            self.assertLessEqual(cut.usage.completion_tokens, 4)
+            longer = self.complete(max_tokens=8, extra_body={"stop_token_ids": tokens, "min_tokens": 8})
+            self.assertEqual(longer.usage.completion_tokens, 8)
+
+    def test_answers_that_are_json(self):
+        schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12},
+                                                   "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+                  "required": ["name", "age"], "additionalProperties": False}
+        form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
+        fields = {"temperature": 1, "seed": 5, "max_tokens": 200}
+        for text in (self.chat(response_format=form, **fields).choices[0].message.content,
+                     self.complete(extra_body={"response_format": form}, **fields).choices[0].text):
+            value = json.loads(text)
+            self.assertEqual(set(value), {"name", "age"})
+            self.assertLessEqual(len(value["name"]), 12)
+            self.assertIn(value["age"], range(100))
+        plain = self.chat(response_format={"type": "json_object"}, **{**fields, "max_tokens": 40})
+        if plain.choices[0].finish_reason == "stop":
+            self.assertIsInstance(json.loads(plain.choices[0].message.content), dict)
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}})
+        self.assertIn("'not'", caught.exception.message)
+
     def test_errors_are_the_clients_own(self):
         with self.assertRaises(openai.BadRequestError) as caught:
             self.complete(temperature=3)
@@ -114,8 +202,8 @@ class OpenAiClient(unittest.TestCase):
             self.complete(max_tokens=10**6)
         self.assertEqual(caught.exception.code, "context_length_exceeded")
         with self.assertRaises(openai.BadRequestError) as caught:
-            self.complete(n=2)
-        self.assertEqual(caught.exception.param, "n")
+            self.complete(best_of=2)
+        self.assertEqual(caught.exception.param, "best_of")
         with self.assertRaises(openai.NotFoundError) as caught:
             self.complete(model="gpt-4")
         self.assertEqual(caught.exception.code, "model_not_found")

@@ -146,6 +146,7 @@ class ScriptedLeader {
         sequence.submit.ParseFromArray(body.data(), static_cast<int>(body.size()));
         note([&] { submits_.push_back(sequence.submit); });
         sequence.sent = sequence.submit.emitted_size();
+        if (sequence.submit.sampling().prompt_logprobs()) score_prompt(sequence.submit);
         answer(sequence.submit.request_id(), sequence);
         return;
       }
@@ -164,6 +165,22 @@ class ScriptedLeader {
         return send_metrics(body);
       default:
         return;
+    }
+  }
+
+  // Two tokens at a time, as an engine does with longer prompts.
+  void score_prompt(const wire::Submit& submit) {
+    for (int i = 1; i < submit.prompt_size(); i += 2) {
+      wire::TokenEvents events;
+      auto& event = *events.add_events();
+      event.set_request_id(submit.request_id());
+      for (int j = i; j < std::min(i + 2, submit.prompt_size()); ++j) {
+        auto& logprob = *event.add_prompt_logprobs();
+        logprob.set_token(submit.prompt(j));
+        logprob.set_logprob(-0.25f * static_cast<float>(j));
+        event.add_prompt_top_logprobs();
+      }
+      send(events);
     }
   }
 

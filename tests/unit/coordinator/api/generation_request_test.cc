@@ -30,13 +30,48 @@ Error refused(Endpoint endpoint, const std::string& body) {
 }
 
 TEST(GenerationRequest, PromptForms) {
-  EXPECT_EQ(std::get<std::string>(parsed(Endpoint::kCompletions, R"({"prompt":"héllo"})").input), "héllo");
-  EXPECT_EQ(std::get<std::string>(parsed(Endpoint::kCompletions, R"({"prompt":["a"]})").input), "a");
-  const std::vector<int32_t> ids = {1, 2, 3};
-  EXPECT_EQ(std::get<std::vector<int32_t>>(parsed(Endpoint::kCompletions, R"({"prompt":[1,2,3.0]})").input),
-            ids);
-  EXPECT_EQ(std::get<std::vector<int32_t>>(parsed(Endpoint::kCompletions, R"({"prompt":[[1,2,3]]})").input),
-            ids);
+  using Ids = std::vector<int32_t>;
+  const auto inputs = [](const char* prompt) {
+    return parsed(Endpoint::kCompletions, fmt::format(R"({{"prompt":{}}})", prompt)).inputs;
+  };
+  EXPECT_EQ(inputs("\"héllo\""), std::vector<Prompt>{"héllo"});
+  EXPECT_EQ(inputs("[\"a\"]"), std::vector<Prompt>{"a"});
+  EXPECT_EQ(inputs("[1,2,3.0]"), std::vector<Prompt>{(Ids{1, 2, 3})});
+  EXPECT_EQ(inputs("[[1,2,3]]"), std::vector<Prompt>{(Ids{1, 2, 3})});
+  EXPECT_EQ(inputs("[\"a\",\"b\"]"), (std::vector<Prompt>{"a", "b"}));
+  EXPECT_EQ(inputs("[[1],[2,3]]"), (std::vector<Prompt>{Ids{1}, Ids{2, 3}}));
+  EXPECT_EQ(inputs("[\"a\",[2,3]]"), (std::vector<Prompt>{"a", Ids{2, 3}}));
+}
+
+TEST(GenerationRequest, ResponseFormat) {
+  EXPECT_EQ(chat(R"("response_format":{"type":"text"})").json_schema, "");
+  EXPECT_EQ(chat(R"("response_format":{"type":"json_object"})").json_schema, R"({"type":"object"})");
+  EXPECT_EQ(chat(R"("response_format":{"type":"json_schema","json_schema":{"schema":{"type":"null"}}})")
+                .json_schema,
+            R"({"type":"null"})");
+}
+
+TEST(GenerationRequest, HowTokensAreChosen) {
+  const auto request = completion(
+      R"("min_p":0.1,"presence_penalty":-2,"frequency_penalty":1.5,"repetition_penalty":1.2,"n":3,
+      "logit_bias":{"5":-100,"70":2.5},"stop_token_ids":[3,4],"max_tokens":9,"min_tokens":9,"priority":-7,
+      "echo":true,"user":"u")");
+  EXPECT_EQ(request.min_p, 0.1);
+  EXPECT_EQ(request.presence_penalty, -2);
+  EXPECT_EQ(request.frequency_penalty, 1.5);
+  EXPECT_EQ(request.repetition_penalty, 1.2);
+  EXPECT_EQ(request.n, 3u);
+  EXPECT_EQ(request.logit_bias, (std::vector<std::pair<int32_t, float>>{{5, -100.f}, {70, 2.5f}}));
+  EXPECT_EQ(request.stop_token_ids, (std::vector<int32_t>{3, 4}));
+  EXPECT_EQ(request.min_tokens, 9u);
+  EXPECT_EQ(request.priority, -7);
+  EXPECT_TRUE(request.echo);
+  EXPECT_EQ(completion(R"("echo":true,"max_tokens":0)").max_tokens, 0u);
+  const auto silent = completion("");
+  EXPECT_TRUE(silent.n == 1 && silent.min_p == 0 && silent.presence_penalty == 0 &&
+              silent.frequency_penalty == 0 && silent.repetition_penalty == 1 && silent.logit_bias.empty() &&
+              silent.stop_token_ids.empty() && silent.min_tokens == 0 && silent.priority == 0 &&
+              !silent.echo);
 }
 
 TEST(GenerationRequest, DefaultsAndNull) {
@@ -75,7 +110,7 @@ TEST(GenerationRequest, Chat) {
       {"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}],"name":"Ann"},
       {"role":"assistant","content":""}],
       "max_tokens":3,"max_completion_tokens":4,"logprobs":true,"top_logprobs":20})");
-  const auto& messages = std::get<std::vector<ChatMessage>>(request.input);
+  const auto& messages = request.messages;
   ASSERT_EQ(messages.size(), 3u);
   EXPECT_EQ(messages[0].role, "system");
   EXPECT_EQ(messages[1].content, "a\nb");
@@ -109,11 +144,35 @@ TEST(GenerationRequest, EveryBadValueIsRefusedByName) {
       {R"("stream":true,"stream_options":1)", "stream_options"},
       {R"("stream":true,"stream_options":{"include_usage":1})", "stream_options.include_usage"},
       {R"("ignore_eos":"yes")", "ignore_eos"},
-      {R"("n":2)", "n"},
-      {R"("presence_penalty":0.5)", "presence_penalty"},
-      {R"("logit_bias":{"5":-100})", "logit_bias"},
-      {R"("min_tokens":3)", "min_tokens"},
-      {R"("response_format":{"type":"json_object"})", "response_format"},
+      {R"("n":0)", "n"},
+      {R"("n":65)", "n"},
+      {R"("best_of":2)", "best_of"},
+      {R"("min_p":-0.1)", "min_p"},
+      {R"("min_p":1.1)", "min_p"},
+      {R"("presence_penalty":2.1)", "presence_penalty"},
+      {R"("frequency_penalty":-2.1)", "frequency_penalty"},
+      {R"("frequency_penalty":"much")", "frequency_penalty"},
+      {R"("repetition_penalty":0)", "repetition_penalty"},
+      {R"("logit_bias":{"5":-100.5})", "logit_bias"},
+      {R"("logit_bias":{"five":1})", "logit_bias"},
+      {R"("logit_bias":{"-5":1})", "logit_bias"},
+      {R"("logit_bias":{"5":null})", "logit_bias"},
+      {R"("logit_bias":[5])", "logit_bias"},
+      {R"("min_tokens":-1)", "min_tokens"},
+      {R"("max_tokens":3,"min_tokens":4)", "min_tokens"},
+      {R"("stop_token_ids":5)", "stop_token_ids"},
+      {R"("stop_token_ids":["a"])", "stop_token_ids"},
+      {R"("priority":1.5)", "priority"},
+      {R"("user":5)", "user"},
+      {R"("echo":1)", "echo"},
+      {R"("response_format":"json")", "response_format"},
+      {R"("response_format":{})", "response_format.type"},
+      {R"("response_format":{"type":"yaml"})", "response_format.type"},
+      {R"("response_format":{"type":"json_schema"})", "response_format.json_schema"},
+      {R"("response_format":{"type":"json_schema","json_schema":{"name":"x"}})",
+       "response_format.json_schema"},
+      {R"("response_format":{"type":"json_schema","json_schema":{"schema":{"not":{}}}})",
+       "response_format.json_schema"},
   };
   for (const auto& [fields, param] : both) {
     EXPECT_EQ(refused(Endpoint::kCompletions, R"({"prompt":"a",)" + std::string(fields) + "}").param, param)
@@ -127,12 +186,15 @@ TEST(GenerationRequest, EveryBadValueIsRefusedByName) {
 }
 
 TEST(GenerationRequest, BadPrompts) {
-  for (const char* body : {R"({})", R"({"prompt":1})", R"({"prompt":{}})", R"({"prompt":["a","b"]})",
+  for (const char* body : {R"({})", R"({"prompt":1})", R"({"prompt":{}})", R"({"prompt":["a",{}]})",
                            R"({"prompt":[1,"a"]})", R"({"prompt":[1.5]})", R"({"prompt":[-1]})",
-                           R"({"prompt":[[1],[2]]})", R"({"prompt":[3000000000]})", R"({"prompt":[true]})"})
+                           R"({"prompt":[[1],[-2]]})", R"({"prompt":[3000000000]})", R"({"prompt":[true]})"})
     EXPECT_EQ(refused(Endpoint::kCompletions, body).param, "prompt") << body;
   EXPECT_EQ(refused(Endpoint::kCompletions, R"({"prompt":"a","logprobs":6})").param, "logprobs");
-  EXPECT_EQ(refused(Endpoint::kCompletions, R"({"prompt":"a","echo":true})").param, "echo");
+  EXPECT_EQ(refused(Endpoint::kCompletions, R"({"prompt":["a","b"],"n":33})").param, "n");
+  std::string many = "\"a\"";
+  for (int i = 0; i < 64; ++i) many += ",\"a\"";
+  EXPECT_EQ(refused(Endpoint::kCompletions, R"({"prompt":[)" + many + "]}").param, "prompt");
 }
 
 TEST(GenerationRequest, BadMessages) {
@@ -153,6 +215,7 @@ TEST(GenerationRequest, BadMessages) {
       {R"({"messages":[{"role":"user","content":"a"}],"top_logprobs":2})", "top_logprobs"},
       {R"({"messages":[{"role":"user","content":"a"}],"logprobs":true,"top_logprobs":21})", "top_logprobs"},
       {R"({"messages":[{"role":"user","content":"a"}],"tools":[{}]})", "tools"},
+      {R"({"messages":[{"role":"user","content":"a"}],"echo":true})", "echo"},
   };
   for (const auto& [body, param] : cases) EXPECT_EQ(refused(Endpoint::kChat, body).param, param) << body;
 }

@@ -139,11 +139,13 @@ class CacheReadingModel final : public Model {
     }
   }
 
+  // What the row of position `last` sees. The tail has the page of the slice's last row.
   uint64_t read(const kernels::PageLayout& layout, const kernels::SequenceSlice& slice, int last) const {
+    const int tail_page = (slice.first_slot + slice.num_rows - 1) / layout.page_tokens;
     uint64_t hash = 0;
     for (int position = 0; position <= last; ++position) {
       const int page = position / layout.page_tokens, in_page = position % layout.page_tokens;
-      const bool exact = page == last / layout.page_tokens;
+      const bool exact = page == tail_page;
       const bool sink = !exact && position < layout.sink_tokens;
       const auto token = [&](const std::byte* from) {
         return sealed(reinterpret_cast<const int32_t*>(from)[in_page], position);

@@ -35,9 +35,14 @@ TEST(Continuation, GivesTheTokensOfTheUndisturbedRun) {
   seeded.set_ignore_eos(true);
   seeded.set_temperature(0.9);
   seeded.set_seed(42);
+  wire::SamplingParams penalized = seeded;
+  penalized.set_presence_penalty(0.8);
+  penalized.set_frequency_penalty(0.4);
+  penalized.set_repetition_penalty(1.3);
+  penalized.set_min_p(0.02);
   Tokens prompt;
   for (int i = 0; i < 50; ++i) prompt.push_back(i * 7 % 90);
-  for (const wire::SamplingParams& sampling : {greedy, seeded}) {
+  for (const wire::SamplingParams& sampling : {greedy, seeded, penalized}) {
     for (const int ranks : {1, 2}) {
       EngineReplica whole(options(ranks));
       ASSERT_TRUE(whole.try_submit(request(1, prompt, sampling)).ok());

@@ -159,9 +159,9 @@ TEST(SamplingParams, EveryBadValueIsRefusedByName) {
     wire::SamplingParams wire;
     wire.set_top_p(1);
     wire.set_max_tokens(1);
-    EXPECT_TRUE(SamplingParams::from_wire(wire).ok());
+    EXPECT_TRUE(SamplingParams::from_wire(wire, 100).ok());
     set(wire);
-    const auto params = SamplingParams::from_wire(wire);
+    const auto params = SamplingParams::from_wire(wire, 100);
     return params.ok() ? std::string("accepted") : params.error().param;
   };
   EXPECT_EQ(refused([](auto& w) { w.set_temperature(-0.1); }), "temperature");
@@ -171,7 +171,19 @@ TEST(SamplingParams, EveryBadValueIsRefusedByName) {
   EXPECT_EQ(refused([](auto& w) { w.set_top_k(-1); }), "top_k");
   EXPECT_EQ(refused([](auto& w) { w.set_max_tokens(0); }), "max_tokens");
   EXPECT_EQ(refused([](auto& w) { w.set_top_logprobs(21); }), "top_logprobs");
-  EXPECT_EQ(refused([](auto& w) { w.set_prompt_logprobs(true); }), "prompt_logprobs");
+  EXPECT_EQ(refused([](auto& w) { w.set_min_p(1.01); }), "min_p");
+  EXPECT_EQ(refused([](auto& w) { w.set_presence_penalty(-2.01); }), "presence_penalty");
+  EXPECT_EQ(refused([](auto& w) { w.set_frequency_penalty(NAN); }), "frequency_penalty");
+  EXPECT_EQ(refused([](auto& w) { w.set_repetition_penalty(-1); }), "repetition_penalty");
+  EXPECT_EQ(refused([](auto& w) { w.set_min_tokens(2); }), "min_tokens");
+  EXPECT_EQ(refused([](auto& w) { w.add_stop_token_ids(100); }), "stop_token_ids");
+  EXPECT_EQ(refused([](auto& w) { w.add_bias_tokens(1); }), "logit_bias");
+  const auto bias = [](int token, float value) {
+    return [=](auto& w) { w.add_bias_tokens(token), w.add_bias_values(value); };
+  };
+  EXPECT_EQ(refused(bias(-1, 0)), "logit_bias");
+  EXPECT_EQ(refused(bias(1, 101)), "logit_bias");
+  EXPECT_EQ(refused(bias(1, 100)), "accepted");
 }
 
 }  // namespace

@@ -1,0 +1,324 @@
+#include "base/grammar/schema_merge.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+namespace lowkey::grammar {
+namespace {
+
+namespace json = boost::json;
+
+constexpr int kMaxDepth = 32;
+constexpr int kMaxSteps = 10000;  // schemas merged, for one document
+constexpr size_t kMaxAlternatives = 256;
+
+[[noreturn]] void fail(const std::string& path, const std::string& what) {
+  throw SchemaError{fmt::format("{}: {}", path, what)};
+}
+
+std::string_view view(json::string_view text) {
+  return {text.data(), text.size()};
+}
+
+json::value all_of(const json::value& a, const json::value& b) {
+  return json::object{{"allOf", json::array{a, b}}};
+}
+
+bool equal(const json::value& a, const json::value& b) {
+  if (a.is_number() && b.is_number()) return a.to_number<double>() == b.to_number<double>();
+  return a == b;
+}
+
+// The tighter of two numbers.
+void tighten(const json::object& a, const json::object& b, std::string_view key, bool larger,
+             json::object* out) {
+  const auto *first = a.if_contains(key), *second = b.if_contains(key);
+  if (!first && !second) return;
+  if (!first || !second) {
+    (*out)[key] = first ? *first : *second;
+    return;
+  }
+  if (!first->is_number() || !second->is_number()) {
+    (*out)[key] = first->is_number() ? *second : *first;  // refused when it is compiled
+    return;
+  }
+  const bool takes_first = (first->to_number<double>() > second->to_number<double>()) == larger;
+  (*out)[key] = takes_first ? *first : *second;
+}
+
+json::array string_types(const std::vector<std::string>& types) {
+  json::array out;
+  for (const auto& type : types) out.emplace_back(type);
+  return out;
+}
+
+// False: there is no type that both allow.
+bool merge_types(const json::object& a, const json::object& b, json::object* out) {
+  if (!a.contains("type") && !b.contains("type")) return true;
+  std::vector<std::string> both;
+  const auto of_a = types_of(a), of_b = types_of(b);
+  const auto has = [](const std::vector<std::string>& types, const std::string& type) {
+    return std::ranges::find(types, type) != types.end();
+  };
+  for (const std::string& type : of_a) {
+    if (has(of_b, type) || (type == "integer" && has(of_b, "number"))) both.push_back(type);
+    if (type == "number" && !has(of_b, "number") && has(of_b, "integer") && !has(of_a, "integer"))
+      both.emplace_back("integer");
+  }
+  (*out)["type"] = string_types(both);
+  return !both.empty();
+}
+
+// The schema that an object gives a property which it does not name.
+json::value additional(const json::object& schema) {
+  const auto* value = schema.if_contains("additionalProperties");
+  return value ? *value : json::value(true);
+}
+
+bool is(const json::value& schema, bool value) {
+  return schema.is_bool() && schema.get_bool() == value;
+}
+
+}  // namespace
+
+bool is_number_type(std::string_view type) {
+  return type == "number" || type == "integer";
+}
+
+std::string type_of(const json::value& value) {
+  if (value.is_null()) return "null";
+  if (value.is_bool()) return "boolean";
+  if (value.is_string()) return "string";
+  if (value.is_array()) return "array";
+  if (value.is_object()) return "object";
+  if (value.is_double() && value.get_double() != std::floor(value.get_double())) return "number";
+  return "integer";
+}
+
+bool has_type(const json::value& value, const std::vector<std::string>& types) {
+  const std::string type = type_of(value);
+  return std::ranges::any_of(
+      types, [&](const std::string& t) { return t == type || (t == "number" && type == "integer"); });
+}
+
+std::vector<std::string> types_of(const json::object& schema) {
+  std::vector<std::string> types;
+  const auto* value = schema.if_contains("type");
+  if (!value) return {"object", "array", "string", "number", "boolean", "null"};
+  if (const auto* one = value->if_string()) types.emplace_back(view(*one));
+  if (const auto* several = value->if_array())
+    for (const auto& item : *several)
+      if (item.is_string()) types.emplace_back(view(item.get_string()));
+  return types;
+}
+
+const json::array* enum_of(const json::object& schema) {
+  const auto* value = schema.if_contains("enum");
+  return value ? value->if_array() : nullptr;
+}
+
+const Schema& SchemaMerger::resolve(std::string_view reference, const std::string& path) const {
+  if (!reference.starts_with('#'))
+    fail(path, fmt::format("'$ref' to another document, '{}', is not supported", reference));
+  const std::string_view pointer = reference.substr(1);
+  if (pointer.empty()) return document_;
+  boost::system::error_code error;
+  const json::value* found = pointer.starts_with('/') ? document_.find_pointer(pointer, error) : nullptr;
+  if (found == nullptr) fail(path, fmt::format("'$ref' names '{}', and there is nothing", reference));
+  return *found;
+}
+
+Schema SchemaMerger::normalized(const Schema& schema, const std::string& path, int depth) const {
+  if (schema.is_bool()) return schema;
+  if (!schema.is_object()) fail(path, "a schema must be an object, true or false");
+  if (++steps_ > kMaxSteps) fail(path, "it is too large");
+  if (depth > kMaxDepth) fail(path, "its '$ref' and 'allOf' nest too deeply, or refer to each other");
+  json::object own = schema.get_object();
+  std::vector<Schema> parts;
+  if (const auto* reference = own.if_contains("$ref")) {
+    if (!reference->is_string()) fail(path, "'$ref' must be a string");
+    parts.push_back(resolve(view(reference->get_string()), path));
+    own.erase("$ref");
+  }
+  if (const auto* all = own.if_contains("allOf")) {
+    if (!all->is_array() || all->get_array().empty()) fail(path, "'allOf' must be an array of schemas");
+    for (const auto& part : all->get_array()) parts.push_back(part);
+    own.erase("allOf");
+  }
+  if (const auto* value = own.if_contains("const")) {
+    parts.push_back(json::object{{"enum", json::array{*value}}});
+    own.erase("const");
+  }
+  if (const auto* one = own.if_contains("oneOf")) {
+    if (!one->is_array() || one->get_array().empty()) fail(path, "'oneOf' must be an array of schemas");
+    const json::array& options = one->get_array();
+    if (options.size() > kMaxAlternatives)
+      fail(path, fmt::format("'oneOf' of more than {}", kMaxAlternatives));
+    for (size_t i = 0; i < options.size(); ++i)
+      for (size_t j = 0; j < i; ++j)
+        if (!disjoint(options[j], options[i], path, depth + 1))
+          fail(path,
+               fmt::format("'oneOf': a value may satisfy both alternative {} and {}; use 'anyOf'", j, i));
+    parts.push_back(json::object{{"anyOf", options}});
+    own.erase("oneOf");
+  }
+  Schema result = std::move(own);
+  for (const Schema& part : parts) result = merged(result, normalized(part, path, depth + 1), path);
+  return result;
+}
+
+Schema SchemaMerger::merged(const Schema& first, const Schema& second, const std::string& path) const {
+  if (is(first, false) || is(second, false)) return false;
+  if (is(first, true)) return second;
+  if (is(second, true)) return first;
+  const json::object &a = first.get_object(), &b = second.get_object();
+  static const std::set<std::string_view> kMerged = {"type",       "enum",
+                                                     "minimum",    "exclusiveMinimum",
+                                                     "maximum",    "exclusiveMaximum",
+                                                     "minLength",  "maxLength",
+                                                     "minItems",   "maxItems",
+                                                     "properties", "required",
+                                                     "items",      "additionalProperties",
+                                                     "anyOf"};
+  static const std::set<std::string_view> kAnnotations = {
+      "title",     "description", "default", "examples", "deprecated", "readOnly",
+      "writeOnly", "$schema",     "$id",     "$comment", "$defs",      "definitions"};
+  json::object out;
+  for (const auto& entry : a)
+    if (!kMerged.contains(view(entry.key()))) out[entry.key()] = entry.value();
+  for (const auto& entry : b) {
+    if (kMerged.contains(view(entry.key()))) continue;
+    const auto* other = out.if_contains(entry.key());
+    if (other && *other != entry.value() && !kAnnotations.contains(view(entry.key())))
+      fail(path, fmt::format("'{}' twice, in schemas that must hold together, is not supported",
+                             view(entry.key())));
+    out[entry.key()] = entry.value();
+  }
+  if (!merge_types(a, b, &out)) return false;
+  const auto *ours = enum_of(a), *theirs = enum_of(b);
+  if (ours || theirs) {
+    json::array both;
+    for (const auto& value : ours ? *ours : *theirs) {
+      const bool kept =
+          !ours || !theirs || std::ranges::any_of(*theirs, [&](const auto& v) { return equal(v, value); });
+      if (kept) both.push_back(value);
+    }
+    if (both.empty()) return false;
+    out["enum"] = std::move(both);
+  }
+  for (const char* key : {"minimum", "exclusiveMinimum", "minLength", "minItems"})
+    tighten(a, b, key, true, &out);
+  for (const char* key : {"maximum", "exclusiveMaximum", "maxLength", "maxItems"})
+    tighten(a, b, key, false, &out);
+  merge_objects(a, b, &out);
+  const auto *items = a.if_contains("items"), *others = b.if_contains("items");
+  const bool tuple = a.contains("prefixItems"), other_tuple = b.contains("prefixItems");
+  if ((tuple && (other_tuple || others)) || (other_tuple && items))
+    fail(path, "'prefixItems' and 'items' in schemas that must hold together are not supported");
+  if (items && others)
+    out["items"] = all_of(*items, *others);
+  else if (items || others)
+    out["items"] = items ? *items : *others;
+  const auto *left = a.if_contains("anyOf"), *right = b.if_contains("anyOf");
+  if (left && right && left->is_array() && right->is_array()) {
+    if (left->get_array().size() * right->get_array().size() > kMaxAlternatives)
+      fail(path, fmt::format("more than {} combinations of alternatives", kMaxAlternatives));
+    json::array pairs;
+    for (const auto& l : left->get_array())
+      for (const auto& r : right->get_array()) pairs.push_back(all_of(l, r));
+    out["anyOf"] = std::move(pairs);
+  } else if (left || right) {
+    out["anyOf"] = left ? *left : *right;
+  }
+  return out;
+}
+
+// A property that one of them does not name is what its additionalProperties says.
+void SchemaMerger::merge_objects(const json::object& a, const json::object& b, json::object* out) const {
+  const auto properties = [](const json::object& schema) {
+    const auto* value = schema.if_contains("properties");
+    return value && value->is_object() ? &value->get_object() : nullptr;
+  };
+  const json::object *ours = properties(a), *theirs = properties(b);
+  json::object both;
+  const auto add = [&](const json::object* from, const json::object* other, const json::value& otherwise) {
+    if (!from) return;
+    for (const auto& entry : *from) {
+      if (both.contains(entry.key())) continue;
+      const auto* second = other ? other->if_contains(entry.key()) : nullptr;
+      const json::value& beside = second ? *second : otherwise;
+      both[entry.key()] = is(beside, true)    ? entry.value()
+                          : is(beside, false) ? beside
+                                              : all_of(entry.value(), beside);
+    }
+  };
+  add(ours, theirs, additional(b));
+  add(theirs, ours, additional(a));
+  if (ours || theirs) (*out)["properties"] = std::move(both);
+  const auto *rest = a.if_contains("additionalProperties"), *other = b.if_contains("additionalProperties");
+  if (rest && other) {
+    (*out)["additionalProperties"] = is(*rest, false) || is(*other, false) ? json::value(false)
+                                     : is(*rest, true)                     ? *other
+                                     : is(*other, true)                    ? *rest
+                                                                           : all_of(*rest, *other);
+  } else if (rest || other) {
+    (*out)["additionalProperties"] = rest ? *rest : *other;
+  }
+  json::array required;
+  for (const json::object* schema : {&a, &b}) {
+    const auto* names = schema->if_contains("required");
+    if (!names) continue;
+    if (!names->is_array()) {
+      (*out)["required"] = *names;  // refused when it is compiled
+      return;
+    }
+    for (const auto& name : names->get_array())
+      if (std::ranges::find(required, name) == required.end()) required.push_back(name);
+  }
+  if (!required.empty()) (*out)["required"] = std::move(required);
+}
+
+// Whether it is plain that no value satisfies both.
+bool SchemaMerger::disjoint(const Schema& a, const Schema& b, const std::string& path, int depth) const {
+  if (depth > kMaxDepth) return false;
+  const Schema first = normalized(a, path, depth), second = normalized(b, path, depth);
+  if (is(first, false) || is(second, false)) return true;
+  if (!first.is_object() || !second.is_object()) return false;
+  const json::object &one = first.get_object(), &two = second.get_object();
+  for (const auto& [schema, other] : {std::pair(&one, &second), std::pair(&two, &first)}) {
+    const auto* options = schema->if_contains("anyOf");
+    if (!options || !options->is_array()) continue;
+    return std::ranges::all_of(options->get_array(),
+                               [&](const auto& option) { return disjoint(option, *other, path, depth + 1); });
+  }
+  json::object types;
+  if (!merge_types(one, two, &types)) return true;
+  const auto *values = enum_of(one), *others = enum_of(two);
+  const auto misses = [](const json::array* of, const json::object& schema) {
+    return of && std::ranges::none_of(*of, [&](const auto& v) { return has_type(v, types_of(schema)); });
+  };
+  if (misses(values, two) || misses(others, one)) return true;
+  if (values && others)
+    return std::ranges::none_of(*values, [&](const auto& v) {
+      return std::ranges::any_of(*others, [&](const auto& w) { return equal(v, w); });
+    });
+  const auto object_only = [](const json::object& schema) {
+    return types_of(schema) == std::vector<std::string>{"object"};
+  };
+  const auto *left = one.if_contains("properties"), *right = two.if_contains("properties");
+  if (!object_only(one) || !object_only(two) || !left || !right || !left->is_object() || !right->is_object())
+    return false;
+  const auto requires_name = [](const json::object& schema, json::string_view name) {
+    const auto* names = schema.if_contains("required");
+    return names && names->is_array() &&
+           std::ranges::find(names->get_array(), json::value(name)) != names->get_array().end();
+  };
+  return std::ranges::any_of(left->get_object(), [&](const auto& entry) {
+    const auto* other = right->get_object().if_contains(entry.key());
+    return other && requires_name(one, entry.key()) && requires_name(two, entry.key()) &&
+           disjoint(entry.value(), *other, path, depth + 1);
+  });
+}
+
+}  // namespace lowkey::grammar
