@@ -1,5 +1,6 @@
 // Bodies of HTTP requests: an error that names what is wrong, or a request within its documented ranges. The
 // first byte chooses the endpoint.
+#include <cmath>
 #include <cstdint>
 
 #include "base/check.h"
@@ -16,7 +17,12 @@ static void generation(Endpoint endpoint, std::string_view body) {
   LOWKEY_CHECK(request->temperature >= 0 && request->temperature <= 2, "{}", request->temperature);
   LOWKEY_CHECK(request->top_p > 0 && request->top_p <= 1, "{}", request->top_p);
   LOWKEY_CHECK(request->top_k >= 0 && request->top_logprobs <= 20);
-  LOWKEY_CHECK(!request->max_tokens || *request->max_tokens >= 1);
+  LOWKEY_CHECK(!request->max_tokens || *request->max_tokens >= (request->echo ? 0 : 1));
+  LOWKEY_CHECK(request->min_p >= 0 && request->min_p <= 1, "{}", request->min_p);
+  LOWKEY_CHECK(std::abs(request->presence_penalty) <= 2 && std::abs(request->frequency_penalty) <= 2);
+  LOWKEY_CHECK(request->repetition_penalty > 0, "{}", request->repetition_penalty);
+  for (const auto& [token, bias] : request->logit_bias) LOWKEY_CHECK(token >= 0 && std::abs(bias) <= 100);
+  LOWKEY_CHECK(request->n >= 1 && request->n * request->inputs.size() <= GenerationRequest::kMaxChoices);
 }
 
 }  // namespace lowkey::coordinator

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 import sentencepiece_kinds
 import tokenizer_kinds
 from chat_golden import render_all
-from many_strings import RANGES, WORDS, checksums, many_strings
+from many_strings import RANGES, WORDS, broken_strings, checksums, many_strings
 from text_samples import strings
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -57,6 +57,7 @@ def main():
     texts = strings()
     assert len(texts) >= 500 and len(set(texts)) == len(texts)
     write(HERE / "strings.json", texts)
+    write(HERE / "broken.json", list(broken_strings()))
     write(HERE / "many.json", {"ranges": RANGES, "words": WORDS})
     folders = {"demo": ROOT / "deploy/demo-model"}
     if args.stories:

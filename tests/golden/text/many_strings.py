@@ -52,6 +52,23 @@ def many_strings():
     return strings
 
 
+def broken_strings():
+    """Bytes that are no UTF-8, in hexadecimal, and what Python makes of them: U+FFFD for each maximal wrong part."""
+    for index, text in enumerate(many_strings()[:300]):
+        random = Random(COUNT + index)
+        data = bytearray(text.encode())
+        for _ in range(1 + random.below(3)):
+            at = random.below(len(data) + 1)
+            kind = random.below(3)
+            if kind == 0:
+                data[at:at] = bytes([0x80 + random.below(0x80)])
+            elif kind == 1:
+                del data[at:at + 1 + random.below(2)]
+            else:
+                data[at:at] = [b"\xed\xa0\x80", b"\xf0\x9f\x99", b"\xc0\xaf", b"\xf4\x90\x80\x80"][random.below(4)]
+        yield [data.hex(), data.decode("utf-8", "replace")]
+
+
 def checksums(id_lists, block=10):
     """FNV-1a, 32 bits, over the ids of each ten strings in a row, each list followed by -1."""
     sums = []

@@ -1,5 +1,6 @@
 #include "many_strings.h"
 
+#include "coordinator/text/utf8.h"
 #include "golden.h"
 
 namespace lowkey::coordinator {
@@ -22,16 +23,6 @@ class Random {
   uint64_t state_;
 };
 
-void append_utf8(uint32_t code, std::string& out) {
-  if (code < 0x80) {
-    out += static_cast<char>(code);
-    return;
-  }
-  const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-  out += static_cast<char>((0xF00 >> (more + 1) & 0xFF) | code >> (6 * more));
-  for (int i = more - 1; i >= 0; --i) out += static_cast<char>(0x80 | (code >> (6 * i) & 0x3F));
-}
-
 }  // namespace
 
 std::vector<std::string> many_strings() {
@@ -51,7 +42,7 @@ std::vector<std::string> many_strings() {
       const auto low = static_cast<uint32_t>(range.at(0).as_int64()),
                  high = static_cast<uint32_t>(range.at(1).as_int64());
       for (uint64_t length = 1 + random.below(8); length > 0; --length)
-        append_utf8(low + static_cast<uint32_t>(random.below(high - low + 1)), text);
+        append_utf8(text, low + static_cast<uint32_t>(random.below(high - low + 1)));
     }
     texts.push_back(std::move(text));
   }

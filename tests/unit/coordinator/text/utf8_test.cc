@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "golden.h"
+
 namespace lowkey::coordinator {
 namespace {
 
@@ -31,6 +33,19 @@ TEST(Utf8, ReplacesMaximalSubparts) {
   EXPECT_EQ(replace_invalid_utf8("\xF1\x80\xE2\x82\xAC"), r + "€");
   EXPECT_FALSE(is_valid_utf8("\xFF"));
   EXPECT_TRUE(is_valid_utf8("a€🙂"));
+}
+
+// tests/golden/text/many_strings.py: bytes in hexadecimal, and Python's reading of them.
+TEST(Utf8, ReplacesAsPythonDoes) {
+  const auto cases = read_golden(kGoldenDir / "broken.json");
+  ASSERT_GE(cases.as_array().size(), 300u);
+  for (const auto& item : cases.as_array()) {
+    const std::string hex = as_string(item.at(0));
+    std::string bytes;
+    for (size_t i = 0; i < hex.size(); i += 2)
+      bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+    EXPECT_EQ(replace_invalid_utf8(bytes), as_string(item.at(1))) << hex;
+  }
 }
 
 TEST(Utf8, KnowsPropertiesOfCharacters) {
