@@ -33,7 +33,7 @@ class DeviceLibrary {
 };
 
 // Of these interfaces and everything they name; to be raised with them.
-inline constexpr char kDeviceInterface[] = "1";
+inline constexpr char kDeviceInterface[] = "2";
 
 // Exported by the shared object: "<kVersion of base/version.h>/<kDeviceInterface>", and the library, which is
 // never destroyed.
