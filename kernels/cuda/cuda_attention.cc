@@ -164,6 +164,8 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
   };
   std::vector<Piece> pieces;
   const uint8_t* levels = sequence.page_levels;
+  // Rows of one page see the same pages: as many as the fast kernel has room for are one item.
+  const int together = step.window == 0 ? std::max(1, kFastQueries / (step.num_q_heads / heads)) : 1;
   const int split = sequence.first_slot + sequence.num_rows < kLongSequence ? kShortSplit : kLongSplit;
   for (int i = 0; i < sequence.num_rows; ++i) {
     const int slot = sequence.first_slot + i;
@@ -187,20 +189,29 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
     row.num_states = static_cast<int>(pieces.size());
     row.first_piece = static_cast<int>(plan.pieces.size());
     const int row_states = row.num_states * heads;
+    const int since = std::min(i, slot % step.layout->page_tokens);  // rows of its page before it
+    const int to_come =
+        std::min(sequence.num_rows - i, step.layout->page_tokens - slot % step.layout->page_tokens);
+    const bool first = since % together == 0;
     const size_t floats = size_t(plan.waves.back().num_states + row_states) * (step.num_q_heads / heads) *
                           (plan.extents.max_dim + 2);
-    if (plan.waves.back().num_rows > 0 && floats * sizeof(float) > kMaxPartialBytes) end_wave(plan);
+    if (first && plan.waves.back().num_rows > 0 && floats * sizeof(float) > kMaxPartialBytes) end_wave(plan);
     Wave& wave = plan.waves.back();
     row.first_state = wave.num_states;
     for (const Piece& piece : pieces) plan.pieces.push_back(piece.segment);
-    for (int head = 0; head < heads; ++head) {
-      for (const Piece& piece : pieces)
-        plan.pending[plan.segments[piece.segment].map].push_back({.row = sequence.first_row + i,
-                                                                  .segment = piece.segment,
-                                                                  .head = head,
-                                                                  .first_page = piece.first,
-                                                                  .num_pages = piece.count,
-                                                                  .state = wave.num_states++});
+    wave.num_states += row_states;
+    DeviceItem item{.row = sequence.first_row + i, .state = row.first_state, .row_states = row_states};
+    for (item.head = 0; item.head < heads; ++item.head) {
+      for (const Piece& piece : pieces) {
+        const int map = plan.segments[piece.segment].map;
+        const bool fast = plan.fast[map].kind != FastKind::kNone;
+        item.segment = piece.segment;
+        item.first_page = piece.first;
+        item.num_pages = piece.count;
+        item.num_rows = fast ? std::min(together, to_come) : 1;
+        if (first || !fast) plan.pending[map].push_back(item);
+        ++item.state;
+      }
     }
     ++wave.num_rows;
     plan.rows.push_back(row);

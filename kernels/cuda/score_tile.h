@@ -96,20 +96,28 @@ struct Attention {
 
   __device__ void begin(const StepView& step, const FastStep& fast, const DeviceItem& item,
                         const DeviceMap& map) {
-    const int64_t base = (int64_t{item.row} * (step.num_q_heads / step.group) + item.head) * kFastQueries;
+    // Columns are the query heads of the item's first row, then those of the next.
+    const auto query_of = [&](int column) {
+      const int64_t r = item.row + column / step.group;
+      return (r * (step.num_q_heads / step.group) + item.head) * kFastQueries + column % step.group;
+    };
+    const int columns = step.group * item.num_rows;
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      const uint2 words = *reinterpret_cast<const uint2*>(fast.queries[base + row].words[g][quarter]);
+      uint2 words = {0, 0};
+      if (row < columns)
+        words = *reinterpret_cast<const uint2*>(fast.queries[query_of(row)].words[g][quarter]);
       queries[g] = {{words.x, words.y}};
       outputs[g] = {};
     }
     cap = step.soft_cap;
     for (int c = 0; c < 2; ++c) {
-      const int query = 2 * quarter + c;
-      const bool real = query < step.group;
-      const float* bias = map.biases + int64_t{item.row} * step.num_q_heads + item.head * step.group;
-      factors[c] = fast.factors[base + query];
-      biases[c] = real ? bias[query] : 0.0f;
+      const int column = 2 * quarter + c;
+      const bool real = column < columns;
+      const int64_t bias = int64_t{item.row + column / step.group} * step.num_q_heads +
+                           item.head * step.group + column % step.group;
+      factors[c] = real ? fast.factors[query_of(column)] : 0.0f;
+      biases[c] = real ? map.biases[bias] : 0.0f;
       maxima[c] = -INFINITY;
       sums[c] = 0;
     }
@@ -412,9 +420,10 @@ struct Attention {
     for (int c = 0; c < 2; ++c) {
       float sum = sums[c];
       for (int mask = 4; mask < kWarpSize; mask *= 2) sum += shuffle_xor(sum, mask);
-      const int query = 2 * quarter + c;
-      if (query >= step.group) continue;
-      float* target = partials.of(item.state, step.group, query);
+      const int column = 2 * quarter + c;
+      if (column >= step.group * item.num_rows) continue;
+      const int64_t state = item.state + int64_t{column / step.group} * item.row_states;
+      float* target = partials.of(state, step.group, column % step.group);
       if (row == 0) {
         target[0] = maxima[c] * (1 / kLog2e);
         target[1] = sum;

@@ -45,6 +45,10 @@ struct DeviceItem {
   int first_page = 0;
   int num_pages = 0;
   int state = 0;  // its partial result
+  // Further rows that see the same pages, for the fast kernel; the next row's result is row_states further
+  // on.
+  int num_rows = 1;
+  int row_states = 0;
 };
 
 // Queries in the coordinates of one bank's keys, times the step's scale: score = query . features + bias.
