@@ -345,6 +345,7 @@ TEST(Engine, ALostStepEndsEveryRequestWithAnError) {
   EXPECT_FALSE(replica.step());
   for (const uint64_t id : ids) {
     EXPECT_EQ(replica.answer(id).finish, wire::FINISH_ERROR);
+    EXPECT_GT(replica.answer(id).report().prompt_tokens(), 0u) << "what it had read";
     EXPECT_EQ(replica.answer(id).error_code, static_cast<uint32_t>(Code::kUnavailable));
   }
   EXPECT_TRUE(replica.engine().state().broken);
