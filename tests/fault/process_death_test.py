@@ -25,10 +25,14 @@ class ProcessDeath(unittest.TestCase):
         end, and what became of it."""
         body = {"model": "demo-model", "prompt": "Once upon a time", "max_tokens": 1000, "ignore_eos": True,
                 "stream": True, "temperature": 0}
-        answer = faults.Answer(0)
-        reader = threading.Thread(target=faults.ask, args=(cluster.url, 0, body, 60, answer), daemon=True)
-        reader.start()
-        wait_until(lambda: len(answer.text) > 3, 30, "tokens streamed")
+        def start():
+            answer = faults.Answer(0)
+            reader = threading.Thread(target=faults.ask, args=(cluster.url, 0, body, 60, answer), daemon=True)
+            reader.start()
+            return [reader], [answer]
+
+        (reader,), (answer,) = faults.catch(
+            start, lambda: total(cluster.metrics(), "lowkey_generation_tokens_total"), 500)
         begin = time.monotonic()
         hit()
         reader.join(timeout=ANSWER_SECONDS + SLACK_SECONDS)

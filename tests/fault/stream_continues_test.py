@@ -36,28 +36,16 @@ class StreamContinues(unittest.TestCase):
             thread.start()
         return threads, answers
 
-    def catch(self, cluster, leader):
-        """(threads, answers) of streams on both replicas, of which this one has computed some tokens and not half: by its
-        own count, a client may be far behind."""
-        def sampled():
-            return total(cluster.metrics(), "lowkey_generation_tokens_total", rank=str(leader))
-        for _ in range(20):
-            before = sampled()
-            threads, answers = self.begin(cluster, range(4))
-            now = wait_until(lambda: max(0, sampled() - before - 10), 60, "streams of the replica under way")
-            if now < 900:
-                return threads, answers
-            for thread in threads:
-                thread.join(90)
-        self.fail("the replica is too quick to be caught")
-
     def check(self, rank, fault):
         """Faults a rank while streams run on both replicas: those of its replica go on in the other one."""
         # In turns, so that both replicas answer, wherever the prompts were seen before.
         with Cluster(workers=2, replicas=2, flags=[*FLAGS, "--routing", "round-robin"], open_port=True) as cluster:
             undisturbed = {seed: self.ask(cluster, self.body(seed)).text for seed in range(4)}
             pid = cluster.processes()[rank]
-            threads, caught = self.catch(cluster, 1 if rank in (1, 2) else 3)
+            leader = str(1 if rank in (1, 2) else 3)
+            threads, caught = faults.catch(
+                lambda: self.begin(cluster, range(4)),
+                lambda: total(cluster.metrics(), "lowkey_generation_tokens_total", rank=leader), 900)
             begin = time.monotonic()
             fault(pid)
             more_threads, later = self.begin(cluster, range(4))

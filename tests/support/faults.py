@@ -177,6 +177,22 @@ def ask(url, key, body, timeout=60, answer=None):
     return answer
 
 
+def catch(begin, sampled, most):
+    """What begin() returns, (threads, answers) of streams, once `sampled()`, tokens by the count of who computes them, has
+    grown by a few and by fewer than `most`. A client may be far behind, and a machine may be quick: then once more."""
+    for _ in range(20):
+        before, deadline = sampled(), time.monotonic() + 60
+        threads, answers = begin()
+        while (now := sampled() - before) < 10:
+            if time.monotonic() > deadline:
+                raise TimeoutError("no streams under way")
+        if now < most:
+            return threads, answers
+        for thread in threads:
+            thread.join(90)
+    raise TimeoutError("the streams end before they can be caught")
+
+
 class Load:
     """`threads` clients that ask for greedy answers to prompts of `seeds`, one after another, half of them streamed,
     until the `with` body ends; then every answer that was begun is waited for."""
