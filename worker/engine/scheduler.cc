@@ -1,6 +1,7 @@
 #include "worker/engine/scheduler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kvstore/page/page_identity.h"
@@ -15,7 +16,7 @@ namespace {
 // in page_tokens completes a page in a step.
 constexpr size_t kWholePages = 2, kSequencesOfAWholePage = 8;
 
-constexpr double kAnswerWeight = 1.0 / 16;  // of the last answer in the mean length
+constexpr double kAnswerWeight = 1.0 / 16;  // of the last answer in the mean share
 
 // Tokens of one sequence in a step whose logits are all wanted: 16 MB of them at a vocabulary of 128k.
 constexpr int kScoredTokens = 32;
@@ -353,10 +354,10 @@ int Scheduler::forecast_tokens(const Sequence& sequence, int expected) const {
 
 // That it still takes, or that it cannot read as they are. When all are at their fewest levels nothing is
 // left to give but whole sequences, and pages computed on coarse ones are lost with them: so everybody is
-// expected to answer as others did, as long as it may until one has.
+// expected to use as much of its max_tokens as others did, all of them until one has ended.
 size_t Scheduler::missing_pages(const Sequence& sequence) const {
-  const int answer =
-      forecast_tokens(sequence, static_cast<int>(answer_tokens_.value_or(sequence.sampling.max_tokens)));
+  const double expected = std::ceil(answer_share_.value_or(1) * sequence.sampling.max_tokens);
+  const int answer = forecast_tokens(sequence, static_cast<int>(expected));
   const size_t all = (sequence.prompt_tokens + answer) / page_tokens_;
   return all - std::min(all, sequence.ready_pages());
 }
@@ -391,8 +392,9 @@ void Scheduler::restored(Sequence& sequence) {
 void Scheduler::remove(Sequence& sequence) {
   forget(sequence);
   if (sequence.generated() > 0) {
-    const double length = sequence.generated(), before = answer_tokens_.value_or(length);
-    answer_tokens_ = before + kAnswerWeight * (length - before);
+    const double share = static_cast<double>(sequence.generated()) / sequence.sampling.max_tokens;
+    const double before = answer_share_.value_or(share);
+    answer_share_ = before + kAnswerWeight * (share - before);
   }
   if (sequence.state == Sequence::State::kRestoring) --restoring_;
   for (size_t page = 0; page < sequence.promised; ++page) {

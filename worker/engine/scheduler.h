@@ -141,7 +141,7 @@ class Scheduler {
   uint64_t prefix_queries_ = 0;
   uint64_t computed_elsewhere_ = 0;
   std::unordered_map<Hash128, uint32_t> promised_;  // pages of all prompts here -> how many have them
-  std::optional<double> answer_tokens_;             // that ended sequences had, lately
+  std::optional<double> answer_share_;              // of their max_tokens that ended sequences had, lately
   size_t next_decode_ = 0;                          // whose turn it is when not all decodes fit
   bool preempted_ = false;                          // in this step: nobody is admitted
 };

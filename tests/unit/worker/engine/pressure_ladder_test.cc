@@ -146,6 +146,22 @@ TEST(SchedulerLadder, FewerGiveWayAndAllEndsSooner) {
   EXPECT_LT(3 * steps[1], 2 * steps[0]);
 }
 
+// A short answer to a request that asked for no more says nothing about the length of others.
+TEST(SchedulerLadder, AShortRequestIsNoReasonToLetMoreIn) {
+  uint64_t preemptions[2] = {};
+  for (const bool short_one : {false, true}) {
+    Loop loop({.step_tokens = 64, .max_batch = 32}, layout(), {512 << 10});
+    loop.pool().set_pressure({.drop_levels = true});
+    if (short_one) loop.add(10, 1);
+    if (short_one) loop.step();
+    for (int i = 0; i < 20; ++i) loop.add(100, 500);
+    for (int i = 0; i < 20000 && loop.order().size() < 20u + short_one; ++i) loop.step();
+    EXPECT_EQ(loop.order().size(), 20u + short_one);
+    preemptions[short_one] = loop.scheduler().preemptions();
+  }
+  EXPECT_EQ(preemptions[1], preemptions[0]);
+}
+
 struct Load {
   int ranks = 1;
   bool store = false;
