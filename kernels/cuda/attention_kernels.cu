@@ -163,20 +163,51 @@ __global__ void attend_pages(StepView step, const DeviceItem* items, int max_dim
   }
 }
 
+// finish_rows: teams of threads share the terms of long sums; what they have is added in their order.
+constexpr int kTeams = 4;
+constexpr int kTeamThreads = 128;
+constexpr int kFinishThreads = kTeams * kTeamThreads;
+constexpr int kFinishWarps = kFinishThreads / kWarpSize;
+
+// result[f] = sum of terms(f, team, kTeams) over the teams; `scratch`: [kTeams][dim]. All threads call it.
+template <class Terms>
+__device__ void sum_by_teams(int dim, float* scratch, float* result, const Terms& terms) {
+  const int team = threadIdx.x / kTeamThreads;
+  __syncthreads();
+  for (int f = threadIdx.x % kTeamThreads; f < dim; f += kTeamThreads)
+    scratch[team * dim + f] = terms(f, team, kTeams);
+  __syncthreads();
+  for (int f = threadIdx.x; f < dim; f += kFinishThreads) {
+    float total = 0;
+    for (int t = 0; t < kTeams; ++t) total += scratch[t * dim + f];
+    result[f] = total;
+  }
+  __syncthreads();
+}
+
 // What one query has seen so far, in the head's own coordinates; kept in shared memory by the whole block.
 struct RowState {
   float* sums;                         // [head_dim]
   float maximum = -INFINITY, sum = 0;  // the same in all threads
 
-  // Adds a result (maximum, sum, add(f)).
-  template <class Add>
-  __device__ void merge(int dim, float other_maximum, float other_sum, const Add& add) {
+  // Adds a result: maximum, sum, values [head_dim].
+  __device__ void merge(int dim, float other_maximum, float other_sum, const float* values) {
     const float larger = fmaxf(maximum, other_maximum);
     const float keep = weight_of(maximum, larger), take = weight_of(other_maximum, larger);
-    for (int f = threadIdx.x; f < dim; f += kThreads) sums[f] = sums[f] * keep + add(f) * take;
+    for (int f = threadIdx.x; f < dim; f += kFinishThreads) sums[f] = sums[f] * keep + values[f] * take;
     sum = sum * keep + other_sum * take;
     maximum = larger;
   }
+};
+
+// Shared memory of finish_rows.
+struct FinishMemory {
+  float* features;  // [max_dim]
+  float* scratch;   // [kTeams][max_dim]
+  float* values;    // [head_dim]
+  float* sums;      // [head_dim]
+  float* scores;    // [exact_tokens]
+  float* weights;   // [max_states]
 };
 
 // Exact tokens that a row sees: sinks of its segments, then its own page.
@@ -215,86 +246,97 @@ struct ExactTokens {
   }
 };
 
-// Partial results [begin, end) of one segment: merged in order, mapped back, added to `state`.
+// Partial results [begin, end) of one segment: merged, mapped back, added to `state`.
 __device__ void merge_segment(const StepView& step, const DeviceRow& row, int head, int query, int begin,
-                              int end, const Partials& partials, float* features, RowState& state) {
+                              int end, const Partials& partials, const FinishMemory& memory,
+                              RowState& state) {
   const DeviceSegment& segment = step.segments[step.pieces[row.first_piece + begin]];
   const DeviceVector& value = vector_of(*segment.layout, bank_of(step, segment), Side::kValue, head);
   const int dim = value.layout.dim, input = value.layout.input_dim, head_dim = step.layout->head_dim;
-  const int offset = (head - value.layout.head) * head_dim;
-  const int64_t first = int64_t{row.first_state} + int64_t{head} * row.num_states;
+  const int offset = (head - value.layout.head) * head_dim, count = end - begin;
+  const int64_t first = int64_t{row.first_state} + int64_t{head} * row.num_states + begin;
+  const auto part = [&](int i) { return partials.of(first + i, step.group, query); };
+  __syncthreads();
+  for (int i = threadIdx.x; i < count; i += kFinishThreads) memory.weights[i] = part(i)[0];
+  __syncthreads();
   float maximum = -INFINITY, sum = 0;
-  for (int i = begin; i < end; ++i) maximum = fmaxf(maximum, partials.of(first + i, step.group, query)[0]);
+  for (int i = 0; i < count; ++i) maximum = fmaxf(maximum, memory.weights[i]);
   if (maximum == -INFINITY) return;
   __syncthreads();
-  for (int f = threadIdx.x; f < dim; f += kThreads) {
-    float total = 0;
-    for (int i = begin; i < end; ++i) {
-      const float* part = partials.of(first + i, step.group, query);
-      total = fmaf(part[2 + f], weight_of(part[0], maximum), total);
-    }
-    features[f] = total;
-  }
-  for (int i = begin; i < end; ++i) {
-    const float* part = partials.of(first + i, step.group, query);
-    sum = fmaf(part[1], weight_of(part[0], maximum), sum);
-  }
+  for (int i = threadIdx.x; i < count; i += kFinishThreads)
+    memory.weights[i] = weight_of(memory.weights[i], maximum);
   __syncthreads();
-  state.merge(head_dim, maximum, sum, [&](int f) {
-    float x = value.mean == nullptr ? 0.0f : value.mean[offset + f] * sum;
-    if (value.decode == nullptr) return offset + f < dim ? x + features[offset + f] : x;
-    for (int j = 0; j < dim; ++j) x = fmaf(value.decode[int64_t{j} * input + offset + f], features[j], x);
+  for (int i = 0; i < count; ++i) sum = fmaf(part(i)[1], memory.weights[i], sum);
+  sum_by_teams(dim, memory.scratch, memory.features, [&](int f, int team, int teams) {
+    float total = 0;
+    for (int i = team; i < count; i += teams) total = fmaf(part(i)[2 + f], memory.weights[i], total);
+    return total;
+  });
+  sum_by_teams(head_dim, memory.scratch, memory.values, [&](int f, int team, int teams) {
+    float x = team == 0 && value.mean != nullptr ? value.mean[offset + f] * sum : 0.0f;
+    if (value.decode == nullptr) return team == 0 && offset + f < dim ? x + memory.features[offset + f] : x;
+    for (int j = team; j < dim; j += teams)
+      x = fmaf(value.decode[int64_t{j} * input + offset + f], memory.features[j], x);
     return x;
   });
+  state.merge(head_dim, maximum, sum, memory.values);
 }
 
-// Grid: (row, KV head). Shared: features [max_dim], sums [head_dim], scores [exact_tokens].
+// What the row sees exact, added to `state`.
+__device__ void merge_exact(const StepView& step, const ExactTokens& exact, int64_t query,
+                            const FinishMemory& memory, RowState& state) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, dim = step.layout->head_dim;
+  float* const scores = memory.scores;
+  __syncthreads();
+  const int tokens = exact.for_each(warp, kFinishWarps, [&](int token, const auto& read) {
+    float dot = 0;
+    for (int f = lane; f < dim; f += kWarpSize)
+      dot = fmaf(step.q[query * dim + f] * step.scale, read(Side::kKey, f), dot);
+    dot = sum_over(dot);
+    if (lane == 0) scores[token] = capped(step, dot);
+  });
+  __syncthreads();
+  float maximum = -INFINITY, sum = 0;
+  for (int t = 0; t < tokens; ++t) maximum = fmaxf(maximum, scores[t]);
+  __syncthreads();
+  for (int t = threadIdx.x; t < tokens; t += kFinishThreads) scores[t] = weight_of(scores[t], maximum);
+  __syncthreads();
+  for (int t = 0; t < tokens; ++t) sum += scores[t];
+  sum_by_teams(dim, memory.scratch, memory.values, [&](int f, int team, int teams) {
+    float x = 0;
+    exact.for_each(team, teams,
+                   [&](int token, const auto& read) { x = fmaf(scores[token], read(Side::kValue, f), x); });
+    return x;
+  });
+  state.merge(dim, maximum, sum, memory.values);
+}
+
+// Grid: (row, query head).
 __global__ void finish_rows(StepView step, StepExtents extents, Partials partials, float* softmax) {
-  LOWKEY_SHARED(float, features);
-  const int index = step.first_row + blockIdx.x;
+  LOWKEY_SHARED(float, shared);
+  const int index = step.first_row + blockIdx.x, dim = step.layout->head_dim;
+  const int head = blockIdx.y / step.group, g = blockIdx.y % step.group;
   const DeviceRow row = step.rows[index];
-  const DeviceSequence& sequence = step.sequences[row.sequence];
-  const int head = blockIdx.y, dim = step.layout->head_dim;
-  float* const sums = features + extents.max_dim;
-  float* const scores = sums + dim;
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const ExactTokens exact{step, row, sequence, head};
-  for (int g = 0; g < step.group; ++g) {
-    const int64_t query = int64_t{index} * step.num_q_heads + head * step.group + g;
-    __syncthreads();
-    for (int f = threadIdx.x; f < dim; f += kThreads) sums[f] = 0;
-    RowState state{sums};
-    for (int begin = 0, end; begin < row.num_states; begin = end) {
-      for (end = begin + 1; end < row.num_states &&
-                            step.pieces[row.first_piece + end] == step.pieces[row.first_piece + begin];)
-        ++end;
-      merge_segment(step, row, head, g, begin, end, partials, features, state);
-    }
-    const int tokens = exact.for_each(warp, kWarps, [&](int token, const auto& read) {
-      float dot = 0;
-      for (int f = lane; f < dim; f += kWarpSize)
-        dot = fmaf(step.q[query * dim + f] * step.scale, read(Side::kKey, f), dot);
-      dot = sum_over(dot);
-      if (lane == 0) scores[token] = capped(step, dot);
-    });
-    __syncthreads();
-    float maximum = -INFINITY, sum = 0;
-    for (int t = 0; t < tokens; ++t) maximum = fmaxf(maximum, scores[t]);
-    for (int t = 0; t < tokens; ++t) sum += weight_of(scores[t], maximum);
-    __syncthreads();
-    for (int t = threadIdx.x; t < tokens; t += kThreads) scores[t] = weight_of(scores[t], maximum);
-    __syncthreads();
-    state.merge(dim, maximum, sum, [&](int f) {
-      float x = 0;
-      exact.for_each(0, 1,
-                     [&](int token, const auto& read) { x = fmaf(scores[token], read(Side::kValue, f), x); });
-      return x;
-    });
-    for (int f = threadIdx.x; f < dim; f += kThreads) step.out[query * dim + f] = sums[f] / state.sum;
-    if (softmax != nullptr && threadIdx.x == 0) {
-      softmax[2 * query] = state.maximum;
-      softmax[2 * query + 1] = 1.0f / state.sum;
-    }
+  FinishMemory memory{.features = shared, .scratch = shared + extents.max_dim};
+  memory.values = memory.scratch + kTeams * extents.max_dim;
+  memory.sums = memory.values + dim;
+  memory.scores = memory.sums + dim;
+  memory.weights = memory.scores + extents.exact_tokens;
+  const int64_t query = int64_t{index} * step.num_q_heads + blockIdx.y;
+  for (int f = threadIdx.x; f < dim; f += kFinishThreads) memory.sums[f] = 0;
+  RowState state{memory.sums};
+  for (int begin = 0, end; begin < row.num_states; begin = end) {
+    for (end = begin + 1;
+         end < row.num_states && step.pieces[row.first_piece + end] == step.pieces[row.first_piece + begin];)
+      ++end;
+    merge_segment(step, row, head, g, begin, end, partials, memory, state);
+  }
+  merge_exact(step, {step, row, step.sequences[row.sequence], head}, query, memory, state);
+  for (int f = threadIdx.x; f < dim; f += kFinishThreads)
+    step.out[query * dim + f] = memory.sums[f] / state.sum;
+  if (softmax != nullptr && threadIdx.x == 0) {
+    softmax[2 * query] = state.maximum;
+    softmax[2 * query + 1] = 1.0f / state.sum;
   }
 }
 
@@ -358,10 +400,10 @@ void launch_attend_pages(cudaStream_t stream, const StepView& step, const Device
 
 void launch_finish_rows(cudaStream_t stream, const StepView& step, const StepExtents& extents,
                         const Partials& partials, float* softmax) {
-  const size_t floats = size_t(2) * extents.max_dim + extents.exact_tokens;
-  launch(finish_rows,
-         {dim3(step.num_rows, step.num_q_heads / step.group), dim3(kThreads), floats * sizeof(float)}, stream,
-         step, extents, partials, softmax);
+  const size_t floats =
+      size_t(1 + kTeams) * extents.max_dim + 2 * step.head_dim + extents.exact_tokens + extents.max_states;
+  launch(finish_rows, {dim3(step.num_rows, step.num_q_heads), dim3(kFinishThreads), floats * sizeof(float)},
+         stream, step, extents, partials, softmax);
 }
 
 void launch_observe(cudaStream_t stream, const StepView& step, const ObserverView& observer, int num_slots,

@@ -12,6 +12,7 @@ namespace lowkey::kernels::cuda {
 struct StepExtents {
   int max_dim = 0;       // features of any stored vector
   int exact_tokens = 0;  // that a row sees exact: its page and sinks
+  int max_states = 0;    // partial results of a row under one head
 };
 
 // Fills the queries and biases of `map`, one of step.maps.

@@ -187,6 +187,7 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
       }
     }
     row.num_states = static_cast<int>(pieces.size());
+    plan.extents.max_states = std::max(plan.extents.max_states, row.num_states);
     row.first_piece = static_cast<int>(plan.pieces.size());
     const int row_states = row.num_states * heads;
     const int since = std::min(i, slot % step.layout->page_tokens);  // rows of its page before it
