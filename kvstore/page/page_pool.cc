@@ -107,6 +107,12 @@ bool PagePool::grow(const PageRef& page, int levels) {
   return true;
 }
 
+void PagePool::trim(const PageRef& page) {
+  const Record& record = records_[page.id()];
+  LOWKEY_CHECK(record.levels > 0, "page {} has nothing to read", page.id());
+  if (record.levels < record.held) free_levels(page.id(), record.levels);
+}
+
 void PagePool::set_levels(const PageRef& page, int levels, bool lossy) {
   Record& record = records_[page.id()];
   LOWKEY_CHECK(levels >= 0 && levels <= record.held && (levels > 0 || !record.published),

@@ -109,6 +109,9 @@ class PagePool {
 
   // Slabs up to `levels` levels; what may be read stays. False: no memory, and nothing has changed.
   bool grow(const PageRef& page, int levels);
+  // Slabs beyond what may be read go back: what was to land there has not come. REQUIRES: no transfer in
+  // flight to them, and something may be read.
+  void trim(const PageRef& page);
   // What may be read from now on: data has landed on every rank. REQUIRES: its slabs are there. Slabs beyond
   // go back with the last reference.
   void set_levels(const PageRef& page, int levels, bool lossy = false);

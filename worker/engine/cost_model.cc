@@ -60,6 +60,7 @@ double CostModel::Line::rate() const {
 void CostModel::on_step(int prefill_tokens, int decode_tokens, double seconds) {
   if (seconds <= 0 || prefill_tokens + decode_tokens <= 0) return;
   step_ = average(step_, seconds, kKeepSteps);
+  last_step_ = seconds;
   if (prefill_tokens == 0) {
     decode_step_ = average(decode_step_, seconds, kKeepSteps);
     return;
@@ -81,6 +82,7 @@ MeasuredRates CostModel::rates() const {
   return {.prefill_tokens_per_second = prefill_.rate(),
           .decode_step_seconds = decode_step_,
           .step_seconds = step_,
+          .last_step_seconds = last_step_,
           .restore_bytes_per_second = restore_.rate(),
           .restore_latency_seconds = restore_.latency(),
           .spill_bytes_per_second = spill_.rate()};
@@ -115,6 +117,11 @@ PrefixForecast CostModel::forecast(const PrefixQuestion& question) const {
     forecast.decision = Decision::kRecompute;
   }
   return forecast;
+}
+
+uint64_t CostModel::bytes_within(double seconds, uint64_t queued_bytes) const {
+  const double bytes = (seconds - restore_.latency()) * restore_.rate() - static_cast<double>(queued_bytes);
+  return bytes > 0 ? static_cast<uint64_t>(bytes) : 0;
 }
 
 PrefixForecast CostModel::decide(const PrefixQuestion& question) {

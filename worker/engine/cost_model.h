@@ -18,6 +18,7 @@ struct MeasuredRates {
   double prefill_tokens_per_second = 0;
   double decode_step_seconds = 0;  // of steps that only decode
   double step_seconds = 0;         // of any step
+  double last_step_seconds = 0;
   double restore_bytes_per_second = 0;
   double restore_latency_seconds = 0;
   double spill_bytes_per_second = 0;  // copied, encoded and checksummed
@@ -55,11 +56,14 @@ class CostModel {
   static constexpr int kProbeEvery = 16;
 
   void on_step(int prefill_tokens, int decode_tokens, double seconds);
-  void on_restore(uint64_t bytes, double seconds);  // of the slowest rank; lookup to last byte in place
+  // Of the slowest rank; lookup to last byte in place. `bytes`: with those that went ahead of it.
+  void on_restore(uint64_t bytes, double seconds);
   void on_spill(uint64_t bytes, double seconds);
 
   MeasuredRates rates() const;
   PrefixForecast forecast(const PrefixQuestion& question) const;
+  // That a restore beginning now brings in so many seconds; 0 where nothing was measured.
+  uint64_t bytes_within(double seconds, uint64_t queued_bytes) const;
   // forecast(), with every kProbeEvery-th decision in a row to compute turned into a restore.
   PrefixForecast decide(const PrefixQuestion& question);
 
@@ -78,7 +82,7 @@ class CostModel {
   };
 
   Quotient prefill_, spill_;
-  double decode_step_ = 0, step_ = 0;
+  double decode_step_ = 0, step_ = 0, last_step_ = 0;
   Line restore_;
   int computed_in_a_row_ = 0;
 };

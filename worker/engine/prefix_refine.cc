@@ -11,7 +11,8 @@ using kvstore::PageRef;
 void PrefixRestores::start_refining(const Sequence& sequence) {
   if (lossy_) return;
   Refinement refinement{.sequence_id = sequence.id};
-  for (size_t i = 0; i < sequence.pages.size(); ++i) {
+  for (size_t rank = 0; rank < sequence.pages.size(); ++rank) {
+    const size_t i = page_of_rank(rank, sequence.pages.size());
     const PageRef& page = sequence.pages[i];
     if (page.levels() > 0 && page.levels() < num_levels_ && !page.lossy())
       refinement.items.push_back({i, page.levels()});
@@ -50,6 +51,15 @@ void PrefixRestores::look_again(const Sequence& sequence, Refinement* refinement
   });
 }
 
+// What a step can take in: smaller, and the link would stand still; larger, and what matters most would wait
+// for what does not.
+uint64_t PrefixRestores::batch_bytes() const {
+  const MeasuredRates rates = cost_->rates();
+  const double step = rates.restore_bytes_per_second * rates.last_step_seconds;
+  if (step <= 0) return options_.refining_bytes / 4;
+  return static_cast<uint64_t>(std::min(step, static_cast<double>(options_.refining_bytes)));
+}
+
 bool PrefixRestores::next_batch(Sequence& sequence, Refinement* refinement) {
   const auto idle = [&](const Refinement::Item& item) {
     return !item.tried && !commands_.busy(sequence.pages[item.index].id());
@@ -60,7 +70,7 @@ bool PrefixRestores::next_batch(Sequence& sequence, Refinement* refinement) {
   }
   if (level == num_levels_) return false;
   const uint64_t slab_bytes = pool_->memory().layout().slab_bytes[level];
-  const size_t most = std::clamp<uint64_t>(options_.refining_bytes / slab_bytes, 1, kMaxPages);
+  const size_t most = std::clamp<uint64_t>(batch_bytes() / slab_bytes, 1, kMaxPages);
   std::vector<size_t> pages;
   for (Refinement::Item& item : refinement->items) {
     if (item.level != level || !idle(item)) continue;

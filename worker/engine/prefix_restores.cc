@@ -16,6 +16,10 @@ namespace {
 constexpr double kPatience = 2;
 constexpr double kMaxSeconds = 30, kMaxUnmeasuredSeconds = 10;
 
+// A progressive start comes after this share of the time that everything would take, or as soon as it can:
+// well under half of it is what one notices, and every byte more makes the first tokens better.
+constexpr double kFirstShare = 0.4;
+
 // Of the device's memory, one part in so many is left to those who run where their pages can become coarser.
 constexpr uint64_t kLeftToOthers = 4;
 
@@ -114,16 +118,17 @@ Scheduler::Prefix PrefixRestores::fetch(Sequence& sequence, const Missing& missi
                                         const PrefixForecast& forecast) {
   const bool fewest = forecast.decision == Decision::kProgressive ||
                       is_short((missing.limit - missing.hits) * pool_->page_bytes(false));
-  Wait wait{
-      .levels = fewest ? sequence.min_levels : num_levels_, .ready = missing.ready, .forecast = forecast};
+  std::vector<uint8_t> levels(missing.limit, static_cast<uint8_t>(num_levels_));
+  if (fewest) levels = first_levels(sequence, missing, forecast);
+  Wait wait{.levels = *std::ranges::max_element(levels), .ready = missing.ready, .forecast = forecast};
   while (sequence.pages.size() < missing.limit) {
-    auto page = pool_->allocate(sequence.pages.empty(), wait.levels);
+    auto page = pool_->allocate(sequence.pages.empty(), levels[sequence.pages.size()]);
     if (!page) break;
     pool_->set_levels(*page, 0);
     sequence.pages.push_back(std::move(*page));
   }
   wait.sources.resize(sequence.pages.size());
-  wait.commands = raise(sequence, 0, sequence.pages.size(), wait.levels);
+  wait.commands = raise(sequence, levels);
   if (wait.commands == 0) {
     start_refining(sequence);
     return Scheduler::Prefix::kCompute;
@@ -139,22 +144,40 @@ bool PrefixRestores::is_short(uint64_t bytes) const {
   return pool_->pressure().drop_levels && pool_->available_bytes() < bytes + left;
 }
 
-// Asks for what pages [first, end) lack of `levels` levels; returns the number of commands.
-size_t PrefixRestores::raise(Sequence& sequence, size_t first, size_t end, int levels) {
-  size_t commands = 0;
-  for (int from = 0; from < levels; ++from) {
-    std::vector<size_t> pages;
-    for (size_t i = first; i < end; ++i) {
-      const PageRef& page = sequence.pages[i];
-      if (page.levels() != from || page.lossy() || commands_.busy(page.id())) continue;
-      if (from > 0 && (lossy_ || !pool_->grow(page, levels))) continue;
-      pages.push_back(i);
+// With how many levels of each page the sequence starts: those that it must have, and one by one more of the
+// pages that matter most, in the time that is left.
+std::vector<uint8_t> PrefixRestores::first_levels(const Sequence& sequence, const Missing& missing,
+                                                  const PrefixForecast& forecast) const {
+  const auto fewest = static_cast<uint8_t>(sequence.min_levels);
+  std::vector<uint8_t> levels(missing.limit, fewest);
+  if (forecast.decision != Decision::kProgressive) return levels;
+  const double until = std::max(forecast.first_seconds, kFirstShare * forecast.all_seconds);
+  const uint64_t most = cost_->bytes_within(until, missing.question.queued_bytes);
+  uint64_t bytes = missing.question.first_bytes;
+  for (uint8_t level = fewest; level < num_levels_; ++level) {
+    for (size_t rank = 0; rank < missing.limit; ++rank) {
+      const size_t page = page_of_rank(rank, missing.limit);
+      if (page < sequence.pages.size() && sequence.pages[page].levels() > level) continue;  // it has it
+      bytes += pool_->memory().layout().slab_bytes[level];
+      if (bytes > most) return levels;
+      levels[page] = level + 1;
     }
-    if (pages.empty()) continue;
-    send(sequence, pages, from, levels, true);
-    ++commands;
   }
-  return commands;
+  return levels;
+}
+
+// Asks for what pages lack of these `levels`; returns the number of commands.
+size_t PrefixRestores::raise(Sequence& sequence, std::span<const uint8_t> levels) {
+  std::map<std::pair<int, int>, std::vector<size_t>> wanted;  // (from, to) -> pages
+  for (size_t i = 0; i < sequence.pages.size(); ++i) {
+    const PageRef& page = sequence.pages[i];
+    const int from = page.levels(), to = levels[i];
+    if (from >= to || page.lossy() || commands_.busy(page.id())) continue;
+    if (from > 0 && (lossy_ || !pool_->grow(page, to))) continue;
+    wanted[{from, to}].push_back(i);
+  }
+  for (const auto& [range, pages] : wanted) send(sequence, pages, range.first, range.second, true);
+  return wanted.size();
 }
 
 void PrefixRestores::send(const Sequence& sequence, const std::vector<size_t>& pages, int from, int to,
@@ -172,7 +195,9 @@ void PrefixRestores::send(const Sequence& sequence, const std::vector<size_t>& p
 std::optional<RestoreCommands::Landed> PrefixRestores::on_answer(const RestoreAnswer& answer) {
   auto landed = commands_.on_answer(answer);
   if (!landed) return std::nullopt;
-  cost_->on_restore(landed->bytes, landed->seconds);
+  // Those that nobody waits for share the link with each other: only one alone tells what it can do.
+  if (landed->bytes > 0 && (landed->fetch.waited || landed->queued == 0))
+    cost_->on_restore(landed->bytes + landed->queued, landed->seconds);
   lossy_ |= landed->lossy;
   const PageFetch& fetch = landed->fetch;
   if (!fetch.waited) {
@@ -203,7 +228,7 @@ std::vector<PrefixRestores::Ready> PrefixRestores::take_ready() {
     if (wait.commands == 0 && wait.levels > sequence.min_levels && commands_.late() == 0) {
       // Some pages are not whole in the stores: the levels that must be are asked for alone.
       wait.levels = sequence.min_levels;
-      wait.commands = raise(sequence, sequence.ready_pages(), sequence.pages.size(), wait.levels);
+      wait.commands = raise(sequence, std::vector<uint8_t>(sequence.pages.size(), wait.levels));
     }
     if (wait.commands > 0 && !late) {
       ++it;

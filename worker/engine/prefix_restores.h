@@ -3,9 +3,11 @@
 //
 // At its admission a sequence has the pages that were found on the device, some of them perhaps below all
 // levels, and may have more in the stores. The cost model chooses: everything is fetched and then it starts;
-// or only the levels that it must have, and the others while it runs, level by level in batches; or the
-// prefix is computed. A page of which the upper levels cannot be had stays as it is. Where everything was
-// asked for and a page is not whole any more, the levels that must be are asked for alone.
+// or the levels that it must have, with more of the pages that matter most as far as a fixed share of the
+// whole time allows, and the others while it runs, level by level in batches of about a step; or the prefix
+// is computed. What matters most is the first page, which attention keeps returning to, and then the newest.
+// A page of which the upper levels cannot be had stays as it is. Where everything was asked for and a page is
+// not whole any more, the levels that must be are asked for alone.
 //
 // A sequence waits for a bounded time, then it computes what is not there. While a store owes an answer
 // beyond its time nobody else waits for it.
@@ -17,6 +19,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -33,7 +36,9 @@ struct PrefixRestoreOptions {
   Duration wait = std::chrono::seconds(2);  // longest that a sequence waits beyond the predicted time
   size_t max_waiting = 16;                  // sequences beyond it stay in the queue
   size_t max_refining = 2;                  // commands in flight that nobody waits for
-  uint64_t refining_bytes = 4ull << 20;     // of one of them on one rank, or one page
+  // Of one of them on one rank: what arrives during a step, at most so much (before anything was measured a
+  // quarter of it), or one page.
+  uint64_t refining_bytes = 16ull << 20;
 };
 
 class PrefixRestores {
@@ -111,17 +116,24 @@ class PrefixRestores {
     PrefixQuestion question;
   };
 
+  // The pages in the order in which they matter: attention keeps returning to the first one, and reads the
+  // newest most.
+  static size_t page_of_rank(size_t rank, size_t count) { return rank == 0 ? 0 : count - rank; }
+
   Missing survey(Sequence& sequence) const;
   Scheduler::Prefix wait(Sequence& sequence) const;
   Scheduler::Prefix recompute(Sequence& sequence, const Missing& missing, const PrefixForecast& forecast);
   Scheduler::Prefix fetch(Sequence& sequence, const Missing& missing, const PrefixForecast& forecast);
   bool is_short(uint64_t bytes) const;
-  size_t raise(Sequence& sequence, size_t first, size_t end, int levels);
+  std::vector<uint8_t> first_levels(const Sequence& sequence, const Missing& missing,
+                                    const PrefixForecast& forecast) const;
+  size_t raise(Sequence& sequence, std::span<const uint8_t> levels);
   void send(const Sequence& sequence, const std::vector<size_t>& pages, int from, int to, bool waited);
   Ready finish(Sequence& sequence, const Wait& wait, bool late);
   void start_refining(const Sequence& sequence);
   void look_again(const Sequence& sequence, Refinement* refinement) const;
   bool next_batch(Sequence& sequence, Refinement* refinement);
+  uint64_t batch_bytes() const;
 
   PrefixRestoreOptions options_;
   kvstore::PagePool* pool_;

@@ -34,6 +34,7 @@ void RestoreCommands::send(PageFetch fetch) {
                   .answered = std::vector<bool>(num_ranks_),
                   .outstanding = static_cast<size_t>(num_ranks_),
                   .expected_bytes = bytes_of(fetch)};
+  command.landed.queued = bytes_in_flight_;
   bytes_in_flight_ += command.expected_bytes;
   command.fetch = std::move(fetch);
   commands_.emplace(next_id_++, std::move(command));
@@ -85,8 +86,12 @@ void RestoreCommands::land(Command& command) {
     PageFetch::Page& page = command.fetch.pages[i];
     busy_.erase(page.page.id());
     if (fetch.from == 0) fetching_.erase(page.identity);
-    if (command.sources[i] == 0 || page.page.levels() != fetch.from) continue;
+    if (command.sources[i] == 0 || page.page.levels() != fetch.from) {
+      if (fetch.from > 0) pool_->trim(page.page);
+      continue;
+    }
     pool_->set_levels(page.page, fetch.to, command.landed.lossy);
+    pool_->trim(page.page);  // more was asked for, in vain
     if (fetch.from == 0) page.page = pool_->publish(page.page, page.identity, page.tokens);
   }
 }

@@ -54,11 +54,12 @@ class RestoreCommands {
   using Send = std::function<void(const wire::RestoreCommand&)>;  // to every rank, this one included
 
   // A fetch that every rank has answered. What is in place can be read, and is published; where an equal
-  // page was known already, `pages` names that one.
+  // page was known already, `pages` names that one. Memory of what is not in place has gone back.
   struct Landed {
     PageFetch fetch;
     std::string sources;  // as the ranks have it together
     uint64_t bytes = 0;   // of the slowest rank
+    uint64_t queued = 0;  // on their way to a rank when it was sent
     double seconds = 0;
     bool lossy = false;
     bool late = false;   // nobody has waited for it to the end

@@ -360,9 +360,13 @@ class PoolModel {
   void drop(const PageRef& ref) {
     Page& page = pages_.at(ref.id());
     ASSERT_EQ(f_.pool.can_drop_level(ref.id()), page.levels > 1 && page.levels == page.slabs);
-    if (!f_.pool.can_drop_level(ref.id())) return;
-    f_.pool.drop_level(ref.id());
-    --page.levels, --page.slabs;
+    if (f_.pool.can_drop_level(ref.id())) {
+      f_.pool.drop_level(ref.id());
+      --page.levels, --page.slabs;
+    } else if (page.levels > 0) {
+      f_.pool.trim(ref);
+      page.slabs = page.levels;
+    }
   }
 
   void set_stored() {

@@ -88,6 +88,11 @@ class ProgressiveRestore : public ::testing::TestWithParam<int> {
     EXPECT_TRUE(replica.try_submit(request).ok());
     return next;
   }
+  static uint64_t ask(EngineReplica& replica, const Tokens& prompt, int max_tokens, int min_levels = 0) {
+    const uint64_t id = submit(replica, prompt, max_tokens, min_levels);
+    replica.run();
+    return id;
+  }
   static Tokens undisturbed(const Tokens& prompt, int max_tokens) {
     return CacheReadingModel::answer(prompt, max_tokens, true);
   }
@@ -254,17 +259,14 @@ TEST_P(ProgressiveRestore, ADamagedUpperLevelStaysAway) {
   store(prompt_);
   store_->damage_all(1);
   EngineReplica replica(options());
-  const uint64_t id = submit(replica, prompt_, 40);
-  replica.run();
+  const uint64_t id = ask(replica, prompt_, 40);
   EXPECT_EQ(replica.answer(id).tokens, coarse(prompt_, 40, 1));
   EXPECT_FALSE(replica.answer(id).report().notes().empty());
   // Who needs all levels computes them; the better pages take the place of the coarse ones.
-  const uint64_t full = submit(replica, prompt_, 40, 3);
-  replica.run();
+  const uint64_t full = ask(replica, prompt_, 40, 3);
   EXPECT_EQ(replica.answer(full).tokens, undisturbed(prompt_, 40));
   EXPECT_EQ(replica.answer(full).cached, 0u);
-  const uint64_t again = submit(replica, prompt_, 40);
-  replica.run();
+  const uint64_t again = ask(replica, prompt_, 40);
   EXPECT_EQ(replica.answer(again).tokens, undisturbed(prompt_, 40));
   EXPECT_EQ(replica.answer(again).cached, kPrefix);
   EXPECT_EQ(replica.answer(again).report().coarse_tokens(), 0u);
@@ -274,8 +276,7 @@ TEST_P(ProgressiveRestore, ADamagedFirstLevelIsComputed) {
   store(prompt_);
   store_->damage_all(0);
   EngineReplica replica(options());
-  const uint64_t id = submit(replica, prompt_, 40);
-  replica.run();
+  const uint64_t id = ask(replica, prompt_, 40);
   EXPECT_EQ(replica.answer(id).tokens, undisturbed(prompt_, 40));
   EXPECT_EQ(replica.answer(id).cached, 0u);
 }
