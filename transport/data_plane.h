@@ -1,8 +1,8 @@
-// One-sided transfers of slabs. Same host: a UCX context over shared memory on pools allocated by UCX (8-9 GB/s,
-// the peer's CPU not involved); other hosts: RMA through the control context's transports.
-// Success of a put or get proves nothing about the peer's life: deaths are the control plane's business, and the
-// owner of a pool decides by lease and checksum what may be trusted.
-// Thread rule: everything, callbacks included, runs on the io_context's single thread.
+// One-sided transfers of slabs. Same host: a UCX context over shared memory on pools allocated by UCX (8-9
+// GB/s, the peer's CPU not involved); other hosts: RMA through the control context's transports. Success of a
+// put or get proves nothing about the peer's life: deaths are the control plane's business, and the owner of
+// a pool decides by lease and checksum what may be trusted. Thread rule: everything, callbacks included, runs
+// on the io_context's single thread.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,8 @@
 
 namespace lowkey::transport {
 
-// Memory that peers may read and write; pre-touched; freed with the object (which keeps its plane alive).
+// Memory that peers may read and write; pre-touched. Freed with the object, or, as peers may still write to
+// it where it is reached over a network, when the connections of that moment are closed.
 class MemoryPool {
  public:
   virtual ~MemoryPool() = default;
@@ -49,8 +50,8 @@ class DataPlane {
   virtual Result<std::shared_ptr<RemotePool>> open(const ConnectionPtr& peer, const std::string& data_address,
                                                    const std::string& remote_handle) = 0;
   // All transfers of a batch under one flush; `done` exactly once: success, or the first error, or
-  // kDeadlineExceeded. After an error the local memory stays quarantined by the plane until UCX lets go of it:
-  // callers hand over `keep_alive`, which is released only then.
+  // kDeadlineExceeded. After an error the local memory stays quarantined by the plane until UCX lets go of
+  // it: callers hand over `keep_alive`, which is released only then.
   virtual void put(const std::shared_ptr<RemotePool>& pool, std::vector<Transfer> batch, Deadline deadline,
                    std::shared_ptr<void> keep_alive, std::function<void(Status)> done) = 0;
   virtual void get(const std::shared_ptr<RemotePool>& pool, std::vector<Transfer> batch, Deadline deadline,

@@ -19,25 +19,31 @@ constexpr int kMaxEndpointsClosing = 1024;          // to dead peers; each keeps
 
 class UcxPool final : public MemoryPool {
  public:
-  UcxPool(std::unique_ptr<MemoryHandle> memory, std::unique_ptr<MemoryHandle> registered,
-          std::string remote_handle)
-      : memory_(std::move(memory)),
-        registered_(std::move(registered)),
-        remote_handle_(std::move(remote_handle)) {}
+  struct Memory {
+    std::unique_ptr<MemoryHandle> same_host;  // of the same-host context, which allocated it
+    std::unique_ptr<MemoryHandle> control;    // the same in the control context; goes first
+  };
+  UcxPool(std::shared_ptr<Memory> memory, std::weak_ptr<UcxHub> control, std::string remote_handle)
+      : memory_(std::move(memory)), control_(std::move(control)), remote_handle_(std::move(remote_handle)) {}
+  ~UcxPool() override {
+    const size_t bytes = memory_->same_host->bytes().size();
+    if (const auto control = control_.lock()) control->retire(bytes, std::move(memory_));
+  }
   std::span<std::byte> bytes() override {
-    return memory_->bytes().first(memory_->bytes().size() - kScratchBytes);
+    return memory_->same_host->bytes().first(memory_->same_host->bytes().size() - kScratchBytes);
   }
   std::string remote_handle() const override { return remote_handle_; }
 
  private:
-  const std::unique_ptr<MemoryHandle> memory_;      // of the same-host context, which allocated it
-  const std::unique_ptr<MemoryHandle> registered_;  // the same in the control context; goes first
+  std::shared_ptr<Memory> memory_;
+  const std::weak_ptr<UcxHub> control_;
   const std::string remote_handle_;
 };
 
 class UcxRemotePool final : public PoolView {
  public:
-  UcxRemotePool(uint64_t connection_id, const PoolHandle& handle, std::unique_ptr<RemoteKey> key, Path presumed)
+  UcxRemotePool(uint64_t connection_id, const PoolHandle& handle, std::unique_ptr<RemoteKey> key,
+                Path presumed)
       : PoolView(connection_id, handle.size, handle.scratch),
         base_(handle.base),
         key_(std::move(key)),
@@ -112,8 +118,9 @@ UcxDataPlane::UcxDataPlane(std::shared_ptr<SessionContext> context, std::shared_
       same_host_(std::move(same_host)),
       same_host_loop_(std::make_shared<ProgressLoop>(this->context().io, same_host_)),
       address_(std::move(address)) {
-  this->context().gauge = [worker = same_host_](TransportStats& stats) {
+  this->context().gauge = [worker = same_host_, control = control_.get()](TransportStats& stats) {
     stats.endpoints_closing_now = static_cast<uint32_t>(worker->closing());
+    stats.quarantined_bytes_now += control->retired_bytes();
   };
   same_host_loop_->kick();
 }
@@ -135,8 +142,8 @@ Result<std::shared_ptr<MemoryPool>> UcxDataPlane::allocate(size_t bytes) {
   LOWKEY_ASSIGN(control_key, registered->packed_key());
   handle.same_host_key = std::move(same_host_key);
   handle.control_key = std::move(control_key);
-  return std::shared_ptr<MemoryPool>(
-      std::make_shared<UcxPool>(std::move(memory), std::move(registered), pack(handle)));
+  auto both = std::make_shared<UcxPool::Memory>(std::move(memory), std::move(registered));
+  return std::shared_ptr<MemoryPool>(std::make_shared<UcxPool>(std::move(both), control_, pack(handle)));
 }
 
 Result<std::unique_ptr<RemoteKey>> UcxDataPlane::same_host_key(uint64_t connection_id,

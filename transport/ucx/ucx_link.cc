@@ -1,5 +1,6 @@
 #include "transport/ucx/ucx_link.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <cstring>
 
@@ -28,6 +29,9 @@ Result<std::shared_ptr<UcxHub>> UcxHub::create(boost::asio::io_context& io, std:
   param.arg = hub.get();
   const ucs_status_t status = ucp_worker_set_am_recv_handler(hub->worker_->native(), &param);
   if (status != UCS_OK) return ucx_error(status, "handler of active messages");
+  hub->worker_->on_all_closed([weak = std::weak_ptr(hub)] {
+    if (const auto self = weak.lock()) self->release_retired();
+  });
   hub->loop_->kick();
   return hub;
 }
@@ -41,6 +45,33 @@ UcxHub::~UcxHub() {
   param.id = kActiveMessageId;
   param.cb = nullptr;
   ucp_worker_set_am_recv_handler(worker_->native(), &param);
+}
+
+void UcxHub::retire(size_t bytes, std::shared_ptr<void> memory) {
+  boost::asio::post(io_, [weak = weak_from_this(), bytes, memory = std::move(memory)]() mutable {
+    const auto self = weak.lock();
+    if (!self) return;
+    Retired retired{.bytes = bytes, .memory = std::move(memory), .users = {}};
+    for (const auto& [endpoint, weak_link] : self->links_) {
+      if (const auto link = weak_link.lock()) retired.users.push_back(link->endpoint_);
+    }
+    self->retired_.push_back(std::move(retired));
+    self->release_retired();
+  });
+}
+
+// Not while an endpoint closes: until it is closed, it may receive.
+void UcxHub::release_retired() {
+  if (worker_->closing() > 0) return;
+  std::erase_if(retired_, [](const Retired& retired) {
+    return std::ranges::all_of(retired.users, [](const auto& endpoint) { return endpoint.expired(); });
+  });
+}
+
+uint64_t UcxHub::retired_bytes() const {
+  uint64_t bytes = 0;
+  for (const Retired& retired : retired_) bytes += retired.bytes;
+  return bytes;
 }
 
 ucs_status_t UcxHub::on_active_message(void* self, const void* header, size_t header_length, void* data,

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <vector>
 
 #include "transport/core/link.h"
 #include "transport/ucx/endpoint.h"
@@ -28,8 +29,20 @@ class UcxHub : public std::enable_shared_from_this<UcxHub> {
   ProgressLoop& loop() { return *loop_; }
   const std::shared_ptr<ProgressLoop>& shared_loop() const { return loop_; }
 
+  // Takes over memory that peers knew of: over a network it is this process's CPU that writes what arrives,
+  // and what they had sent may arrive later. It goes when every connection of this moment is closed. Any
+  // thread.
+  void retire(size_t bytes, std::shared_ptr<void> memory);
+  uint64_t retired_bytes() const;
+
  private:
   friend class UcxLink;
+  struct Retired {
+    size_t bytes = 0;
+    std::shared_ptr<void> memory;
+    std::vector<std::weak_ptr<Endpoint>> users;
+  };
+  void release_retired();
   UcxHub(boost::asio::io_context& io, std::shared_ptr<Worker> worker);
   static ucs_status_t on_active_message(void* self, const void* header, size_t header_length, void* data,
                                         size_t length, const ucp_am_recv_param_t* param);
@@ -39,6 +52,7 @@ class UcxHub : public std::enable_shared_from_this<UcxHub> {
   const std::shared_ptr<ProgressLoop> loop_;
   std::map<ucp_ep_h, std::weak_ptr<UcxLink>> links_;
   std::set<std::shared_ptr<UcxLink>> lingering_;  // closed, waiting for the peer to hang up
+  std::vector<Retired> retired_;
 };
 
 class UcxLink final : public Link, public std::enable_shared_from_this<UcxLink> {

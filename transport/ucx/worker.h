@@ -38,7 +38,10 @@ class Worker {
 
   // Closings under way; the worker waits for them.
   void closing_begins() { ++closing_; }
-  void closing_ends() { --closing_; }
+  void closing_ends() {
+    if (--closing_ == 0 && on_all_closed_) defer(on_all_closed_);
+  }
+  void on_all_closed(std::function<void()> task) { on_all_closed_ = std::move(task); }  // deferred, each time
   int closing() const { return closing_; }
   // Progress until all closings are through, a second at most; false if some are not.
   bool finish_closing();
@@ -51,6 +54,7 @@ class Worker {
   const int event_fd_;
   std::deque<std::function<void()>> deferred_;
   int closing_ = 0;
+  std::function<void()> on_all_closed_;
 };
 
 }  // namespace lowkey::transport

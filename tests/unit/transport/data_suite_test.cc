@@ -1,7 +1,9 @@
 // The contract of data_plane.h, held against every implementation.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
+#include <functional>
 
 #include "tests/unit/transport/kinds.h"
 #include "transport/wire/lowkey.pb.h"
@@ -38,7 +40,6 @@ struct Transfers {
     if (!opened.ok()) throw std::runtime_error(opened.error().message);
     remote = *opened;
   }
-  // Whoever frees a pool has hung up on its users: over a network the owner's CPU writes what arrives.
   ~Transfers() {
     client->stop();
     server->stop();
@@ -131,6 +132,51 @@ TYPED_TEST(DataSuite, TellsThePathOfAPairOnce) {
   t.server->stop();
   ASSERT_TRUE(t.client->wait_downs(1));
   EXPECT_TRUE(t.client->stats().paths_now.empty());
+}
+
+bool came_true(const std::function<bool()>& condition) {
+  const Deadline deadline = Deadline::in(kPatience);
+  while (!condition()) {
+    if (deadline.passed()) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+// Over a network the owner's CPU writes what arrives, whether or not anybody wants it any more.
+TYPED_TEST(DataSuite, AFreedPoolStaysUntilItsUsersHaveHungUp) {
+  constexpr size_t kBytes = 16 << 20;
+  Transfers<DataSuite<TypeParam>> t(*this, kBytes);
+  const auto source = std::make_shared<std::vector<std::byte>>(pattern(kBytes, 5));
+  std::atomic<int> ended = 0;
+  const auto put_all = [&] {
+    for (int i = 0; i < 4; ++i) {
+      t.client->data->put(t.remote, {{*source, 0}}, Deadline::in(kPatience), source,
+                          [&ended](const Status&) { ++ended; });
+    }
+    return 0;
+  };
+  t.client->on_io(put_all);
+  t.server->on_io([&] {
+    t.pool.reset();
+    return 0;
+  });
+  t.client->on_io(put_all);
+  ASSERT_TRUE(came_true([&] { return ended == 8; }));
+  // The owner is alive and well, and its next pool works.
+  auto next = t.server->on_io([&] { return t.server->data->allocate(kBytes); });
+  ASSERT_TRUE(next.ok()) << next.error().message;
+  auto remote = t.client->on_io([&] {
+    return t.client->data->open(t.connection, t.server->data->address(), (*next)->remote_handle());
+  });
+  ASSERT_TRUE(remote.ok()) << remote.error().message;
+  ASSERT_TRUE(t.client->put(*remote, {{*source, 0}}).ok());
+  EXPECT_EQ(slab_checksum((*next)->bytes()), slab_checksum(*source));
+  if (this->kind.is_measured()) {
+    EXPECT_GE(t.server->stats().quarantined_bytes_now, kBytes);
+  }
+  t.client->stop();
+  EXPECT_TRUE(came_true([&] { return t.server->stats().quarantined_bytes_now == 0; }));
 }
 
 TYPED_TEST(DataSuite, RefusesTransfersOutsideThePool) {
