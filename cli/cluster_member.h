@@ -37,8 +37,8 @@ class ClusterMember {
   // By world rank. Those that are not connected yet are dialled, for as long as they are named.
   void set_stores(std::map<int, std::string> addresses);
 
-  // Asks the coordinator to let this replica go; it answers by closing the connections. False: there is no
-  // coordinator to ask.
+  // Tells the coordinator that this replica, or store, wants to go. It answers a replica by closing the
+  // connections, and sends nobody new to a store. False: there is no coordinator to tell.
   bool ask_to_leave(int drain_seconds);
   // At any time since the start: the coordinator's rank of the MPI job, if it has one, may be gone.
   bool coordinator_was_lost() const { return was_lost_; }

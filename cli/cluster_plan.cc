@@ -28,11 +28,15 @@ std::vector<RankRole> by_rank(const ClusterPlan& plan) {
   return ranks;
 }
 
-// One further replica, over all ranks.
+// One further replica, over all ranks; or one further store.
 Result<ClusterPlan> joining(const ServeConfig& config, std::span<const std::optional<Role>> named) {
   const int size = static_cast<int>(named.size());
+  if (size == 1 && named[0] == Role::kStore)
+    return ClusterPlan{.tp = 1, .replicas = 0, .stores = 1, .ranks = {RankRole{Role::kStore}}};
   if (std::count(named.begin(), named.end(), Role::kWorker) != size) {
-    return Error{Code::kUsage, "--join is for `lowkey worker`, in a job of workers alone", "join"};
+    return Error{Code::kUsage,
+                 "--join is for `lowkey worker`, in a job of workers alone, or for one `lowkey store`",
+                 "join"};
   }
   if ((config.tp != 0 && config.tp != size) || config.replicas > 1) {
     return Error{Code::kUsage,

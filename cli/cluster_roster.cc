@@ -25,7 +25,7 @@ constexpr uint32_t kMaxRanks = 1024;
 constexpr uint32_t kMaxDrainSeconds = 3600;
 
 bool is_joining(const transport::PeerInfo& peer) {
-  return peer.role == Role::kWorker && peer.replica < 0;
+  return peer.role != Role::kCoordinator && peer.replica < 0;
 }
 
 template <class Message>
@@ -122,7 +122,10 @@ void ClusterRoster::down(const ConnectionPtr& peer, const Error& error) {
   members_.erase(member);
   if (error.code != Code::kCancelled && !ending_ && info.world_rank < options_.job_ranks) ++losses_;
   if (inner_.on_down) inner_.on_down(peer, error);
-  if (info.role == Role::kStore) tell_stores();
+  if (info.role == Role::kStore) {
+    leaving_stores_.erase(info.world_rank);
+    tell_stores();
+  }
   if (info.role == Role::kWorker) lose(info);
 }
 
@@ -141,25 +144,34 @@ void ClusterRoster::on_join(const ConnectionPtr& peer, std::string_view body) {
 
 void ClusterRoster::answer(const ConnectionPtr& peer, int ranks) {
   wire::Joined joined;
-  const Status allowed = may_join(peer->peer());
-  const auto seat = allowed.ok() ? membership_.on_join(ranks) : Result<coordinator::Seat>(allowed.error());
+  const bool store = peer->peer().role == Role::kStore;
+  const auto seat = seat_of(peer->peer(), ranks);
   if (!seat.ok()) {
-    membership_.note_refused(fmt::format("a replica of {} rank(s) that asked to join", ranks),
+    membership_.note_refused(store ? "a store that asked to join"
+                                   : fmt::format("a replica of {} rank(s) that asked to join", ranks),
                              seat.error().message);
     joined.set_refusal(seat.error().message);
     joined.set_refusal_code(static_cast<uint32_t>(seat.error().code));
   } else {
     joined.set_replica(seat->replica);
     joined.set_first_world_rank(seat->first_rank);
-    spdlog::info("replica {} joins: ranks {} to {}", seat->replica, seat->first_rank,
-                 seat->first_rank + ranks - 1);
+    spdlog::info("{} joins: ranks {} to {}", store ? "a store" : fmt::format("replica {}", seat->replica),
+                 seat->first_rank, seat->first_rank + ranks - 1);
   }
   send(peer, MessageType::kJoined, joined);
+}
+
+Result<coordinator::Seat> ClusterRoster::seat_of(const transport::PeerInfo& peer, int ranks) {
+  LOWKEY_TRY(may_join(peer));
+  if (peer.role != Role::kStore) return membership_.on_join(ranks);
+  LOWKEY_ASSIGN(rank, membership_.on_store_join());
+  return coordinator::Seat{.replica = 0, .first_rank = rank};
 }
 
 Status ClusterRoster::may_join(const transport::PeerInfo& peer) const {
   if (ending_) return Error{Code::kUnavailable, "the cluster is ending", {}};
   if (!options_.open) return Error{Code::kUsage, "this cluster was started without --cluster-port", {}};
+  if (peer.role == Role::kStore) return {};
   for (const auto& [key, member] : members_) {
     const transport::PeerInfo& other = member.connection->peer();
     if (other.role != Role::kWorker || other.layout_fingerprint == peer.layout_fingerprint) continue;
@@ -185,6 +197,10 @@ void ClusterRoster::on_leave(const ConnectionPtr& peer, std::string_view body) {
   wire::Leave leave;
   const transport::PeerInfo& info = peer->peer();
   if (!parse(&leave, peer, body)) return;
+  if (info.role == Role::kStore) {  // it tells the workers itself
+    leaving_stores_.insert(info.world_rank);
+    return tell_stores();
+  }
   if (info.role != Role::kWorker || info.replica_rank != 0) return peer->close("leads no replica");
   auto& timer = leaving_[info.replica];
   if (timer) return;  // asked before
@@ -210,7 +226,8 @@ void ClusterRoster::let_go(int replica) {
 void ClusterRoster::send_stores(const ConnectionPtr& worker) const {
   wire::Stores stores;
   for (const auto& [key, member] : members_) {
-    if (key.first != Role::kStore || member.control_address.empty()) continue;
+    if (key.first != Role::kStore || member.control_address.empty() || leaving_stores_.contains(key.second))
+      continue;
     wire::StoreAddress& store = *stores.add_stores();
     store.set_world_rank(key.second);
     store.set_control_address(member.control_address);

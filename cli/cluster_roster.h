@@ -17,7 +17,8 @@
 
 namespace lowkey::coordinator {
 class Membership;
-}
+struct Seat;
+}  // namespace lowkey::coordinator
 
 namespace lowkey::cli {
 
@@ -52,6 +53,7 @@ class ClusterRoster {
 
   void on_join(const transport::ConnectionPtr& peer, std::string_view body);
   void answer(const transport::ConnectionPtr& peer, int ranks);
+  Result<coordinator::Seat> seat_of(const transport::PeerInfo& peer, int ranks);
   Status may_join(const transport::PeerInfo& peer) const;
   void introduce(const transport::ConnectionPtr& peer, std::string_view body);
   void on_leave(const transport::ConnectionPtr& peer, std::string_view body);
@@ -70,6 +72,7 @@ class ClusterRoster {
   // Those who ask for a place, with the wait for it; by connection.
   std::map<uint64_t, std::shared_ptr<boost::asio::steady_timer>> joining_;
   std::map<int, std::shared_ptr<boost::asio::steady_timer>> leaving_;  // with the end of its patience
+  std::set<int> leaving_stores_;  // by world rank: no worker is sent to them any more
   boost::asio::steady_timer none_left_;
   std::set<int> replicas_, broken_;  // ever seen; without one of their ranks
   int losses_ = 0;

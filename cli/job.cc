@@ -103,8 +103,8 @@ void print_plan(const Job& job) {
   spdlog::info("settings: {}", describe(job.config));
   if (job.is_alone()) return spdlog::info("a coordinator alone: workers and stores come to its cluster port");
   if (job.joins()) {
-    spdlog::info("{} rank(s): one replica that joins the cluster of {}", job.plan.ranks.size(),
-                 job.config.join);
+    spdlog::info("{} rank(s): one {} that joins the cluster of {}", job.plan.ranks.size(),
+                 job.plan.stores > 0 ? "store" : "replica", job.config.join);
   } else {
     spdlog::info("{} ranks: coordinator = rank 0, {} replica(s) x {} worker(s), {} store(s)",
                  job.plan.ranks.size(), job.plan.replicas, job.plan.tp, job.plan.stores);

@@ -69,7 +69,7 @@ class JoinRequest {
     if (coordinator->peer().role != transport::Role::kCoordinator)
       return end(Error{Code::kUsage, "that is no coordinator's cluster port", {}});
     wire::Join join;
-    join.set_ranks(static_cast<uint32_t>(job_.plan.tp));
+    join.set_ranks(static_cast<uint32_t>(job_.plan.ranks.size()));
     if (const Status sent = coordinator->send(MessageType::kJoin, join.SerializeAsString()); !sent.ok())
       return end(sent.error());
     timer_.expires_after(kAnswer);

@@ -1,11 +1,14 @@
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <csignal>
 
 #include "base/bytes.h"
 #include "base/exit_now.h"
 #include "base/log.h"
 #include "cli/cluster_member.h"
+#include "cli/join.h"
 #include "cli/processes.h"
 #include "kvstore/service/store_service.h"
 #include "monitoring/metrics.h"
@@ -22,6 +25,8 @@ namespace {
 
 // Pages that were stored last are not yet on disk when the cluster ends: they get this long.
 constexpr Duration kDiskFlush = std::chrono::seconds(2);
+// A connection that closes has a second to get its goodbye out (transport/core/session.cc).
+constexpr Duration kGoodbyes = std::chrono::milliseconds(1100);
 
 Result<kvstore::StoreService::Options> store_options(const Job& job) {
   kvstore::StoreService::Options options{.host_bytes = job.share.host_bytes};
@@ -35,8 +40,10 @@ Result<kvstore::StoreService::Options> store_options(const Job& job) {
                     format_bytes(job.config.disk_bytes), job.share.stores),
         "disk-bytes"};
   }
+  // Those that join have the numbers behind those of the cluster's own job.
   const std::vector<int> stores = job.ranks_of(Role::kStore);
-  const auto number = std::find(stores.begin(), stores.end(), job.rank()) - stores.begin();
+  const auto number =
+      job.joins() ? job.cluster_rank() : std::find(stores.begin(), stores.end(), job.rank()) - stores.begin();
   spdlog::info("disk tier: {}/store-{}, {}", job.config.disk, number, format_bytes(capacity));
   options.disk = kvstore::DiskTier::Options{
       .log = {.folder = job.config.disk, .number = static_cast<int>(number), .capacity = capacity}};
@@ -51,6 +58,49 @@ Status make_service(const Job& job, boost::asio::io_context& io, transport::Data
   return {};
 }
 
+// SIGTERM to a store that has joined: no worker begins anything new with it, and it ends when what is under
+// way has, or the time is up.
+class LeaveOnSignal {
+ public:
+  using Leave = std::function<void(const std::function<void()>& left)>;
+
+  LeaveOnSignal(boost::asio::io_context& io, const Job& job, Leave leave)
+      : io_(io), job_(job), leave_(std::move(leave)), signals_(io), patience_(io) {
+    if (!job.joins()) return;  // the coordinator ends the cluster
+    signals_.add(SIGTERM);
+    signals_.add(SIGINT);
+    signals_.async_wait([this](boost::system::error_code failure, int) {
+      if (!failure) begin();
+    });
+  }
+  bool asked() const { return asked_; }
+
+ private:
+  void begin() {
+    asked_ = true;
+    spdlog::info("leaving: what is under way has {} s", job_.config.drain_seconds);
+    patience_.expires_after(std::chrono::seconds(job_.config.drain_seconds));
+    patience_.async_wait([this](boost::system::error_code failure) {
+      if (!failure) io_.stop();
+    });
+    leave_([this] { io_.stop(); });
+  }
+
+  boost::asio::io_context& io_;
+  const Job& job_;
+  const Leave leave_;
+  boost::asio::signal_set signals_;
+  boost::asio::steady_timer patience_;
+  bool asked_ = false;
+};
+
+// The others should know a store that leaves from one that is lost.
+void say_goodbye(transport::ControlPlane& control, boost::asio::io_context& io) {
+  control.shutdown();
+  io.restart();
+  io.run_for(kGoodbyes);
+}
+
 // False when the disk hangs.
 bool flush(kvstore::StoreService& service, boost::asio::io_context& io) {
   const Deadline deadline = Deadline::in(kDiskFlush);
@@ -61,16 +111,22 @@ bool flush(kvstore::StoreService& service, boost::asio::io_context& io) {
 
 }  // namespace
 
-Ending run_store(const Job& job) {
+Ending run_store(const Job& given) {
+  Job job = given;
   std::signal(SIGTERM,
               SIG_IGN);  // the coordinator drains and then ends the cluster; a store outlives its readers
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // a limit of file sizes is a full disk, not the end of the store
+  if (job.joins()) {
+    if (auto joined = join_cluster(job, {}); !joined.ok()) return {joined, true};
+    spdlog::info("joined as rank {}; SIGTERM to pid {} leaves", job.cluster_rank(), getpid());
+  }
   boost::asio::io_context io(1);
-  monitoring::Metrics metrics({{"role", "store"}, {"rank", std::to_string(job.rank())}});
+  monitoring::Metrics metrics({{"role", "store"}, {"rank", std::to_string(job.cluster_rank())}});
   transport::MetricsReporter reporter(metrics);
   std::shared_ptr<kvstore::StoreService> service;
   Ending ending;
+  bool parting = false;  // of its own accord
 
   transport::ControlHandlers handlers;
   handlers.on_up = [&](const ConnectionPtr& peer) {
@@ -90,7 +146,7 @@ Ending run_store(const Job& job) {
     ending.orderly = error.code == Code::kCancelled;
     if (!ending.orderly)
       ending.status = Error{Code::kUnavailable, "lost the coordinator: " + error.message, {}};
-    io.stop();
+    if (!parting) io.stop();
   };
 
   ClusterMember member(io, {.role = Role::kStore,
@@ -112,8 +168,14 @@ Ending run_store(const Job& job) {
   if (auto met = job.meet(transport->control->address(), io, *transport->control, &member); !met.ok()) {
     return {met.error(), false};
   }
+  const LeaveOnSignal leave(io, job, [&](const std::function<void()>& left) {
+    (void)member.ask_to_leave(job.config.drain_seconds);
+    service->leave(left);
+  });
   auto idle = boost::asio::make_work_guard(io);
   io.run();
+  parting = leave.asked();
+  if (parting) say_goodbye(*transport->control, io);
   const bool flushed = flush(*service, io);
   if (ending.orderly) ending.orderly = !member.coordinator_was_lost() && job.part().ok();
   if (!flushed) {

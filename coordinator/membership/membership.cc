@@ -75,6 +75,20 @@ Result<Seat> Membership::on_join(int ranks, TimePoint now) {
   return given.seat;
 }
 
+Result<int> Membership::on_store_join(TimePoint now) {
+  const auto free = std::find_if(store_seats_.begin(), store_seats_.end(), [&](const auto& seat) {
+    const auto known = ranks_.find({static_cast<int>(Role::kStore), seat.first});
+    const bool came = known != ranks_.end();
+    return came ? known->second.connection == nullptr : now - seat.second > kSeatDeadline;
+  });
+  if (free == store_seats_.end() && store_seats_.size() >= kMaxStores)
+    return Error{Code::kResourceExhausted,
+                 fmt::format("the cluster has {} stores that joined, its limit", store_seats_.size())};
+  const int rank = free == store_seats_.end() ? next_rank_++ : free->first;
+  store_seats_[rank] = now;
+  return rank;
+}
+
 // Forgets the replica that has been lost for longest; false: none is lost.
 bool Membership::make_room() {
   const auto longest = std::min_element(lost_at_.begin(), lost_at_.end(),

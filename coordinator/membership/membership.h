@@ -34,6 +34,7 @@ class Membership {
  public:
   // Replicas that are remembered, lost ones included; the longest lost is forgotten first.
   static constexpr size_t kMaxReplicas = 1024;
+  static constexpr size_t kMaxStores = 256;  // that have joined, lost ones included
   // A seat that nobody has taken by then is given to others.
   static constexpr Duration kSeatDeadline = std::chrono::seconds(120);
 
@@ -50,6 +51,9 @@ class Membership {
   // Until then it is a visitor, with a negative replica or world rank, and no member. kResourceExhausted:
   // every seat is taken by a replica that is there; kInvalidArgument: ranks < 1.
   Result<Seat> on_join(int ranks, TimePoint now = Clock::now());
+  // A store wants to join: its world rank, the one of a store that is gone where there is one, so that it
+  // finds again what that left on disk. kResourceExhausted: kMaxStores of them.
+  Result<int> on_store_join(TimePoint now = Clock::now());
   // Somebody was turned away for a reason of the caller's.
   void note_refused(const std::string& who, const std::string& reason);
   // No new requests for it from now on; on_idle follows, possibly from inside. False: there is no such
@@ -106,9 +110,10 @@ class Membership {
   monitoring::Metrics& metrics_;
   std::map<RankKey, Rank> ranks_;  // bounded by kMaxReplicas and the replicas' sizes
   std::map<int, Replica> replicas_;
-  std::map<int, TimePoint> lost_at_;   // of replicas without a leader
-  std::map<int, GivenSeat> seats_;     // by replica; taken or still to be taken
-  std::vector<GivenSeat> free_seats_;  // of replicas that have left: given again to as many ranks
+  std::map<int, TimePoint> lost_at_;      // of replicas without a leader
+  std::map<int, GivenSeat> seats_;        // by replica; taken or still to be taken
+  std::vector<GivenSeat> free_seats_;     // of replicas that have left: given again to as many ranks
+  std::map<int, TimePoint> store_seats_;  // when they were given, by world rank
   int next_replica_ = 0;
   int next_rank_ = 1;  // 0 is the coordinator
   bool readopting_ = false;

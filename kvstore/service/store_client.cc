@@ -81,6 +81,10 @@ Status StoreClient::handle(MessageType type, std::string_view body) {
                  ? Status()
                  : connection()->send(MessageType::kRelease, release.SerializeAsString());
     }
+    case MessageType::kLeave:
+      leaving_ = true;
+      hang_up_if_idle();
+      return {};
     default:
       return Error{Code::kInvalidArgument,
                    fmt::format("message type {} is not for a store's client", static_cast<int>(type))};
@@ -93,6 +97,10 @@ Status StoreClient::open_pool(std::string_view body) {
   link_->pool = std::move(pool);
   max_spill_time_ = std::chrono::milliseconds(info.reservation_ms()) / 2;
   return {};
+}
+
+void StoreClient::hang_up_if_idle() {
+  if (leaving_ && spills_.empty() && restores_.empty()) connection()->close("the store leaves");
 }
 
 void StoreClient::on_down(const std::string& reason) {
@@ -114,6 +122,7 @@ void StoreClient::spill(std::vector<PageWrite> pages, Deadline deadline, SpillTr
   auto ended = [self = self_, id, done = std::move(done)](const SpillOutcome& outcome) {
     if (*self) (*self)->spills_.erase(id);
     done(outcome);
+    if (*self) (*self)->hang_up_if_idle();
   };
   const auto transfer = std::make_shared<SpillTransfer>(link_, id, std::move(pages), deadline,
                                                         std::move(token), std::move(ended));
@@ -131,6 +140,7 @@ void StoreClient::restore(std::vector<PageRead> pages, const RestoreOptions& opt
   auto ended = [self = self_, id, done = std::move(done)](RestoreOutcome outcome) {
     if (*self) (*self)->restores_.erase(id);
     done(std::move(outcome));
+    if (*self) (*self)->hang_up_if_idle();
   };
   const auto transfer = std::make_shared<RestoreTransfer>(
       link_, fetches_, restore_context_, id, std::move(pages), options, deadline, std::move(ended));

@@ -31,7 +31,8 @@ class StoreClient {
   ~StoreClient();  // fails what is in flight
 
   const transport::ConnectionPtr& connection() const { return link_->connection; }
-  bool ready() const { return link_->pool != nullptr; }  // the store has told about its pool
+  // The store has told about its pool, and not that it leaves.
+  bool ready() const { return link_->pool != nullptr && !leaving_; }
 
   void on_message(transport::MessageType type, std::string_view body);
   void on_down(const std::string& reason);  // fails what is in flight, at once
@@ -45,12 +46,14 @@ class StoreClient {
  private:
   Status handle(transport::MessageType type, std::string_view body);
   Status open_pool(std::string_view body);
+  void hang_up_if_idle();  // a store that leaves waits for nothing else
 
   const std::shared_ptr<StoreLink> link_;
   const RestoreTransfer::Context& restore_context_;
   const std::shared_ptr<FetchQueue> fetches_;
   const std::shared_ptr<TransferBudget> spill_budget_;
   Duration max_spill_time_{};  // well within the store's reservations
+  bool leaving_ = false;
   uint64_t next_id_ = 1;
   std::unordered_map<uint64_t, std::shared_ptr<SpillTransfer>> spills_;
   std::unordered_map<uint64_t, std::shared_ptr<RestoreTransfer>> restores_;

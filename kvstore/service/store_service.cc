@@ -128,6 +128,8 @@ std::optional<DiskStats> StoreService::disk_stats() const {
 void StoreService::on_up(const ConnectionPtr& peer) {
   if (peer->peer().role == transport::Role::kCoordinator) return announcer_.connect(peer);
   if (peer->peer().role != transport::Role::kWorker) return;
+  if (leaving_) return peer->close("the store leaves");
+  workers_.emplace(peer->id(), peer);
   const auto milliseconds = [](Duration d) {
     return static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(d).count());
   };
@@ -153,6 +155,15 @@ void StoreService::on_down(const ConnectionPtr& peer) {
   if (tiered_) tiered_->drop_owner(peer->id());
   index_.drop_owner(peer->id());
   settle();
+  workers_.erase(peer->id());
+  if (workers_.empty() && left_) std::exchange(left_, nullptr)();
+}
+
+void StoreService::leave(std::function<void()> left) {
+  leaving_ = true;
+  if (workers_.empty()) return left();
+  left_ = std::move(left);
+  for (const auto& [id, worker] : workers_) send(worker, MessageType::kLeave, wire::Leave());
 }
 
 void StoreService::on_coordinator_lost() {

@@ -12,6 +12,8 @@
 
 #include <boost/asio/steady_timer.hpp>
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <string_view>
 
@@ -61,6 +63,10 @@ class StoreService : public std::enable_shared_from_this<StoreService> {
   void on_down(const transport::ConnectionPtr& peer);
   void on_coordinator_lost();  // as on_down() of the coordinator, where nobody has its connection any more
 
+  // Tells the workers, who begin nothing new with this store and hang up once what is under way has ended;
+  // `left`, once, when the last of them has. Nobody is let in any more.
+  void leave(std::function<void()> left);
+
   void adopt_folders();    // once all stores of the job were made: DiskTier::adopt()
   bool disk_idle() const;  // nothing waits to be written
   // Before the service goes; false: the disk hangs, and so would the destructor.
@@ -90,6 +96,9 @@ class StoreService : public std::enable_shared_from_this<StoreService> {
   const Options options_;
   const std::shared_ptr<transport::MemoryPool> pool_;
   const std::string data_address_;
+  std::map<uint64_t, transport::ConnectionPtr> workers_;  // by connection id
+  bool leaving_ = false;
+  std::function<void()> left_;
   monitoring::Metrics& metrics_;
   PoolResidency residency_;
   PrefixAnnouncer announcer_;

@@ -268,6 +268,12 @@ class Cluster(Launch):
         self._others.append(job)
         return job.launch()
 
+    def join_store(self, flags=()):
+        """A job of one more store; not waited for."""
+        job = Launch(mpirun(1, "store", "--join", f"127.0.0.1:{self.cluster_port}", *self.shared_flags(), *flags), self.env)
+        self._others.append(job)
+        return job.launch()
+
     def start_coordinator(self, flags=()):
         """The coordinator again, alone, at its old addresses; not waited for."""
         job = Launch([binary(), "coordinator", "--port", self.port, "--cluster-port", self.cluster_port,

@@ -7,31 +7,15 @@ import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from support.cluster import http, skip, wait_until  # noqa: E402
+from support.cluster import skip, wait_until  # noqa: E402
+from support.prefixes import PAGE_TOKENS, PAGES, PROMPT_TOKENS, Growth, cached, complete, push_out, said, wait_stored  # noqa: E402
 from support.series import total  # noqa: E402
 from support.two_hosts import LINK, LinkedCluster, TwoHosts  # noqa: E402
 
-PROMPT_TOKENS = 640
-PAGE_TOKENS = 32
-OTHERS = 16
 RATE = "1gbit"
 RATE_BYTES = 125e6
 SLOW_RATE = "8mbit"
 SLOW_RATE_BYTES = 1e6
-
-
-def complete(cluster, seed, max_tokens):
-    # Tokens of the demo model's vocabulary (4,096 entries, the first 4 special), the same every time.
-    prompt = [4 + (seed * 7919 + i * 104729) % 4000 for i in range(PROMPT_TOKENS)]
-    status, answer = http(cluster.url + "/v1/completions",
-                          {"model": "demo-model", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
-                           "ignore_eos": True, "logprobs": 1})
-    assert status == 200, answer
-    return answer
-
-
-def said(answer):
-    return answer["choices"][0]["logprobs"]["tokens"], answer["choices"][0]["logprobs"]["token_logprobs"]
 
 
 class TwoHostsTest(unittest.TestCase):
@@ -56,23 +40,15 @@ class TwoHostsTest(unittest.TestCase):
                 self.assertLess(measured, 1.5 * RATE_BYTES, direction)
 
             first = complete(cluster, 1, max_tokens=24)
-            self.assertEqual(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
-            pages = PROMPT_TOKENS // PAGE_TOKENS
-            wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") >= pages, 20,
-                       "pages in the store")
-            for seed in range(2, 2 + OTHERS):  # push the first one out of the worker's memory
-                complete(cluster, seed, max_tokens=2)
-            before, sent = cluster.metrics(), self.hosts.b.sent_bytes()
+            self.assertEqual(cached(first), 0)
+            wait_stored(cluster, PAGES)
+            push_out(cluster)
+            grown, sent = Growth(cluster), self.hosts.b.sent_bytes()
             again = complete(cluster, 1, max_tokens=24)
-            after = cluster.metrics()
+            grown.read()
             self.assertEqual(said(again), said(first), "restored over the link, not what was computed")
-            cached = again["usage"]["prompt_tokens_details"]["cached_tokens"]
-            self.assertGreaterEqual(cached, PROMPT_TOKENS - PAGE_TOKENS)
-
-            def grown(name, **labels):
-                return total(after, name, **labels) - total(before, name, **labels)
-
-            self.assertEqual(grown("lowkey_prompt_tokens_total", source="host"), cached)
+            self.assertGreaterEqual(cached(again), PROMPT_TOKENS - PAGE_TOKENS)
+            self.assertEqual(grown("lowkey_prompt_tokens_total", source="host"), cached(again))
             fetched = grown("lowkey_transfer_bytes_total", direction="get", transport="tcp")
             self.assertGreater(fetched, 0)
             self.assertEqual(grown("lowkey_transfer_bytes_total", direction="get"), fetched)
@@ -82,18 +58,15 @@ class TwoHostsTest(unittest.TestCase):
         flags = ["--kv-bytes", "4MiB", "--host-bytes", "64MiB"]
         with LinkedCluster(self.hosts, workers=1, flags=flags) as cluster:
             first = complete(cluster, 1, max_tokens=24)
-            pages = PROMPT_TOKENS // PAGE_TOKENS
-            wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") >= pages, 20,
-                       "pages in the store")
-            for seed in range(2, 2 + OTHERS):
-                complete(cluster, seed, max_tokens=2)
+            wait_stored(cluster, PAGES)
+            push_out(cluster)
             self.hosts.set_rate(SLOW_RATE)
-            before = cluster.metrics()
+            grown = Growth(cluster)
             again = complete(cluster, 1, max_tokens=24)
-            after = cluster.metrics()
+            grown.read()
             self.assertEqual(said(again), said(first))
             # Restored as slowly as the link is, or computed again because that is quicker: never waiting for both.
-            fetched, took = (total(after, name, direction="get") - total(before, name, direction="get")
+            fetched, took = (grown(name, direction="get")
                              for name in ("lowkey_transfer_bytes_total", "lowkey_transfer_seconds_total"))
             if fetched > 0:
                 self.assertLess(fetched / took, 1.5 * SLOW_RATE_BYTES)

@@ -71,6 +71,17 @@ TEST(ClusterPlan, AJobThatJoinsIsOneReplica) {
   EXPECT_EQ(ClusterPlan::make(config, Named(2, Role::kWorker)).error().code, Code::kUsage);
 }
 
+TEST(ClusterPlan, AStoreJoinsAlone) {
+  ServeConfig config;
+  config.join = "127.0.0.1:7700";
+  const auto plan = ClusterPlan::make(config, Named{Role::kStore});
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->stores, 1);
+  EXPECT_EQ(plan->replicas, 0);
+  EXPECT_EQ(plan->ranks[0].role, Role::kStore);
+  EXPECT_EQ(ClusterPlan::make(config, Named(2, Role::kStore)).error().code, Code::kUsage);
+}
+
 TEST(ClusterPlan, ACoordinatorAloneNeedsAPortToBeFoundAt) {
   ServeConfig config;
   EXPECT_EQ(ClusterPlan::make(config, Named{Role::kCoordinator}).error().code, Code::kUsage);

@@ -111,6 +111,22 @@ TEST_F(MembershipTest, SeatsAreAboveEveryIdThatIsTaken) {
   EXPECT_EQ(membership.on_join(0).error().code, Code::kInvalidArgument);
 }
 
+TEST_F(MembershipTest, StoresThatJoinTakeTheRankOfOneThatIsGone) {
+  membership.reserve(1, 3);
+  EXPECT_EQ(*membership.on_store_join(), 3);
+  EXPECT_EQ(*membership.on_store_join(), 4) << "the first has not come yet";
+  auto first = up(Role::kStore, 3), second = up(Role::kStore, 4);
+  EXPECT_EQ(*membership.on_store_join(), 5);
+  membership.on_down(first, kGone);
+  EXPECT_EQ(*membership.on_store_join(), 3);
+  const TimePoint later = Clock::now() + Membership::kSeatDeadline + std::chrono::seconds(1);
+  up(Role::kStore, 3);
+  EXPECT_EQ(*membership.on_store_join(later), 5) << "nobody has taken it";
+  EXPECT_EQ(membership.on_join(1)->first_rank, 6);
+  for (size_t i = 3; i < Membership::kMaxStores; ++i) EXPECT_TRUE(membership.on_store_join().ok());
+  EXPECT_EQ(membership.on_store_join().error().code, Code::kResourceExhausted);
+}
+
 TEST_F(MembershipTest, VisitorsAreNoMembers) {
   auto visitor = up(Role::kWorker, -1, -1, 0);
   EXPECT_TRUE(membership.replicas().empty());

@@ -2,6 +2,8 @@
 // counted drop, in time, and the ledger is right again.
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "tests/unit/kvstore/service/store_cluster.h"
 #include "transport/loopback/loopback_network.h"
 #include "transport/wire/lowkey.pb.h"
@@ -335,6 +337,43 @@ TEST_F(StoreLoopback, TwoStoresShareThePagesAndOneMayDie) {
   EXPECT_LT(worker->restore(reads(pages)).pages, 32u);
   EXPECT_EQ(worker->spill(writes(pages)).failed, 0u) << "the lost pages go to the store that is left";
   EXPECT_EQ(worker->restore(reads(pages)).pages, 32u);
+}
+
+// What is under way ends; what is new goes to the others; nobody is let in any more.
+TEST_F(StoreLoopback, AStoreLeavesOnceWhatIsUnderWayHasEnded) {
+  start({.host_bytes = 16 << 20});
+  StoreProcess second(planes(), 10, {.host_bytes = 16 << 20});
+  worker->connect(second.control->address());
+  auto pages = test_pages(8);
+  ASSERT_EQ(worker->spill(writes(pages)).stored, 8u);
+  const std::string address = store->control->address();
+  network->hold_transfers(address);
+  auto restore = worker->start_restore(reads(pages));
+  const Deadline deadline = Deadline::in(kPatience);
+  while (network->transfers_held(address) == 0 && !deadline.passed()) std::this_thread::yield();
+  std::atomic<bool> left = false;
+  store->on_io([&] {
+    store->service->leave([&] { left = true; });
+    return 0;
+  });
+  ASSERT_TRUE(worker->eventually([&] { return worker->set->num_ready() == 1; }));
+  EXPECT_FALSE(left);
+  const auto more = test_pages(16, 4096, 100);
+  EXPECT_EQ(worker->spill(writes(more)).stored, 16u);
+  EXPECT_EQ(second.ledger().pages_evictable + store->ledger().pages_evictable + store->ledger().pages_pinned,
+            24u);
+  EXPECT_GE(second.ledger().pages_evictable, 16u) << "all of them";
+  network->end_hold(address);
+  EXPECT_EQ(WorkerProcess::wait(std::move(restore)).pages, 8u);
+  for (const TestPage& page : pages) EXPECT_TRUE(page.came_back());
+  EXPECT_TRUE(store->eventually([&] { return left.load(); }));
+  WorkerProcess late(planes(), 2, test_origin());
+  late.on_io([&] {
+    late.control->connect(address, Deadline::in(kPatience), [](auto) {});
+    return 0;
+  });
+  EXPECT_TRUE(late.eventually([&] { return late.down_reason.find("the store leaves") != std::string::npos; }));
+  EXPECT_EQ(late.on_io([&] { return late.set->num_ready(); }), 0u);
 }
 
 TEST(Rendezvous, TheLossOfAStoreMovesOnlyItsPages) {
