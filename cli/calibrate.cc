@@ -2,7 +2,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "cli/calibration.h"
@@ -14,6 +16,22 @@ struct Command {
   CalibrationOptions options;
   std::string out;
 };
+
+// "4", or "4.5-3-1.9": of each level.
+std::optional<std::vector<double>> ratios_of(const std::string& word) {
+  std::vector<double> ratios;
+  const char *at = word.data(), *const end = at + word.size();
+  for (;;) {
+    double ratio = 0;
+    const auto [next, error] = std::from_chars(at, end, ratio, std::chars_format::fixed);
+    if (error != std::errc() || !(ratio > 0) || std::ssize(ratios) == kernels::kMaxLevels)
+      return std::nullopt;
+    ratios.push_back(ratio);
+    if (next == end) return ratios;
+    if (*next != '-') return std::nullopt;
+    at = next + 1;
+  }
+}
 
 int fail(const Error& error) {
   fmt::print(stderr, "lowkey calibrate: {}\n", error.message);
@@ -32,9 +50,9 @@ int run(const Command& command) {
   if (!written.ok()) return fail(written.error());
   fmt::print("{}: {} bases of {} stored vectors, {}\n", command.out, result->profile.basis,
              result->profile.vectors.size(), result->profile.origin);
-  fmt::print("{:<12} {:>8} {:>14} {:>14}\n", "budget", "ratio", "bits/element", "KL there");
+  fmt::print("{:<15} {:>8} {:>14} {:>14}\n", "budget", "ratio", "bits/element", "KL there");
   for (const BudgetReport& budget : result->budgets)
-    fmt::print("{:<12} {:>7.2f}x {:>14.3f} {:>14.5f}\n", budget.name, budget.ratio, budget.bits_per_element,
+    fmt::print("{:<15} {:>7.2f}x {:>14.3f} {:>14.5f}\n", budget.name, budget.ratio, budget.bits_per_element,
                budget.loss);
   return 0;
 }
@@ -54,11 +72,20 @@ void add_calibrate_command(CLI::App& app, int& exit_code) {
   calibrate->add_option("--recipe", options.recipe,
                         "recipe file that says which bases, which heads joined, and whether codes are used");
   calibrate
-      ->add_option(
-          "--budget", options.budgets,
-          "all-bytes ratio at 2,048 tokens, or the share of features kept where the recipe has no codes "
-          "[4 6 8 10; 0.75 0.5 0.4 0.25]")
-      ->check(CLI::PositiveNumber);
+      ->add_option_function<std::vector<std::string>>(
+          "--budget",
+          [&options](const std::vector<std::string>& words) {
+            options.budgets.clear();
+            for (const std::string& word : words) options.budgets.push_back(*ratios_of(word));
+          },
+          "all-bytes ratio at 2,048 tokens, of several levels 4.5-3-1.9, the first level's first; or the "
+          "share "
+          "of features kept where the recipe has no codes [4 6 8 10 4.5-3-1.9; 0.75 0.5 0.4 0.25]")
+      ->check(CLI::Validator(
+          [](const std::string& word) {
+            return ratios_of(word) ? std::string() : fmt::format("expected RATIO or R1-R2, found {}", word);
+          },
+          "RATIO"));
   calibrate->add_option("--tokens", options.tokens, "of text")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

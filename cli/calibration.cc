@@ -1,6 +1,9 @@
 #include "cli/calibration.h"
 
+#include <spdlog/fmt/ranges.h>
+
 #include <algorithm>
+#include <array>
 
 #include "cli/calibration_pass.h"
 #include "cli/progress.h"
@@ -21,6 +24,9 @@ using Windows = std::vector<std::vector<int32_t>>;
 
 // A window is as long as the model's context, and no longer than losses need to show.
 constexpr int kLongestWindow = 2048;
+
+// Of recipes/lowkey-levels.yaml, which says why.
+constexpr std::array kLevels = {4.5, 3.0, 1.9};
 
 Recipe default_recipe(bool trained) {
   Recipe recipe{.name = "lowkey", .sink_tokens = 4};
@@ -59,20 +65,21 @@ class Run {
     return !options_.budgets.empty() || takes(recipe_.key) || takes(recipe_.value);
   }
 
-  std::vector<double> budgets() const {
+  std::vector<std::vector<double>> budgets() const {
     if (!options_.budgets.empty()) return options_.budgets;
-    return quantize() ? std::vector<double>{4, 6, 8, 10} : std::vector<double>{0.75, 0.50, 0.40, 0.25};
+    if (!quantize()) return {{0.75}, {0.50}, {0.40}, {0.25}};
+    return {{4}, {6}, {8}, {10}, {kLevels.begin(), kLevels.end()}};
   }
 
   // Before minutes of work: can these be reached at all?
   Status check_budgets() const {
-    for (double budget : budgets()) {
+    for (const std::vector<double>& budget : budgets()) {
       if (!quantize()) {
-        if (budget > 1)
+        if (budget.size() > 1 || budget[0] > 1)
           return Error{
               Code::kUsage,
               fmt::format("--budget: recipe {} keeps a share of the features: expected at most 1, found {}",
-                          recipe_.name, budget),
+                          recipe_.name, fmt::join(budget, "-")),
               "budget"};
         continue;
       }
@@ -236,8 +243,8 @@ class Run {
     LOWKEY_ASSIGN(meter, KlMeter::make(*runner_, loss_windows_));
     const Sensitivity sensitivity(*meter, profile_, frame_, shape_);
     LOWKEY_ASSIGN(losses, sensitivity.planes(errors));
-    for (double ratio : budgets()) {
-      LOWKEY_ASSIGN(budget, kvstore::allocate_planes(losses, ratio, frame_, shape_));
+    for (const std::vector<double>& ratios : budgets()) {
+      LOWKEY_ASSIGN(budget, kvstore::allocate_planes(losses, ratios, frame_, shape_));
       LOWKEY_TRY(add(sensitivity, std::move(budget)));
     }
     return {};
@@ -247,7 +254,8 @@ class Run {
     LOWKEY_TRY(choose_loss_windows());
     LOWKEY_ASSIGN(meter, KlMeter::make(*runner_, loss_windows_));
     const Sensitivity sensitivity(*meter, profile_, frame_, shape_);
-    auto keeps = budgets();
+    std::vector<double> keeps;
+    for (const std::vector<double>& budget : budgets()) keeps.push_back(budget[0]);
     std::ranges::sort(keeps, std::greater());  // each goes on from the one before
     kvstore::RankChoice ranks{std::vector<int>(profile_.vectors.size(), profile_.groups())};
     for (double keep : keeps) {
@@ -260,18 +268,21 @@ class Run {
   }
 
   Status add(const Sensitivity& sensitivity, Budget budget) {
-    LOWKEY_ASSIGN(loss, sensitivity.of_budget(budget, quantize()));
     LOWKEY_ASSIGN(layout, kernels::PageLayout::make(kvstore::spec_of_bits(budget, frame_), shape_));
     const auto n = kvstore::kBudgetTokens;
-    uint64_t bytes = 0;
-    for (const kernels::Plane& plane : layout.planes) bytes += plane.bytes;
-    for (const kernels::VectorLayout& vector : layout.vectors)
-      bytes += uint64_t{2} * vector.num_scalars * layout.page_tokens;
     const double elements = static_cast<double>(layout.vectors.size()) * profile_.dim() * layout.page_tokens;
-    reports_.push_back({budget.name,
-                        static_cast<double>(layout.bf16_bytes_for_tokens(n)) /
-                            static_cast<double>(layout.bytes_for_tokens(n)),
-                        8.0 * static_cast<double>(bytes) / elements, loss});
+    for (int levels = 1; levels <= budget.levels; ++levels) {
+      LOWKEY_ASSIGN(loss, sensitivity.of_budget(budget, quantize(), levels));
+      uint64_t bytes = 0;
+      for (const kernels::Plane& plane : layout.planes)
+        if (plane.level < levels) bytes += plane.bytes;
+      for (const kernels::VectorLayout& vector : layout.vectors)
+        bytes += uint64_t{2} * vector.num_scalars * layout.page_tokens;
+      reports_.push_back({levels == budget.levels ? budget.name : fmt::format("{}:{}", budget.name, levels),
+                          static_cast<double>(layout.bf16_bytes_for_tokens(n)) /
+                              static_cast<double>(layout.bytes_for_tokens(n, levels)),
+                          8.0 * static_cast<double>(bytes) / elements, loss});
+    }
     profile_.budgets.push_back(std::move(budget));
     return {};
   }

@@ -14,8 +14,9 @@ struct CalibrationOptions {
   std::filesystem::path model_dir;
   std::filesystem::path text;
   std::filesystem::path recipe;  // empty: ours, weighted bases and embedded codes
-  std::vector<double>
-      budgets;  // ratios, or shares of the features where the recipe has no quantizer; empty: usual
+  // Ratios, the first level's first where a budget has several; shares of the features (one each) where the
+  // recipe has no quantizer. Empty: usual.
+  std::vector<std::vector<double>> budgets;
   int64_t tokens = 128 * 1024;  // of text
   bool train = false;
   int64_t train_steps = 0;  // 0: the trainer's own
@@ -24,7 +25,7 @@ struct CalibrationOptions {
   int loss_windows = 12;
 };
 
-struct BudgetReport {
+struct BudgetReport {  // of a budget, or of its first levels
   std::string name;
   double ratio = 0;             // all bytes at kBudgetTokens, bf16 over ours
   double bits_per_element = 0;  // planes, scales and norms of complete pages

@@ -31,6 +31,7 @@ constexpr int kEncodeRounds = 3;
 struct Candidate {
   ResolvedCache cache;       // in the engine's dtype
   ResolvedCache bf16_cache;  // what bytes are counted of
+  int levels = 1;            // that are read of every page
   worker::QualityScore score;
   int64_t first_asked = 0, first_known = 0, later_asked = 0, later_known = 0;
   double attention_ratio = 0, encode_share = 0;
@@ -75,7 +76,8 @@ class Evaluation {
       LOWKEY_ASSIGN(recipe, kvstore::read_recipe(file));
       LOWKEY_ASSIGN(cache, resolve(recipe, fingerprint, options_.dtype));
       LOWKEY_ASSIGN(bf16, resolve(recipe, fingerprint, DType::kBf16));
-      candidates_.push_back({.cache = std::move(cache), .bf16_cache = std::move(bf16)});
+      for (int levels = 1; levels <= cache.pages.num_levels; ++levels)
+        candidates_.push_back({.cache = cache, .bf16_cache = bf16, .levels = levels});
     }
     return {};
   }
@@ -92,7 +94,7 @@ class Evaluation {
     LOWKEY_TRY(runner_->run(tokens, exact_.pages, middle,
                             [&](int, std::span<const float> logits) { exact.add(logits); }));
     for (Candidate& candidate : candidates_) {
-      RecipeSequence sequence(*runner_, candidate.cache);
+      RecipeSequence sequence(*runner_, candidate.cache, candidate.levels);
       LOWKEY_TRY(sequence.prompt(tokens.first(middle), middle, nullptr));
       LOWKEY_TRY(
           sequence.extend(tokens.subspan(middle), middle, [&](int position, std::span<const float> logits) {
@@ -105,7 +107,7 @@ class Evaluation {
 
   Status recall(const RecallTask& task) {
     for (Candidate& candidate : candidates_) {
-      RecipeSequence sequence(*runner_, candidate.cache);
+      RecipeSequence sequence(*runner_, candidate.cache, candidate.levels);
       LOWKEY_ASSIGN(known, ask(sequence, task));
       ++candidate.first_asked;
       candidate.first_known += known[0];
@@ -118,8 +120,8 @@ class Evaluation {
 
   Status time(Candidate& candidate) {
     candidate.attention_ratio =
-        worker::attention_ratio(runner_->backend(), candidate.cache, exact_, runner_->config().num_heads,
-                                std::max(context_, kProbeTokens), kProbeSeconds);
+        worker::attention_ratio(runner_->backend(), candidate.cache, candidate.levels, exact_,
+                                runner_->config().num_heads, std::max(context_, kProbeTokens), kProbeSeconds);
     double prefill = HUGE_VAL, encode = HUGE_VAL;
     for (int round = 0; round < kEncodeRounds; ++round) {
       RecipeSequence sequence(*runner_, candidate.cache);
@@ -144,14 +146,17 @@ class Evaluation {
   EvaluateRow row(const Candidate& candidate) const {
     const ResolvedCache& cache = candidate.bf16_cache;
     const uint64_t half = static_cast<uint64_t>(context_) / 2;
-    const uint64_t bytes = cache.bytes_for(half, context_ - half);
+    const bool whole = candidate.levels == cache.pages.num_levels;
+    const uint64_t bytes = whole ? cache.bytes_for(half, context_ - half)
+                                 : cache.pages.bytes_for_tokens(context_, candidate.levels);
     const double layers_per_bank =
         static_cast<double>(runner_->config().num_layers) / cache.layers.num_banks();
-    EvaluateRow row{.recipe = cache.recipe.name,
+    const std::string& name = cache.recipe.name;
+    EvaluateRow row{.recipe = whole ? name : fmt::format("{}:{}", name, candidate.levels),
                     .ratio = layers_per_bank *
                              static_cast<double>(cache.pages.bf16_bytes_for_tokens(context_)) /
                              static_cast<double>(bytes),
-                    .bits_per_element = bits_per_element(cache),
+                    .bits_per_element = bits_per_element(cache, candidate.levels),
                     .kl = candidate.score.kl(),
                     .top1 = candidate.score.top1(),
                     .ppl = candidate.score.perplexity(),
@@ -180,11 +185,11 @@ class Evaluation {
 
 }  // namespace
 
-double bits_per_element(const ResolvedCache& cache) {
+double bits_per_element(const ResolvedCache& cache, int levels) {
   const bool archive = !cache.archive.empty();
   double bytes = 0, elements = 0;
   const auto add = [&](const PageLayout& layout) {
-    for (int level = 0; level < layout.num_levels; ++level) bytes += layout.slab_bytes[level];
+    for (int level = 0; level < levels; ++level) bytes += layout.slab_bytes[level];
     elements += 2.0 * layout.num_banks * layout.num_kv_heads * layout.head_dim * layout.page_tokens;
   };
   if (!archive) add(cache.pages);

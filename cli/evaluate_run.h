@@ -6,6 +6,8 @@
 // all others one forward pass gives the same (docs/architecture.md, "What a query sees"). Of a recipe that
 // recodes spilled pages, the first half is a prefix that came back from a store; bytes and times are of its
 // pages on the device.
+//
+// A recipe of several levels has a row for each: of its first levels alone, `name:1` and so on, and of all.
 #pragma once
 
 #include <filesystem>
@@ -49,11 +51,11 @@ struct EvaluateRow {
 // Told what is done, in all of `total` steps.
 using EvaluateProgress = std::function<void(int done, int total)>;
 
-// One row per recipe, in order. Errors: kUsage, kBadInput with what is wrong with the model, a recipe, a
-// profile or the text.
+// One row per recipe and level, in order, all levels last. Errors: kUsage, kBadInput with what is wrong with
+// the model, a recipe, a profile or the text.
 Result<std::vector<EvaluateRow>> evaluate(const EvaluateOptions& options, const EvaluateProgress& progress);
 
-// Bits per stored element of complete pages.
-double bits_per_element(const kvstore::ResolvedCache& cache);
+// Bits per stored element of the first `levels` levels of complete pages.
+double bits_per_element(const kvstore::ResolvedCache& cache, int levels);
 
 }  // namespace lowkey::cli

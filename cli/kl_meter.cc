@@ -52,7 +52,7 @@ Result<std::unique_ptr<KlMeter>> KlMeter::make(worker::WindowRunner& runner,
   return meter;
 }
 
-Result<double> KlMeter::measure(const kernels::PageLayout& layout) const {
+Result<double> KlMeter::measure(const kernels::PageLayout& layout, int read_levels) const {
   const size_t vocab = runner_.config().vocab_size;
   double cross = 0;  // sum of p log q
   size_t at = 0;
@@ -64,7 +64,7 @@ Result<double> KlMeter::measure(const kernels::PageLayout& layout) const {
       cross += (p * (row - static_cast<float>(log_sum_exp(row)))).sum();
       at += vocab;
     };
-    LOWKEY_TRY(runner_.run(window, layout, static_cast<int>(window.size() / 2), add));
+    LOWKEY_TRY(runner_.run(window, layout, static_cast<int>(window.size() / 2), add, read_levels));
   }
   return (negative_entropy_ - cross) / static_cast<double>(count_);
 }

@@ -21,8 +21,9 @@ class KlMeter {
   static Result<std::unique_ptr<KlMeter>> make(worker::WindowRunner& runner,
                                                std::span<const std::vector<int32_t>> windows);
 
-  // Mean KL(exact || layout) in nats per scored token.
-  Result<double> measure(const kernels::PageLayout& layout) const;
+  // Mean KL(exact || layout) in nats per scored token; of all pages the first `read_levels` are read (0:
+  // all).
+  Result<double> measure(const kernels::PageLayout& layout, int read_levels = 0) const;
 
  private:
   KlMeter(worker::WindowRunner& runner, std::span<const std::vector<int32_t>> windows);

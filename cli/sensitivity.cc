@@ -8,11 +8,13 @@ namespace lowkey::cli {
 
 using kvstore::GroupBits;
 
-Result<double> Sensitivity::with(std::vector<kernels::VectorSpec> vectors) const {
+Result<double> Sensitivity::with(std::vector<kernels::VectorSpec> vectors, int num_levels,
+                                 int read_levels) const {
   kernels::PageSpec spec = frame_;
+  spec.num_levels = num_levels;
   spec.vectors = std::move(vectors);
   LOWKEY_ASSIGN(layout, kernels::PageLayout::make(spec, shape_));
-  return meter_.measure(layout);
+  return meter_.measure(layout, read_levels);
 }
 
 Result<kvstore::LossTable> Sensitivity::planes(
@@ -63,7 +65,7 @@ Result<std::vector<std::vector<double>>> Sensitivity::ranks(const kvstore::RankC
   return table;
 }
 
-Result<double> Sensitivity::of_budget(const kvstore::Budget& budget, bool quantize) const {
+Result<double> Sensitivity::of_budget(const kvstore::Budget& budget, bool quantize, int levels) const {
   std::vector<kernels::VectorSpec> vectors;
   for (size_t v = 0; v < profile_.vectors.size(); ++v) {
     const auto& bits = budget.bits[v];
@@ -71,7 +73,7 @@ Result<double> Sensitivity::of_budget(const kvstore::Budget& budget, bool quanti
     vectors.push_back(quantize ? embedded_spec(profile_, profile_.vectors[v], bits)
                                : ranked_spec(profile_.vectors[v], static_cast<int>(kept)));
   }
-  return with(std::move(vectors));
+  return with(std::move(vectors), budget.levels, levels);
 }
 
 }  // namespace lowkey::cli

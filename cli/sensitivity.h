@@ -27,10 +27,12 @@ class Sensitivity {
   // every budget.)
   Result<std::vector<std::vector<double>>> ranks(const kvstore::RankChoice& from) const;
 
-  Result<double> of_budget(const kvstore::Budget& budget, bool quantize) const;
+  // Of the first `levels` levels; 0: of all.
+  Result<double> of_budget(const kvstore::Budget& budget, bool quantize, int levels = 0) const;
 
  private:
-  Result<double> with(std::vector<kernels::VectorSpec> vectors) const;
+  Result<double> with(std::vector<kernels::VectorSpec> vectors, int num_levels = 1,
+                      int read_levels = 0) const;
 
   const KlMeter& meter_;
   const kvstore::Profile& profile_;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <array>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -19,12 +21,17 @@ using GroupLoss = std::array<double, kWidths.size()>;
 // [vector][group]
 using LossTable = std::vector<std::vector<GroupLoss>>;
 
-// Bits that minimize the sum of losses among those of at most bf16 / `ratio` bytes, by marginal loss per
-// byte: a common price of a bit for all groups, then the best of what still fits. One level. `frame`: the
-// page without its vectors; every vector is coded as `frame.key` says but for its bits. Error: kUsage when
-// not even pages without any bits are that small.
-Result<Budget> allocate_planes(const LossTable& losses, double ratio, const kernels::PageSpec& frame,
-                               const kernels::CacheShape& shape);
+// Bits that minimize the sum of losses among those of at most bf16 / ratio bytes, by marginal loss per byte:
+// a common price of a bit for all groups, then the best of what still fits. Each of `ratios` is a level, the
+// coarsest first: a level starts from the one below it and adds what is worth most then, in steps that can be
+// read fast (2 bits do not become 8 in one level). `frame`: the page without its vectors; every vector is
+// coded as `frame.key` says but for its bits. Error: kUsage when not even pages without any bits are that
+// small, or when the ratios do not descend.
+Result<Budget> allocate_planes(const LossTable& losses, std::span<const double> ratios,
+                               const kernels::PageSpec& frame, const kernels::CacheShape& shape);
+
+// "4x"; of levels "5x-2x".
+std::string budget_name(std::span<const double> ratios);
 
 // The page of such a budget, bases left out: for its bytes. (Groups without bits have none, stored or not.)
 kernels::PageSpec spec_of_bits(const Budget& budget, const kernels::PageSpec& frame);

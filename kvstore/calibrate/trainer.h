@@ -14,7 +14,7 @@
 
 namespace lowkey::kvstore {
 
-inline constexpr int kTrainInterface = 1;
+inline constexpr int kTrainInterface = 2;
 inline constexpr const char* kTrainModule = "liblowkey_train.so";
 
 // A Llama-type decoder, whole. Its weights are read once, as f32.

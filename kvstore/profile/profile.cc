@@ -93,7 +93,6 @@ class Reader {
     LOWKEY_TRY(read_int("num_kv_heads", 1, 65535, profile_.num_kv_heads));
     LOWKEY_TRY(read_int("head_dim", 1, kernels::kMaxGroups * kernels::kGroupFeatures, profile_.head_dim));
     LOWKEY_TRY(read_int("join", 1, profile_.num_kv_heads, profile_.join));
-    LOWKEY_TRY(read_int("num_levels", 1, kernels::kMaxLevels, profile_.num_levels));
     if (profile_.num_kv_heads % profile_.join != 0)
       return bad("metadata 'join'", fmt::format("a divisor of {} KV heads", profile_.num_kv_heads),
                  std::to_string(profile_.join));
@@ -150,9 +149,11 @@ class Reader {
   }
 
   Status read_budget(const TensorEntry& tensor) {
-    const int groups = profile_.groups(), levels = profile_.num_levels;
+    const int groups = profile_.groups();
+    const int64_t found = tensor.shape.empty() ? 0 : tensor.shape.back();
+    const int levels = static_cast<int>(std::clamp<int64_t>(found, 1, kernels::kMaxLevels));
     LOWKEY_ASSIGN(bytes, bytes_of(tensor, "U8", {groups, levels}));
-    Budget budget{.name = tensor.name.substr(kBudgetPrefix.size())};
+    Budget budget{.name = tensor.name.substr(kBudgetPrefix.size()), .levels = levels};
     for (size_t v = 0, at = 0; v < profile_.vectors.size(); ++v) {
       auto& bits = budget.bits.emplace_back(groups, GroupBits{});
       for (GroupBits& group : bits) {
@@ -242,9 +243,9 @@ Status Profile::write(const std::filesystem::path& file) const {
     for (const auto& vector : budget.bits) {
       LOWKEY_CHECK(int(vector.size()) == groups(), "budget {}: {} groups", budget.name, vector.size());
       for (const GroupBits& group : vector)
-        bytes.append(reinterpret_cast<const char*>(group.data()), num_levels);
+        bytes.append(reinterpret_cast<const char*>(group.data()), budget.levels);
     }
-    writer.add(std::string(kBudgetPrefix) + budget.name, "U8", shape({groups(), num_levels}), bytes);
+    writer.add(std::string(kBudgetPrefix) + budget.name, "U8", shape({groups(), budget.levels}), bytes);
   }
   return writer.write(file, {{"lowkey_profile", std::to_string(kProfileVersion)},
                              {"basis", basis},
@@ -253,7 +254,6 @@ Status Profile::write(const std::filesystem::path& file) const {
                              {"num_kv_heads", std::to_string(num_kv_heads)},
                              {"head_dim", std::to_string(head_dim)},
                              {"join", std::to_string(join)},
-                             {"num_levels", std::to_string(num_levels)},
                              {"norm", norm ? "true" : "false"},
                              {"norm_edge", fmt::format("{}", norm_edge)},
                              {"origin", origin}});

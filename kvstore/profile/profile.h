@@ -3,11 +3,13 @@
 // uncompressed cache to rounding.
 //
 // A safetensors file, little-endian, equal profiles give equal bytes. Tensors:
-//   encode  F32 [banks, 2, vectors, dim, dim]   side 0 is K, 1 is V; rows are features by descending
-//   importance decode  F32, the same shape                 absent when equal to encode mean    F32 [banks, 2,
-//   vectors, dim] scale   F32 [banks, 2, vectors, dim] budget.NAME  U8 [banks, 2, vectors, groups, levels]
+//   encode       F32 [banks, 2, vectors, dim, dim]     side 0 is K, 1 is V; rows are features by descending
+//                                                      importance
+//   decode       F32, the same shape                   absent when equal to encode
+//   mean, scale  F32 [banks, 2, vectors, dim]
+//   budget.NAME  U8 [banks, 2, vectors, groups, levels of this budget]
 // and as metadata: lowkey_profile (the version), basis, model_fingerprint, num_banks, num_kv_heads, head_dim,
-// join, num_levels, norm, norm_edge, origin.
+// join, norm, norm_edge, origin.
 #pragma once
 
 #include <array>
@@ -37,15 +39,17 @@ using GroupBits = std::array<uint8_t, kernels::kMaxLevels>;  // bits that each l
 // What one budget keeps: bits per group of 16 features and level (PageLayout's VectorSpec::bits), for every
 // vector.
 struct Budget {
-  std::string
-      name;  // "4x" (all-bytes ratio at 2,048 tokens) or "keep-0.50" (share of features, no quantizer)
+  // "4x" (all-bytes ratio at 2,048 tokens), "5x-2x" (of the first level, ..., of all levels), or "keep-0.50"
+  // (share of features, no quantizer)
+  std::string name;
   std::vector<std::vector<GroupBits>> bits;  // [vector][group][level]
+  int levels = 1;
 };
 
 struct Profile {
   std::string basis;  // "pca", "weighted", "trained"
   Hash128 model_fingerprint;
-  int num_banks = 0, num_kv_heads = 0, head_dim = 0, join = 1, num_levels = 1;
+  int num_banks = 0, num_kv_heads = 0, head_dim = 0, join = 1;
   bool norm = true;  // embedded codes carry one norm per row
   float norm_edge = 4.5f;
   std::vector<VectorProfile> vectors;  // [bank][side][vector], num_kv_heads / join vectors a side

@@ -34,6 +34,7 @@ struct Recipe {
   bool exact_prefill = false;
   int page_tokens = 32;
   std::vector<double> levels = {1.0};  // cut points, ascending, the last is 1
+  bool levels_of_budget = false;       // their number counts alone: cut where the profile's budget is
   int spill_levels = 0;                // of a page, that a store is given; 0: all
   // stream: {spill: {recipe: FILE}}: what stores are given instead, page by page; null: pages as they are.
   std::shared_ptr<const Recipe> spilled;

@@ -372,6 +372,13 @@ Status RecipeReader::read_stream(const YAML::Node& node) {
 }
 
 Status RecipeReader::read_levels(const YAML::Node& node) {
+  if (node.IsScalar()) {
+    int count = 0;
+    LOWKEY_TRY(integer("stream: levels", 2, kernels::kMaxLevels, count)(node));
+    recipe_.levels.assign(count, 1.0);
+    recipe_.levels_of_budget = true;
+    return {};
+  }
   std::vector<double> levels;
   if (node.IsSequence()) {
     for (const YAML::Node& cut : node)
@@ -380,7 +387,8 @@ Status RecipeReader::read_levels(const YAML::Node& node) {
   if (levels.empty() || levels.size() > size_t{kernels::kMaxLevels} || levels.back() != 1 ||
       std::ranges::adjacent_find(levels, std::greater_equal<>()) != levels.end())
     return error(node,
-                 fmt::format("stream: levels: expected up to {} ascending shares that end with 1, found {}",
+                 fmt::format("stream: levels: expected up to {} ascending shares that end with 1, or the "
+                             "number of levels of a budget, found {}",
                              kernels::kMaxLevels, quoted(node)));
   recipe_.levels = std::move(levels);
   return {};

@@ -30,6 +30,14 @@ Broken side_rules(const Recipe& recipe, const SideDials& side) {
     if (recipe.budget.empty())
       return BrokenRule{"bits",
                         "bits: width: auto: expected a budget of the profile (budget: 4x), found none"};
+    if (recipe.levels.size() > 1 && !recipe.levels_of_budget)
+      return BrokenRule{"stream",
+                        "stream: levels: with width: auto the budget says where they are cut: expected their "
+                        "number, found shares"};
+  } else if (recipe.levels_of_budget) {
+    return BrokenRule{"stream",
+                      "stream: levels: their number alone needs a budget that is cut (bits: width: auto): "
+                      "expected shares"};
   }
   if (side.quantizer == Quantizer::kAffine && side.axis == ScaleAxis::kChannel &&
       recipe.page_tokens % side.scale_span != 0)

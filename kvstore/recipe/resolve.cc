@@ -34,15 +34,18 @@ Status check_profile(const Recipe& recipe, const Profile& profile, const HeadMap
   for (const SideDials* side : {&recipe.key, &recipe.value}) {
     if (side->basis != BasisKind::kIdentity && profile.basis != to_string(side->basis))
       return differs("basis", to_string(side->basis), profile.basis);
-    if (side->width == kWidthAuto && recipe.levels.size() > 1 &&
-        std::ssize(recipe.levels) != profile.num_levels)
-      return differs("levels of its budgets", recipe.levels.size(), profile.num_levels);
   }
   if (profile.join != heads.join) return differs("joined heads", heads.join, profile.join);
   if (!recipe.budget.empty() && profile.budget(recipe.budget) == nullptr) {
     std::string known;
     for (const Budget& budget : profile.budgets) known += (known.empty() ? "" : ", ") + budget.name;
     return differs("budget", recipe.budget, known.empty() ? "none" : known);
+  }
+  const bool cut = recipe.key.width == kWidthAuto || recipe.value.width == kWidthAuto;
+  if (cut && recipe.levels.size() > 1) {
+    const int levels = profile.budget(recipe.budget)->levels;
+    if (std::ssize(recipe.levels) != levels)
+      return differs(fmt::format("levels of budget {}", recipe.budget).c_str(), recipe.levels.size(), levels);
   }
   return {};
 }

@@ -129,7 +129,7 @@ def held_out(path, count=9):
     if not path.exists():
         return []
     texts = []
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
+    with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             texts.append(json.loads(line)["text"][5000:])
             if len(texts) == count:

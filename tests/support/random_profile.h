@@ -44,9 +44,8 @@ inline kvstore::Profile random_profile(const kvstore::ModelShape& model, int joi
   profile.num_kv_heads = model.num_kv_heads;
   profile.head_dim = model.head_dim;
   profile.join = join;
-  profile.num_levels = num_levels;
   profile.origin = "random, for tests";
-  profile.budgets = {{.name = "4x"}, {.name = "keep-0.50"}};
+  profile.budgets = {{.name = "4x", .levels = num_levels}, {.name = "keep-0.50", .levels = num_levels}};
   const int dim = profile.dim(), groups = profile.groups();
   std::uniform_real_distribution<float> uniform(-0.2f, 0.2f);
   const size_t count = size_t(profile.num_banks) * 2 * profile.vectors_per_side();

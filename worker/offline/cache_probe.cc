@@ -49,11 +49,11 @@ void encode_page(PlainPages& pages, uint32_t seed) {
 }  // namespace
 
 CacheProbe::CacheProbe(kernels::Backend& backend, const kvstore::ResolvedCache& cache, int num_q_heads,
-                       int tokens)
+                       int tokens, int read_levels)
     : backend_(backend),
       cache_(cache),
       num_q_heads_(num_q_heads),
-      own_(cache.pages),
+      own_(cache.pages, read_levels),
       tail_(plain_memory(cache.pages.tail_bytes)) {
   const PageLayout& layout = cache.pages;
   const int pages = tokens / layout.page_tokens;
@@ -116,9 +116,10 @@ double CacheProbe::attend() {
   return seconds(Clock::now() - start);
 }
 
-double attention_ratio(kernels::Backend& backend, const kvstore::ResolvedCache& recipe,
+double attention_ratio(kernels::Backend& backend, const kvstore::ResolvedCache& recipe, int read_levels,
                        const kvstore::ResolvedCache& exact, int num_q_heads, int tokens, double seconds) {
-  CacheProbe coded(backend, recipe, num_q_heads, tokens), plain(backend, exact, num_q_heads, tokens);
+  CacheProbe coded(backend, recipe, num_q_heads, tokens, read_levels),
+      plain(backend, exact, num_q_heads, tokens);
   coded.attend(), plain.attend();  // caches and scratch are warm
   double least = HUGE_VAL, least_exact = HUGE_VAL;
   const Deadline enough =

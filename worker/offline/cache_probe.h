@@ -15,8 +15,10 @@ namespace lowkey::worker {
 // encoded once and copied, so that every page is memory of its own. Move-only; backend and cache outlive it.
 class CacheProbe {
  public:
-  // `tokens` is rounded down to complete pages; half a page of exact rows comes on top.
-  CacheProbe(kernels::Backend& backend, const kvstore::ResolvedCache& cache, int num_q_heads, int tokens);
+  // `tokens` is rounded down to complete pages; half a page of exact rows comes on top. `read_levels`: of
+  // every page; 0: all.
+  CacheProbe(kernels::Backend& backend, const kvstore::ResolvedCache& cache, int num_q_heads, int tokens,
+             int read_levels = 0);
 
   // Seconds of one token's attention in all layers.
   double attend();
@@ -41,7 +43,7 @@ class CacheProbe {
 
 // Least time of `recipe` / least of `exact`, taken in turns for about `seconds` (what others do on the
 // machine only ever adds), but 15 times at least.
-double attention_ratio(kernels::Backend& backend, const kvstore::ResolvedCache& recipe,
+double attention_ratio(kernels::Backend& backend, const kvstore::ResolvedCache& recipe, int read_levels,
                        const kvstore::ResolvedCache& exact, int num_q_heads, int tokens, double seconds);
 
 // Seconds of one core to encode `tokens` tokens (rounded down to pages) of all banks with the CPU's encoder;

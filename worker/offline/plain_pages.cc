@@ -24,7 +24,7 @@ void PlainPages::grow(int pages) {
       slabs_.push_back(bytes > 0 ? plain_memory(bytes) : nullptr);
       views_.push_back(slabs_.back().get());
     }
-    page_levels_.push_back(static_cast<uint8_t>(layout_->num_levels));
+    page_levels_.push_back(static_cast<uint8_t>(read_levels_));
   }
 }
 

@@ -33,8 +33,8 @@ void observe(const TokenScorer& scorer, int tokens, float* signal, kernels::Toke
 
 }  // namespace
 
-RecipeSequence::RecipeSequence(WindowRunner& runner, const kvstore::ResolvedCache& cache)
-    : runner_(runner), spec_(cache.archive_spec()), own_(cache.pages) {
+RecipeSequence::RecipeSequence(WindowRunner& runner, const kvstore::ResolvedCache& cache, int read_levels)
+    : runner_(runner), spec_(cache.archive_spec()), own_(cache.pages, read_levels) {
   if (cache.spilled) transcoder_.emplace(cache.pages, *cache.spilled);
   for (const kernels::PageLayout& layout : cache.archive) {
     archive_.emplace_back(layout);

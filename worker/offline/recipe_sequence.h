@@ -17,7 +17,8 @@ namespace lowkey::worker {
 // Runner and cache outlive it.
 class RecipeSequence {
  public:
-  RecipeSequence(WindowRunner& runner, const kvstore::ResolvedCache& cache);
+  // `read_levels`: of every page; 0: all.
+  RecipeSequence(WindowRunner& runner, const kvstore::ResolvedCache& cache, int read_levels = 0);
 
   // The whole prompt; once, first. Sinks as WindowRunner::feed.
   Status prompt(std::span<const int32_t> tokens, int first_scored, const LogitsSink& sink);

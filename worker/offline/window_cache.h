@@ -9,8 +9,9 @@ namespace lowkey::worker {
 // Move-only; `layout` outlives it.
 class WindowCache {
  public:
-  explicit WindowCache(const kernels::PageLayout& layout)
-      : pages_(layout), tail_(plain_memory(layout.tail_bytes)) {}
+  // `read_levels`: of every page; 0: all.
+  explicit WindowCache(const kernels::PageLayout& layout, int read_levels = 0)
+      : pages_(layout, read_levels), tail_(plain_memory(layout.tail_bytes)) {}
 
   // The slice of the `count` rows that follow what was run before, the first of them row `first_row` of its
   // step. Its arrays live until the next call.

@@ -56,9 +56,9 @@ Status WindowRunner::feed(WindowCache& cache, std::span<const int32_t> tokens, i
 }
 
 Status WindowRunner::run(std::span<const int32_t> tokens, const kernels::PageLayout& layout, int first_scored,
-                         const LogitsSink& sink, const AttentionTap* tap) {
-  WindowCache cache(layout);
-  return feed(cache, tokens, first_scored, sink, tap);
+                         const LogitsSink& sink, int read_levels) {
+  WindowCache cache(layout, read_levels);
+  return feed(cache, tokens, first_scored, sink);
 }
 
 }  // namespace lowkey::worker

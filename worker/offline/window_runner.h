@@ -50,9 +50,10 @@ class WindowRunner {
               const AttentionTap* tap = nullptr, int step_rows = kStepRows,
               const SliceDetails& details = nullptr);
 
-  // The same from an empty cache of `layout`, which is thrown away.
+  // The same from an empty cache of `layout`, which is thrown away; of its pages the first `read_levels` are
+  // read (0: all).
   Status run(std::span<const int32_t> tokens, const kernels::PageLayout& layout, int first_scored,
-             const LogitsSink& sink, const AttentionTap* tap = nullptr);
+             const LogitsSink& sink, int read_levels = 0);
 
  private:
   WindowRunner(std::unique_ptr<kernels::Backend> backend, std::unique_ptr<Model> model,

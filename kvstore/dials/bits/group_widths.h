@@ -22,7 +22,8 @@ struct BitDial {
 };
 
 // Of one stored vector with `num_groups` groups. `budget`: what the profile's budget keeps of it; null where
-// the recipe names none. `levels`: the recipe's cut points. Trailing groups without bits are left out, but
+// the recipe names none. `levels`: the recipe's cut points; with width: auto only their number counts, one or
+// those of the budget. Trailing groups without bits are left out, but
 // one group always stays. Errors, kUsage: a cut that does not fall on a bit (embedded) or on a group (affine,
 // full).
 Result<std::vector<GroupBits>> make_group_widths(const FeatureDial& features, const BitDial& dial,

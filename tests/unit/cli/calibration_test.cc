@@ -52,7 +52,7 @@ TEST(Calibration, ServesItsBudgetAndIsTheSameTwice) {
   const fs::path model = write_model(folder.path());
   const CalibrationOptions options{.model_dir = model,
                                    .text = write_text(folder.path()),
-                                   .budgets = {4},
+                                   .budgets = {{4}, {4.5, 2}},
                                    .tokens = 2048,
                                    .threads = 2,
                                    .loss_windows = 1};
@@ -60,9 +60,14 @@ TEST(Calibration, ServesItsBudgetAndIsTheSameTwice) {
   ASSERT_TRUE(first.ok()) << first.error().message;
   ASSERT_TRUE(first->profile.write(folder.path() / "first").ok());
   EXPECT_EQ(first->profile.basis, "weighted");
-  ASSERT_EQ(first->budgets.size(), 1u);
+  ASSERT_EQ(first->budgets.size(), 3u);
   EXPECT_GE(first->budgets[0].ratio, 4.0);
   EXPECT_LT(first->budgets[0].ratio, 4.2);
+  EXPECT_EQ(first->budgets[1].name, "4.5x-2x:1");
+  EXPECT_EQ(first->budgets[2].name, "4.5x-2x");
+  EXPECT_NEAR(first->budgets[1].ratio, 4.5, 0.2);
+  EXPECT_NEAR(first->budgets[2].ratio, 2, 0.1);
+  EXPECT_GT(first->budgets[1].loss, first->budgets[2].loss);
 
   const auto profile = kvstore::Profile::read(folder.path() / "first");
   ASSERT_TRUE(profile.ok()) << profile.error().message;
@@ -78,6 +83,18 @@ TEST(Calibration, ServesItsBudgetAndIsTheSameTwice) {
   const double ratio = static_cast<double>(cache->pages.bf16_bytes_for_tokens(2048)) /
                        static_cast<double>(cache->pages.bytes_for_tokens(2048));
   EXPECT_NEAR(ratio, first->budgets[0].ratio, 1e-6) << "the recipe's pages are those that were budgeted";
+  const auto levels = kvstore::read_recipe(write_recipe(
+      folder.path(),
+      "name: ours\nbudget: 4.5x-2x\nfeatures: {basis: weighted}\nbits: {quantizer: embedded, width: auto}\n"
+      "hot: {sink: 4}\nstream: {levels: 2}\n"));
+  ASSERT_TRUE(levels.ok()) << levels.error().message;
+  const auto two = kvstore::resolve(
+      *levels, &*profile, model_shape(*config, profile->model_fingerprint, kernels::DType::kBf16), 0, 1);
+  ASSERT_TRUE(two.ok()) << two.error().message;
+  for (int level = 1; level <= 2; ++level)
+    EXPECT_NEAR(static_cast<double>(two->pages.bf16_bytes_for_tokens(2048)) /
+                    static_cast<double>(two->pages.bytes_for_tokens(2048, level)),
+                first->budgets[level].ratio, 1e-6);
 
   const auto second = calibrate(options);
   ASSERT_TRUE(second.ok());
@@ -94,7 +111,7 @@ TEST(Calibration, RanksFollowTheRecipe) {
   const auto result = calibrate({.model_dir = model,
                                  .text = write_text(folder.path()),
                                  .recipe = recipe,
-                                 .budgets = {0.5, 0.75},
+                                 .budgets = {{0.5}, {0.75}},
                                  .tokens = 1024,
                                  .threads = 2,
                                  .loss_windows = 1});
@@ -126,11 +143,11 @@ TEST(Calibration, RefusesInOneLine) {
   EXPECT_EQ(error({.model_dir = folder.path() / "absent", .text = text}).code, Code::kBadInput);
   const auto exact = write_recipe(folder.path(), "name: exact\n");
   EXPECT_EQ(error({.model_dir = model, .text = text, .recipe = exact}).code, Code::kUsage);
-  EXPECT_EQ(error({.model_dir = model, .text = text, .budgets = {100}}).code, Code::kUsage);
+  EXPECT_EQ(error({.model_dir = model, .text = text, .budgets = {{100}}}).code, Code::kUsage);
   const auto ranks = write_recipe(
       folder.path(),
       "name: r\nprofile: p\nbudget: keep-0.50\nfeatures: {basis: pca, keep: 0.5, allocate: per_head}\n");
-  EXPECT_EQ(error({.model_dir = model, .text = text, .recipe = ranks, .budgets = {4}}).code, Code::kUsage);
+  EXPECT_EQ(error({.model_dir = model, .text = text, .recipe = ranks, .budgets = {{4}}}).code, Code::kUsage);
   const auto trained = write_recipe(
       folder.path(), "name: t\nfeatures: {basis: trained}\nbits: {quantizer: embedded, width: 4}\n");
   EXPECT_NE(error({.model_dir = model, .text = text, .recipe = trained}).message.find("--train"),

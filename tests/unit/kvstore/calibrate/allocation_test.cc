@@ -90,7 +90,7 @@ struct Small {
 TEST(Planes, FitTheBudgetAndLoseLittleMoreThanTheBestOfAll) {
   const Small small;
   for (double ratio : {3.0, 4.0, 5.0}) {
-    const auto budget = allocate_planes(small.losses, ratio, small.frame, small.shape);
+    const auto budget = allocate_planes(small.losses, {&ratio, 1}, small.frame, small.shape);
     ASSERT_TRUE(budget.ok()) << budget.error().message;
     EXPECT_GE(small.ratio(*budget), ratio);
     // All 4^8 allocations; bytes follow the sum of the bits.
@@ -127,13 +127,56 @@ TEST(Planes, FitTheBudgetAndLoseLittleMoreThanTheBestOfAll) {
   }
 }
 
+Result<Budget> allocate(const Small& small, const std::vector<double>& ratios) {
+  return allocate_planes(small.losses, ratios, small.frame, small.shape);
+}
+
 TEST(Planes, NamesAndImpossibleBudgets) {
   const Small small;
-  EXPECT_EQ(allocate_planes(small.losses, 4, small.frame, small.shape)->name, "4x");
-  EXPECT_EQ(allocate_planes(small.losses, 4.5, small.frame, small.shape)->name, "4.5x");
-  const auto refused = allocate_planes(small.losses, 40, small.frame, small.shape);
-  ASSERT_FALSE(refused.ok());
-  EXPECT_EQ(refused.error().code, Code::kUsage);
+  EXPECT_EQ(allocate(small, {4})->name, "4x");
+  EXPECT_EQ(allocate(small, {4.5})->name, "4.5x");
+  for (const auto& ratios : {std::vector<double>{40}, {3, 4}, {3, 3}}) {
+    const auto refused = allocate(small, ratios);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code, Code::kUsage);
+  }
+}
+
+// Every level fits its own ratio, only adds, and adds what can be read fast; the first is what it is alone.
+TEST(Planes, LevelsGrowFromTheOneBelow) {
+  const Small small;
+  const auto levels = allocate(small, {5, 3.4, 2.2});
+  ASSERT_TRUE(levels.ok()) << levels.error().message;
+  EXPECT_EQ(levels->name, "5x-3.4x-2.2x");
+  EXPECT_EQ(levels->levels, 3);
+  const auto layout = small.layout(*levels);
+  EXPECT_EQ(layout.num_levels, 3);
+  const double bf16 = static_cast<double>(layout.bf16_bytes_for_tokens(kBudgetTokens));
+  int n = 0;
+  for (const double ratio : {5.0, 3.4, 2.2}) {
+    const double found = bf16 / static_cast<double>(layout.bytes_for_tokens(kBudgetTokens, ++n));
+    EXPECT_GE(found, ratio);
+    EXPECT_LT(found, 1.15 * ratio) << "bits left over";
+  }
+  const auto alone = allocate(small, {5});
+  double before = 1e9;
+  for (int level = 1; level <= 3; ++level) {
+    auto first = levels->bits;
+    for (size_t v = 0; v < first.size(); ++v)
+      for (size_t g = 0; g < first[v].size(); ++g) {
+        const GroupBits bits = levels->bits[v][g];
+        if (level == 1) EXPECT_EQ(bits[0], alone->bits[v][g][0]);
+        int sum = 0;
+        for (int i = 0; i < level; ++i) {
+          EXPECT_TRUE(sum == 0 || bits[i] <= sum) << "no fast kernel for " << sum << " and " << int{bits[i]};
+          sum += bits[i];
+        }
+        EXPECT_NE(std::ranges::find(kWidths, sum), kWidths.end()) << sum;
+        first[v][g] = {static_cast<uint8_t>(sum)};
+      }
+    EXPECT_LT(small.loss_of(first), before);
+    before = small.loss_of(first);
+  }
 }
 
 TEST(Ranks, TheCheapestGroupGoesFirst) {

@@ -31,8 +31,8 @@ std::string text_of(const std::filesystem::path& file) {
 void expect_equal(const Profile& a, const Profile& b) {
   EXPECT_EQ(a.basis, b.basis);
   EXPECT_EQ(a.model_fingerprint, b.model_fingerprint);
-  EXPECT_EQ(std::tie(a.num_banks, a.num_kv_heads, a.head_dim, a.join, a.num_levels),
-            std::tie(b.num_banks, b.num_kv_heads, b.head_dim, b.join, b.num_levels));
+  EXPECT_EQ(std::tie(a.num_banks, a.num_kv_heads, a.head_dim, a.join),
+            std::tie(b.num_banks, b.num_kv_heads, b.head_dim, b.join));
   EXPECT_EQ(std::tie(a.norm, a.norm_edge, a.origin), std::tie(b.norm, b.norm_edge, b.origin));
   ASSERT_EQ(a.vectors.size(), b.vectors.size());
   for (size_t v = 0; v < a.vectors.size(); ++v) {
@@ -43,6 +43,7 @@ void expect_equal(const Profile& a, const Profile& b) {
   for (size_t i = 0; i < a.budgets.size(); ++i) {
     EXPECT_EQ(a.budgets[i].name, b.budgets[i].name);
     EXPECT_EQ(a.budgets[i].bits, b.budgets[i].bits);
+    EXPECT_EQ(a.budgets[i].levels, b.budgets[i].levels);
   }
 }
 

@@ -216,6 +216,11 @@ TEST(Recipe, BadValuesAndBadFilesAreOneClearLine) {
   EXPECT_REFUSED("hot: {sink: 33}\n", "at most one page (32 tokens), found 33");
   EXPECT_REFUSED("stream: {page_tokens: 20}\n", "expected a multiple of 16, found 20");
   EXPECT_REFUSED("stream: {levels: [0.5, 0.25]}\n", "expected up to 3 ascending shares that end with 1");
+  EXPECT_REFUSED("stream: {levels: 4}\n", "stream: levels: expected a whole number from 2 to 3, found '4'");
+  EXPECT_REFUSED("bits: {width: 8}\nstream: {levels: 2}\n",
+                 "r.yaml:3: stream: levels: their number alone needs");
+  EXPECT_REFUSED("budget: 4x\nfeatures: {basis: pca}\nbits: {width: auto}\nstream: {levels: [0.5, 1]}\n",
+                 "r.yaml:5: stream: levels: with width: auto the budget says");
   EXPECT_REFUSED("stream: {levels: [x]}\n", "stream: levels: expected a number from 0.01 to 1, found 'x'");
   EXPECT_REFUSED("features: {keep: 1.5}\n", "features: keep: expected a number from 0.01 to 1, found '1.5'");
   EXPECT_REFUSED("features: {keep: .nan}\n", "expected a number");

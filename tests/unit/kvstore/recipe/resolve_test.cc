@@ -71,7 +71,8 @@ TEST(Resolve, EveryRecipeFileResolves) {
     EXPECT_EQ(recipe->name, entry.path().stem());
     std::optional<Profile> profile;
     if (recipe->needs_profile()) {
-      profile = random_profile(model, recipe->join, 1, to_string(recipe->key.basis));
+      const int levels = recipe->levels_of_budget ? static_cast<int>(recipe->levels.size()) : 1;
+      profile = random_profile(model, recipe->join, 1, to_string(recipe->key.basis), levels);
       for (Budget& budget : profile->budgets) {
         if ((budget.name == "4x") == (recipe->key.width == kWidthAuto)) budget.name = recipe->budget;
       }
@@ -196,15 +197,15 @@ TEST(Resolve, BudgetsBringTheirLevels) {
   const ModelShape model = shape(1, 1, 64);
   const Profile profile = random_profile(model, 1, 1, "trained", 2);
   const std::string ours = "features: {basis: trained}\nbits: {width: auto}\nbudget: 4x\n";
-  const auto two = resolve(recipe_of(ours + "stream: {levels: [0.5, 1]}\n"), &profile, model, 0, 1);
+  const auto two = resolve(recipe_of(ours + "stream: {levels: 2}\n"), &profile, model, 0, 1);
   ASSERT_TRUE(two.ok()) << two.error().message;
   EXPECT_EQ(bits_of(two->pages, two->pages.vectors[0]),
             (std::vector<std::vector<int>>{{8, 0}, {4, 0}, {0, 4}, {0, 2}}));
   const auto one = resolve(recipe_of(ours), &profile, model, 0, 1);
   ASSERT_TRUE(one.ok()) << one.error().message;
   EXPECT_EQ(bits_of(one->pages, one->pages.vectors[0]), (std::vector<std::vector<int>>{{8}, {4}, {4}, {2}}));
-  EXPECT_NE(refusal(recipe_of(ours + "stream: {levels: [0.25, 0.5, 1]}\n"), &profile, model)
-                .find("levels of its budgets: expected 3, found 2"),
+  EXPECT_NE(refusal(recipe_of(ours + "stream: {levels: 3}\n"), &profile, model)
+                .find("levels of budget 4x: expected 3, found 2"),
             std::string::npos);
 }
 
