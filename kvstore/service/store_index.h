@@ -34,26 +34,9 @@
 #include "kernels/page/page_header.h"
 #include "kvstore/page/offset_allocator.h"
 #include "kvstore/service/evicted_memory.h"
+#include "kvstore/service/page_slabs.h"
 
 namespace lowkey::kvstore {
-
-struct Slab {
-  uint64_t offset = 0;  // into the pool
-  uint32_t bytes = 0;   // as asked for; 0: the slab is not there
-};
-using Slabs = std::array<Slab, kernels::kMaxSlabs>;  // levels, then the sink
-using SlabMask = uint32_t;                           // bit i: slab i
-
-SlabMask mask_of(const Slabs& slabs);
-
-// In a grant: the slab is there already, nothing is to be written.
-inline constexpr uint64_t kSlabIsThere = ~uint64_t{0};
-
-// Whether a header describes these slabs: a leading run of its levels, and a sink behind them when it has
-// one.
-bool describes(const kernels::PageHeader& header, SlabMask slabs);
-// The slabs that a header which describes() `slabs` has checksums for.
-SlabMask known_slabs(const kernels::PageHeader& header, SlabMask slabs);
 
 // Bytes by state. capacity = used + free and used = evictable + pinned + in_flight, to the byte.
 struct StoreLedger {

@@ -31,6 +31,9 @@
 namespace lowkey::monitoring {
 class Metrics;
 }
+namespace google::protobuf {
+class MessageLite;
+}
 namespace lowkey::wire {
 class ReserveRequest;
 class CommitRequest;
@@ -80,6 +83,8 @@ class StoreService : public std::enable_shared_from_this<StoreService> {
   StoreService(boost::asio::io_context& io, std::shared_ptr<transport::MemoryPool> pool,
                std::string data_address, monitoring::Metrics& metrics, const Options& options);
 
+  static void answer(const transport::ConnectionPtr& peer, transport::MessageType type,
+                     const google::protobuf::MessageLite& message);
   Status handle(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
   Status reserve(const transport::ConnectionPtr& peer, const wire::ReserveRequest& request);
   Status commit(const transport::ConnectionPtr& peer, const wire::CommitRequest& request);

@@ -1,14 +1,10 @@
 #include "kvstore/tier/disk/segment_log.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <thread>
 
@@ -22,77 +18,7 @@ namespace {
 
 constexpr uint64_t kMinSegmentBytes = 64ull << 10;
 
-bool read_fully(int fd, std::span<std::byte> into, uint64_t offset) {
-  while (!into.empty()) {
-    const ssize_t n = ::pread(fd, into.data(), into.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    into = into.subspan(static_cast<size_t>(n));
-    offset += static_cast<uint64_t>(n);
-  }
-  return true;
-}
-
-bool write_fully(int fd, std::span<iovec> parts, uint64_t offset) {
-  while (!parts.empty()) {
-    ssize_t n = ::pwritev(fd, parts.data(), static_cast<int>(parts.size()), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return false;
-    offset += static_cast<uint64_t>(n);
-    for (; !parts.empty() && n >= static_cast<ssize_t>(parts[0].iov_len); parts = parts.subspan(1)) {
-      n -= static_cast<ssize_t>(parts[0].iov_len);
-    }
-    if (n > 0) {
-      parts[0].iov_base = static_cast<std::byte*>(parts[0].iov_base) + n;
-      parts[0].iov_len -= static_cast<size_t>(n);
-    }
-  }
-  return true;
-}
-
-DiskOutcome outcome_of(int error) {
-  return error == ENOSPC || error == EDQUOT || error == EFBIG ? DiskOutcome::kFull : DiskOutcome::kFailed;
-}
-
-// Empty: somebody else has it; an error where there is nothing to lock.
-Result<UniqueFd> try_lock(const fs::path& folder) {
-  UniqueFd fd(::open((folder / "lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644));
-  if (!fd) fd = UniqueFd(::open((folder / "lock").c_str(), O_RDONLY | O_CLOEXEC));  // a read-only disk
-  if (!fd) {
-    return Error{Code::kUsage,
-                 fmt::format("--disk: cannot open {}/lock: {}", folder.string(), std::strerror(errno)),
-                 "disk"};
-  }
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return UniqueFd();
-  return fd;
-}
-
-// An iterator's own ++ throws.
-std::vector<fs::path> entries_of(const fs::path& folder) {
-  std::vector<fs::path> entries;
-  std::error_code error;
-  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
-    entries.push_back(at->path());
-  }
-  return entries;
-}
-
-uint64_t file_bytes(const fs::path& path) {
-  std::error_code error;
-  const uint64_t bytes = fs::file_size(path, error);
-  return error ? 0 : bytes;
-}
-
 }  // namespace
-
-std::optional<uint64_t> segment_number(const std::string& name) {
-  constexpr std::string_view kPrefix = "segment-";
-  if (!name.starts_with(kPrefix) || name.size() != kPrefix.size() + 16) return std::nullopt;
-  uint64_t number = 0;
-  const auto [end, error] =
-      std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), number, 16);
-  return error == std::errc() && end == name.data() + name.size() ? std::optional(number) : std::nullopt;
-}
 
 // ---- folder
 // -------------------------------------------------------------------------------------------------
@@ -126,99 +52,6 @@ Result<std::unique_ptr<SegmentLog>> SegmentLog::open(const Options& options) {
 
 SegmentLog::~SegmentLog() {
   seal();
-}
-
-void SegmentLog::scan() {
-  scan_folder(folder_, true, true);
-}
-
-void SegmentLog::adopt() {
-  for (const fs::path& folder : entries_of(options_.folder)) {
-    if (!folder.filename().string().starts_with("store-") || folder == folder_) continue;
-    auto lock = try_lock(folder);
-    if (!lock) continue;
-    const bool own = static_cast<bool>(lock.value());
-    if (own) locks_.push_back(std::move(lock.value()));
-    scan_folder(folder, own, own);
-  }
-  make_room(0);
-}
-
-void SegmentLog::scan_folder(const fs::path& folder, bool own, bool newest_was_open) {
-  std::vector<std::pair<uint64_t, fs::path>> files;
-  for (const fs::path& path : entries_of(folder)) {
-    if (const auto number = segment_number(path.filename().string())) files.emplace_back(*number, path);
-  }
-  std::sort(files.begin(), files.end());
-  for (size_t i = 0; i < files.size() && !stopping_; ++i) {
-    const auto& [number, path] = files[i];
-    const bool adopted = folder != folder_;
-    if (!adopted) next_number_ = std::max(next_number_, number + 1);
-    segments_.push_back({.number = number,
-                         .path = path,
-                         .bytes = file_bytes(path),
-                         .last_use = adopted ? 0 : next_use_++,
-                         .own = own});
-    {
-      std::lock_guard lock(mutex_);
-      if (own) bytes_ += segments_.back().bytes;
-    }
-    scan_segment(std::prev(segments_.end()), newest_was_open && i + 1 == files.size());
-  }
-}
-
-// `newest`: may have been written to when its process or machine stopped.
-void SegmentLog::scan_segment(Segments::iterator segment, bool newest) {
-  const UniqueFd fd(::open(segment->path.c_str(), O_RDONLY | O_CLOEXEC));
-  DiskBlock block;
-  if (!fd || !read_fully(fd.get(), block, 0) || !is_segment(block, segment->number)) {
-    segment->last_use = 0;  // of another format, or nothing at all: the first to go
-    if (!segment->own || segment->bytes < kDiskAlignment) drop(segment, segment->own);
-    return;
-  }
-  uint64_t good_end = kDiskAlignment, torn = 0;
-  bool in_damage = false;
-  std::vector<DiskChange> changes;
-  for (uint64_t offset = kDiskAlignment; offset + kDiskAlignment <= segment->bytes;) {
-    if (stopping_) return;
-    std::optional<DiskRecord> record;
-    if (read_fully(fd.get(), block, offset)) record = unpack_record(block, segment->number);
-    const bool whole = record && offset + record->bytes() <= segment->bytes;
-    if (whole && (!newest || slabs_good(fd.get(), offset, *record))) {
-      insert(segment, offset, *record, changes);
-      offset += record->bytes();
-      good_end = offset;
-      in_damage = false;
-      continue;
-    }
-    torn += !in_damage;
-    in_damage = true;
-    offset += whole ? record->bytes() : kDiskAlignment;  // whatever follows may be good again
-  }
-  if (!in_damage && good_end < segment->bytes) ++torn;  // less than a block
-  if (newest && segment->own && good_end < segment->bytes) {
-    if (::truncate(segment->path.c_str(), static_cast<off_t>(good_end)) == 0) {
-      std::lock_guard lock(mutex_);
-      bytes_ -= segment->bytes - good_end;
-      segment->bytes = good_end;
-    }
-  }
-  {
-    std::lock_guard lock(mutex_);
-    torn_ += torn;
-  }
-  changed(changes);
-}
-
-bool SegmentLog::slabs_good(int fd, uint64_t offset, const DiskRecord& record) const {
-  std::vector<std::byte> bytes;
-  for (int i = 0; i < kernels::kMaxSlabs; ++i) {
-    bytes.resize(record.slab_bytes[i]);
-    if (bytes.empty()) continue;
-    if (!read_fully(fd, bytes, offset + record.slab_offset(i))) return false;
-    if (slab_checksum(bytes) != record.header.checksums[i]) return false;
-  }
-  return true;
 }
 
 // ---- index
@@ -330,11 +163,11 @@ DiskOutcome SegmentLog::begin_segment() {
   const uint64_t number = next_number_++;
   const fs::path path = folder_ / fmt::format("segment-{:016x}", number);
   UniqueFd fd(::open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0644));
-  if (!fd) return outcome_of(errno);
+  if (!fd) return disk_outcome(errno);
   DiskBlock block = pack_segment(number);
   iovec part{block.data(), block.size()};
   if (!write_fully(fd.get(), {&part, 1}, 0)) {
-    const DiskOutcome outcome = outcome_of(errno);
+    const DiskOutcome outcome = disk_outcome(errno);
     ::unlink(path.c_str());
     return outcome;
   }
@@ -361,7 +194,7 @@ DiskOutcome SegmentLog::write_record(const DiskRecord& record, const Slabs& slab
   }
   const auto segment = *open_;
   if (!write_fully(open_fd_.get(), std::span(parts).first(n), segment->bytes)) {
-    const DiskOutcome outcome = outcome_of(errno);
+    const DiskOutcome outcome = disk_outcome(errno);
     // What was written of it must not stand in the way of the next record.
     if (::ftruncate(open_fd_.get(), static_cast<off_t>(segment->bytes)) != 0 ||
         outcome == DiskOutcome::kFailed)

@@ -33,10 +33,9 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "kvstore/tier/disk/disk_record.h"
+#include "kvstore/tier/disk/segment_file.h"
 
 namespace lowkey::kvstore {
-
-enum class DiskOutcome { kDone, kMiss, kFull, kCorrupt, kFailed };
 
 // A page on disk, as far as a store must know without reading it.
 struct DiskPage {
@@ -137,8 +136,5 @@ class SegmentLog {
   uint64_t bytes_ = 0;
   uint64_t torn_ = 0;
 };
-
-// Segments are named by number; empty: another file.
-std::optional<uint64_t> segment_number(const std::string& file_name);
 
 }  // namespace lowkey::kvstore
