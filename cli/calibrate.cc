@@ -17,7 +17,7 @@ struct Command {
   std::string out;
 };
 
-// "4", or "4.5-3-1.9": of each level.
+// "4", or "4.5-3-1.85": of each level.
 std::optional<std::vector<double>> ratios_of(const std::string& word) {
   std::vector<double> ratios;
   const char *at = word.data(), *const end = at + word.size();
@@ -78,9 +78,9 @@ void add_calibrate_command(CLI::App& app, int& exit_code) {
             options.budgets.clear();
             for (const std::string& word : words) options.budgets.push_back(*ratios_of(word));
           },
-          "all-bytes ratio at 2,048 tokens, of several levels 4.5-3-1.9, the first level's first; or the "
+          "all-bytes ratio at 2,048 tokens, of several levels 4.5-3-1.85, the first level's first; or the "
           "share "
-          "of features kept where the recipe has no codes [4 6 8 10 4.5-3-1.9; 0.75 0.5 0.4 0.25]")
+          "of features kept where the recipe has no codes [4 6 8 10 4.5-3-1.85; 0.75 0.5 0.4 0.25]")
       ->check(CLI::Validator(
           [](const std::string& word) {
             return ratios_of(word) ? std::string() : fmt::format("expected RATIO or R1-R2, found {}", word);

@@ -26,7 +26,7 @@ using Windows = std::vector<std::vector<int32_t>>;
 constexpr int kLongestWindow = 2048;
 
 // Of recipes/lowkey-levels.yaml, which says why.
-constexpr std::array kLevels = {4.5, 3.0, 1.9};
+constexpr std::array kLevels = {4.5, 3.0, 1.85};
 
 Recipe default_recipe(bool trained) {
   Recipe recipe{.name = "lowkey", .sink_tokens = 4};

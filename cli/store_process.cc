@@ -101,6 +101,19 @@ void say_goodbye(transport::ControlPlane& control, boost::asio::io_context& io) 
   io.run_for(kGoodbyes);
 }
 
+void ignore_signals() {
+  std::signal(SIGTERM, SIG_IGN);  // the coordinator drains and ends the cluster; a store outlives its readers
+  std::signal(SIGINT, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit of file sizes is a full disk, not the end of the store
+}
+
+Status take_place(Job& job) {
+  if (!job.joins()) return {};
+  LOWKEY_TRY(join_cluster(job, {}));
+  spdlog::info("joined as rank {}; SIGTERM to pid {} leaves", job.cluster_rank(), getpid());
+  return {};
+}
+
 // False when the disk hangs.
 bool flush(kvstore::StoreService& service, boost::asio::io_context& io) {
   const Deadline deadline = Deadline::in(kDiskFlush);
@@ -113,14 +126,8 @@ bool flush(kvstore::StoreService& service, boost::asio::io_context& io) {
 
 Ending run_store(const Job& given) {
   Job job = given;
-  std::signal(SIGTERM,
-              SIG_IGN);  // the coordinator drains and then ends the cluster; a store outlives its readers
-  std::signal(SIGINT, SIG_IGN);
-  std::signal(SIGXFSZ, SIG_IGN);  // a limit of file sizes is a full disk, not the end of the store
-  if (job.joins()) {
-    if (auto joined = join_cluster(job, {}); !joined.ok()) return {joined, true};
-    spdlog::info("joined as rank {}; SIGTERM to pid {} leaves", job.cluster_rank(), getpid());
-  }
+  ignore_signals();
+  if (auto placed = take_place(job); !placed.ok()) return {placed, true};
   boost::asio::io_context io(1);
   monitoring::Metrics metrics({{"role", "store"}, {"rank", std::to_string(job.cluster_rank())}});
   transport::MetricsReporter reporter(metrics);

@@ -19,18 +19,22 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bench.report import Report, machine, median, ratio  # noqa: E402
 from support.cluster import DEMO_MODEL, ROOT, binary, http, sse, wait_until  # noqa: E402
+from support.profiles import write_plain_profile  # noqa: E402
 from support.series import total  # noqa: E402
 from support.two_hosts import ADDRESSES, LinkedCluster, TwoHosts  # noqa: E402
 
 SHAPE = "135M,positions=34816"
 PAGE_TOKENS = 32
 ANSWER_TOKENS = 16
-# Without calibration: identity basis, 4-bit codes (3.7x); the 8-bit codes in three levels are for the progressive start.
+# Without calibration: identity basis, 4-bit codes (3.7x).
 FEW_BITS = "name: few-bits\nbits: {quantizer: embedded, width: 4}\nhot: {sink: 4}\n"
-LEVELS = ("name: in-levels\nbits: {quantizer: embedded, width: 8}\nhot: {sink: 4}\nstream: {levels: [0.25, 0.5, 1]}\n")
-DEMO_LEVELS = ("name: demo-levels\nprofile: lowkey\nfeatures: {basis: weighted}\nbits: {quantizer: embedded, width: 8}\n"
-               "hot: {sink: 4}\nstream: {levels: [0.5, 1]}\n")
-NUM_LEVELS = {"in-levels": 3, "demo-levels": 2}
+# For the progressive start: levels of the sizes that recipes/lowkey-levels.yaml has, on a model with random weights; and that
+# recipe itself on the demo model.
+LEVELS = ("name: in-levels\nbudget: levels\nfeatures: {basis: weighted}\nbits: {quantizer: embedded, width: auto}\n"
+          "hot: {sink: 4}\nstream: {levels: 3}\n")
+LEVEL_BITS = [[4, 4, 0], [4, 0, 4], [2, 2, 4], [2, 2, 4]]
+DEMO_LEVELS = ROOT / "recipes" / "lowkey-levels.yaml"
+ALL_LEVELS = 3
 # Of the pool: of exact pages two fit in a superblock of 2 MiB.
 BYTES_PER_TOKEN = {"exact": 33_000, "few-bits": 6_700, "in-levels": 13_000}
 
@@ -41,6 +45,7 @@ class Answer:
     def __init__(self, cluster, prompt, **more):
         body = {"model": cluster.model.name, "prompt": prompt, "max_tokens": ANSWER_TOKENS, "temperature": 0,
                 "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}, "logprobs": 1, **more}
+        self.prompt = tuple(prompt)
         self.tokens, self.usage, times = [], {}, []
         begin = time.monotonic()
         for event in sse(cluster.url + "/v1/completions", body, timeout=900):
@@ -124,17 +129,15 @@ def bare_loop(hosts, size=65536):
     return float(numbers[-1][5]) * 2**20 if numbers else None  # iterations, latency x3, bandwidth average, total
 
 
-def held_out(path, count=9):
-    """The beginnings of books the demo model was not trained on; without them there is nothing to say."""
+def held_out(path, count=24):
+    """Passages of books the demo model was not trained on; without them there is nothing to say."""
     if not path.exists():
         return []
-    texts = []
     with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            texts.append(json.loads(line)["text"][5000:])
-            if len(texts) == count:
-                break
-    return texts
+        books = [json.loads(line)["text"] for line in lines]
+    books = [book for book in books if len(book) > 60_000][:count]
+    each = -(-count // len(books)) if books else 0
+    return [book[5000 + i * (len(book) - 20_000) // each:] for i in range(each) for book in books][:count]
 
 
 def flags_for(recipe, folder, tokens):
@@ -145,6 +148,8 @@ def flags_for(recipe, folder, tokens):
              "--host-bytes", f"{int(4 * tokens * per_token / 2**20) + 64}MiB"]
     if recipe != "exact":
         flags += ["--recipe", str(folder / f"{recipe}.yaml")]
+    if recipe == "in-levels":
+        flags += ["--profile", str(folder / "in-levels.profile")]
     return flags
 
 
@@ -153,7 +158,7 @@ def measure(make, recipe, folder, tokens):
     with make(flags_for(recipe, folder, tokens)) as cluster:
         prefix = Prefix(cluster, [prompt_of(3 + i, tokens, 49152) for i in range(3)])
         computed = prefix.compute()
-        everything = {"min_levels": NUM_LEVELS[recipe]} if recipe in NUM_LEVELS else {}
+        everything = {"min_levels": ALL_LEVELS} if recipe == "in-levels" else {}
         restored = prefix.restore(**everything)
         found = {"recompute": median([a.first for a in computed]), "restore": median([a.first for a, _ in restored]),
                  "step": median([a.step for a in computed]), "bytes": median([b for _, b in restored])}
@@ -163,27 +168,35 @@ def measure(make, recipe, folder, tokens):
         return found
 
 
-def agreement(hosts, folder, texts):
+def agreement(hosts, texts):
     """Of the first tokens after a progressive start with those of the full level, on the trained model: a random one
-    has no opinion to agree with. The link is slow enough that the later levels come in while these tokens are made."""
-    flags = ["--recipe", str(folder / "demo-levels.yaml"), "--kv-bytes", "2560KiB", "--host-bytes", "64MiB",
-             "--pressure", "preempt"]
-    same = asked = 0
+    has no opinion to agree with. The link is slow enough that the later levels come in while these tokens are made.
+    Greedy, each answer running on from its own tokens: one early difference changes all that follow."""
+    flags = ["--recipe", str(DEMO_LEVELS), "--kv-bytes", "2560KiB", "--host-bytes", "64MiB", "--pressure", "preempt"]
+    same = asked = whole = first_same = coarse = 0
     firsts, fulls = [], []
     with LinkedCluster(hosts, workers=1, model=DEMO_MODEL, flags=flags) as cluster:
         for group in (texts[i:i + 3] for i in range(0, len(texts) - 2, 3)):
             prefix = Prefix(cluster, book_prompts(cluster, group, 960))
             prefix.compute()
             hosts.set_rate("100mbit")  # slower, and computing again would be quicker
-            full = prefix.restore(min_levels=2)
-            first = prefix.restore(min_levels=1)
+            read = total(cluster.metrics(), "lowkey_coarse_tokens_total")
+            full = {a.prompt: a for a, _ in prefix.restore(min_levels=ALL_LEVELS)}
+            read_coarse = total(cluster.metrics(), "lowkey_coarse_tokens_total")
+            assert read_coarse == read, "all levels were demanded"
+            first = {a.prompt: a for a, _ in prefix.restore(min_levels=1)}
+            coarse += total(cluster.metrics(), "lowkey_coarse_tokens_total") - read_coarse
             hosts.set_rate("1gbit")
-            for (a, _), (b, _) in zip(full, first):
-                same += sum(x == y for x, y in zip(a.tokens, b.tokens))
-                asked += len(a.tokens)
-            fulls += [a.first for a, _ in full]
-            firsts += [a.first for a, _ in first]
-    return {"same": ratio(same, asked), "first_over_full": ratio(median(firsts), median(fulls))}
+            for prompt in full.keys() & first.keys():
+                a, b = full[prompt].tokens, first[prompt].tokens
+                same += sum(x == y for x, y in zip(a, b))
+                asked += len(a)
+                whole += a == b
+                first_same += a[0] == b[0]
+                fulls.append(full[prompt].first)
+                firsts.append(first[prompt].first)
+    return {"same": ratio(same, asked), "answers": len(firsts), "whole": whole, "first_token": first_same,
+            "coarse_tokens": coarse, "first_over_full": ratio(median(firsts), median(fulls))}
 
 
 def report_prefix(report, name, tokens, found, bandwidth, target):
@@ -213,6 +226,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--prefix", type=int, nargs="+", default=[2048, 8192])
     options.add_argument("--rate", default="1gbit")
+    options.add_argument("--only", choices=["prefix", "agreement"], help="one part")
     options.add_argument("--text", type=pathlib.Path, default=ROOT.parent / "shared/data/text/pd-books-en/valid.jsonl.xz",
                          help="books, one JSON object with `text` a line")
     options.add_argument("--json")
@@ -227,11 +241,12 @@ def main():
     report, raw = Report(), {}
     with tempfile.TemporaryDirectory(prefix="lowkey-link-") as folder, TwoHosts(chosen.rate) as hosts:
         folder = pathlib.Path(folder)
-        for text in (FEW_BITS, LEVELS, DEMO_LEVELS):
+        for text in (FEW_BITS, LEVELS):
             (folder / f"{re.match('name: (.*)', text)[1]}.yaml").write_text(text)
+        write_plain_profile(model, folder / "in-levels.profile", "levels", LEVEL_BITS)
         bare = bare_loop(hosts)
         report.note("link_bare_get_loop", bare / 1e6, "MB/s")
-        for tokens in chosen.prefix:
+        for tokens in chosen.prefix if chosen.only != "agreement" else []:
             ways = {"link": lambda flags: LinkedCluster(hosts, workers=1, model=model, flags=flags),
                     "shm": lambda flags: LinkedCluster(hosts, workers=1, model=model, flags=flags, one_host=True)}
             for name, make in ways.items():
@@ -239,8 +254,11 @@ def main():
                 found = raw[f"{name}_{tokens}"] = {r: measure(make, r, folder, tokens) for r in recipes}
                 targets = {"link": {8192: 10, 32768: 20}, "shm": {8192: 30, 32768: 60}}
                 report_prefix(report, name, tokens, found, bare if name == "link" else None, targets[name].get(tokens))
-        progressive = raw["demo"] = agreement(hosts, folder, held_out(chosen.text))
+        texts = held_out(chosen.text) if chosen.only != "prefix" else []
+        progressive = raw["demo"] = agreement(hosts, texts)
         report.line("progressive_first_16_tokens_agree", progressive["same"], ">=", 0.9)
+        for name in ("answers", "whole", "first_token", "coarse_tokens"):
+            report.note(f"progressive_{name}", progressive[name])
         report.note("progressive_demo_first_token_over_full_restore", progressive["first_over_full"])
     if chosen.json:
         pathlib.Path(chosen.json).write_text(json.dumps(
