@@ -42,8 +42,7 @@ constexpr const char* kExact = "bits: {width: full}\n";
 constexpr const char* kQ8 = "bits: {width: 8}\n";
 constexpr const char* kBudget = "features: {basis: trained}\nbits: {width: auto}\nbudget: 4x\n";
 constexpr const char* kJoined =
-    "heads: {join: 2}\nfeatures: {basis: trained}\nbits: {width: auto}\nbudget: 4x\nstream: {levels: [0.5, "
-    "1]}\n";
+    "heads: {join: 2}\nfeatures: {basis: trained}\nbits: {width: auto}\nbudget: 4x\nstream: {levels: 2}\n";
 constexpr const char* kAffine =
     "bits: {quantizer: affine, width: 4, group: 16, key: {axis: channel}, value: {axis: token}}\n";
 

@@ -20,9 +20,9 @@ kernels::PageLayout layout() {
   kernels::PageSpec spec = kernels::PageSpec::embedded("three levels", 8, 4);
   spec.page_tokens = kPageTokens;
   spec.num_levels = kLevels;
-  spec.key.bits.assign(1, {2, 2, 4});
+  spec.key.bits.assign(2, {2, 2, 4});
   spec.value.bits = spec.key.bits;
-  return kernels::PageLayout::make(spec, {.num_banks = 4, .num_kv_heads = 2, .head_dim = 16}).value();
+  return kernels::PageLayout::make(spec, {.num_banks = 4, .num_kv_heads = 2, .head_dim = 32}).value();
 }
 
 struct Fixture {
