@@ -145,9 +145,9 @@ TEST_P(Transcoding, IsTheSpillRecipesOwnCodingAndItsValues) {
 
 INSTANTIATE_TEST_SUITE_P(Layouts, Transcoding,
                          ::testing::Values(std::pair(kExact, DType::kBf16), std::pair(kQ8, DType::kBf16),
-                                         std::pair(kQ8, DType::kF32), std::pair(kBudget, DType::kBf16),
-                                         std::pair(kBudget, DType::kF32), std::pair(kJoined, DType::kBf16),
-                                         std::pair(kAffine, DType::kF32)));
+                                           std::pair(kQ8, DType::kF32), std::pair(kBudget, DType::kBf16),
+                                           std::pair(kBudget, DType::kF32), std::pair(kJoined, DType::kBf16),
+                                           std::pair(kAffine, DType::kF32)));
 
 TEST(PageTranscoder, FromCodesToFewerCodes) {
   const PageLayout hot = layout(kJoined, DType::kF32), spilled = layout(kAffine, DType::kF32);
