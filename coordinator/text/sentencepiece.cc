@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "coordinator/text/bpe.h"
+#include "coordinator/text/utf8.h"
 
 namespace lowkey::coordinator {
 namespace {
@@ -78,7 +79,7 @@ Result<SentencePieceModel::Piece> read_piece(std::string_view bytes, const std::
       piece.type = static_cast<SentencePieceModel::Type>(fields.value);
     }
   }
-  if (!fields.ok() || piece.text.empty() || piece.score != piece.score)
+  if (!fields.ok() || piece.text.empty() || !is_valid_utf8(piece.text) || piece.score != piece.score)
     return bad(file, "a piece is malformed");
   return piece;
 }

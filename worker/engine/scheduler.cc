@@ -18,7 +18,7 @@ constexpr size_t kWholePages = 2, kSequencesOfAWholePage = 8;
 
 constexpr double kAnswerWeight = 1.0 / 16;  // of the last answer in the mean share
 
-// Tokens of one sequence in a step whose logits are all wanted: 16 MB of them at a vocabulary of 128k.
+// Tokens of a step whose logits are all wanted: 16 MB of them at a vocabulary of 128k.
 constexpr int kScoredTokens = 32;
 
 void insert_in_order(std::vector<Sequence*>& list, Sequence* sequence) {
@@ -114,7 +114,8 @@ int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
   const int to_compaction = tokens_to_compaction(sequence);
   wanted = std::min(wanted, to_compaction);
   const bool scores = sequence.scores_prompt();
-  if (scores) wanted = std::min(wanted, kScoredTokens);
+  if (scores) wanted = std::min(wanted, kScoredTokens - plan->scored_tokens);
+  if (wanted <= 0) return 0;  // in a later step
   const size_t pages = (sequence.next_slot() + wanted) / page_tokens_;
   const auto room = [&] {
     return static_cast<int>(sequence.pages.size() + 1) * page_tokens_ - 1 - sequence.next_slot();
@@ -137,6 +138,7 @@ int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
   const bool compacts = count == to_compaction;
   if (compacts && !grow_archive(sequence, plan)) return 0;
   (sequence.remaining() == 1 ? plan->decode_tokens : plan->prefill_tokens) += count;
+  if (scores) plan->scored_tokens += count;
   plan->sequences.push_back({&sequence, count, compacts, scores});
   return count;
 }
@@ -169,6 +171,7 @@ void Scheduler::preempt_youngest(Schedule* plan) {
   std::erase_if(plan->sequences, [&](const ScheduledSequence& scheduled) {
     if (scheduled.sequence != &victim) return false;
     (victim.remaining() == 1 ? plan->decode_tokens : plan->prefill_tokens) -= scheduled.num_tokens;
+    if (scheduled.all_logits) plan->scored_tokens -= scheduled.num_tokens;
     return true;
   });
   forget(victim);

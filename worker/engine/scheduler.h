@@ -60,6 +60,7 @@ struct Schedule {
   std::vector<uint64_t> released;            // ids that ranks shall forget before this step
   int prefill_tokens = 0;
   int decode_tokens = 0;
+  int scored_tokens = 0;  // of them all logits are wanted
 };
 
 class Scheduler {

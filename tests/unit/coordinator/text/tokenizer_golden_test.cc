@@ -191,6 +191,9 @@ TEST(SentencePiece, WhatIsMalformedIsRefusedByName) {
     EXPECT_EQ(result.error().code, Code::kBadInput);
     EXPECT_EQ(result.error().message.find("m/tokenizer.model: "), 0u) << result.error().message;
   }
+  // pieces { piece: "\xFF" }, trainer_spec { model_type: BPE }
+  EXPECT_FALSE(
+      Tokenizer::from_sentencepiece(std::string("\x0A\x03\x0A\x01\xFF\x12\x02\x18\x02", 9), "", "m").ok());
   // trainer_spec { model_type: UNIGRAM }, pieces { piece: "a" }
   const auto unigram = Tokenizer::from_sentencepiece(std::string("\x0A\x03\x0A\x01"
                                                                  "a\x12\x02\x18\x01",

@@ -143,8 +143,12 @@ TEST(RequestParameters, PromptsAreScoredAsTheirTokensWereWhenSampled) {
     Tokens whole = prompt;
     whole.insert(whole.end(), replica.answer(id).tokens.begin(), replica.answer(id).tokens.end());
     sampling.set_prompt_logprobs(true);
-    const uint64_t scoring = replica.submit(whole, 5, sampling);
+    const uint64_t scoring = replica.submit(whole, 5, sampling), second = replica.submit(whole, 5, sampling);
     replica.run();
+    EXPECT_EQ(replica.answer(second).tokens, replica.answer(scoring).tokens);
+    size_t scored_too = 0;
+    for (const auto& event : replica.answer(second).events) scored_too += event.prompt_logprobs_size();
+    EXPECT_EQ(scored_too, whole.size() - 1);
     EXPECT_EQ(replica.answer(scoring).cached, 0u) << "logits of a cached prefix are not there";
     std::vector<wire::TokenLogprob> scored;
     std::vector<wire::TopLogprobs> scored_tops;
