@@ -5,7 +5,7 @@
 
 #include "cli/progress.h"
 #include "kernels/page/dtype.h"
-#include "worker/model/safetensors_reader.h"
+#include "worker/model/weight_source.h"
 
 namespace lowkey::cli {
 namespace {
@@ -29,7 +29,7 @@ Eigen::MatrixXf to_matrix(const worker::TensorView& view) {
 }
 
 // W_o^T W_o of every query head of one layer.
-Result<std::vector<Eigen::MatrixXf>> output_grams(const worker::SafetensorsReader& weights,
+Result<std::vector<Eigen::MatrixXf>> output_grams(const worker::WeightSource& weights,
                                                   const ModelConfig& config, int layer) {
   LOWKEY_ASSIGN(view, weights.matrix(fmt::format("model.layers.{}.self_attn.o_proj.weight", layer),
                                      config.hidden_size, config.num_heads * config.head_dim));
@@ -135,10 +135,10 @@ Result<std::vector<VectorStatistics>> run_calibration_pass(worker::WindowRunner&
                                                            std::span<const std::vector<int32_t>> windows,
                                                            const CalibrationPassOptions& options) {
   const ModelConfig& config = runner.config();
-  LOWKEY_ASSIGN(weights, worker::SafetensorsReader::open(model_dir));
+  LOWKEY_ASSIGN(weights, worker::WeightSource::open(model_dir, config));
   std::vector<std::vector<Eigen::MatrixXf>> grams;
   for (int layer = 0; layer < config.num_layers; ++layer) {
-    LOWKEY_ASSIGN(heads, output_grams(weights, config, layer));
+    LOWKEY_ASSIGN(heads, output_grams(*weights, config, layer));
     grams.push_back(std::move(heads));
   }
   const auto length = static_cast<int>(windows[0].size());

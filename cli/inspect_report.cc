@@ -10,7 +10,7 @@
 #include "cli/model_shape.h"
 #include "worker/model/decoder_weights.h"
 #include "worker/model/model_config.h"
-#include "worker/model/safetensors_reader.h"
+#include "worker/model/weight_source.h"
 
 namespace lowkey::cli {
 
@@ -166,7 +166,7 @@ Result<std::string> inspect_report(const std::filesystem::path& model_dir, const
                                    std::span<const kvstore::Recipe> recipes) {
   LOWKEY_ASSIGN(config, ModelConfig::read(model_dir));
   LOWKEY_TRY(worker::check_tensor_parallel(config, 0, options.tp));
-  LOWKEY_ASSIGN(reader, worker::SafetensorsReader::open(model_dir));
+  LOWKEY_ASSIGN(weights, worker::WeightSource::open(model_dir, config));
   LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(model_dir));
   const kvstore::ModelShape model = model_shape(config, fingerprint, options.dtype);
   std::vector<ResolvedCache> caches;
@@ -175,7 +175,7 @@ Result<std::string> inspect_report(const std::filesystem::path& model_dir, const
     LOWKEY_TRY(inspect_recipe(recipe, model, model_dir, options, &caches, nullptr));
   for (const kvstore::Recipe& recipe : recipes)
     LOWKEY_TRY(inspect_recipe(recipe, model, model_dir, options, &caches, &descriptions));
-  return describe_model(config, reader.num_parameters(), reader.num_files(), fingerprint) +
+  return describe_model(config, weights->num_parameters(), weights->num_files(), fingerprint) +
          weights_table(config, options.dtype) + cache_table(caches, options.tp) + fit_table(caches, options) +
          descriptions;
 }

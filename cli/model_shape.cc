@@ -10,6 +10,7 @@ kvstore::ModelShape model_shape(const worker::ModelConfig& config, const Hash128
           .head_dim = config.head_dim,
           .dtype = dtype,
           .kv_producer = config.kv_producer,
+          .windows_or_caps = !config.windows.empty() || config.attention_soft_cap > 0,
           .fingerprint = fingerprint};
 }
 

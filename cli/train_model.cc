@@ -5,7 +5,7 @@
 
 #include "kernels/page/dtype.h"
 #include "worker/model/model_config.h"
-#include "worker/model/safetensors_reader.h"
+#include "worker/model/weight_source.h"
 
 namespace lowkey::cli {
 
@@ -56,9 +56,9 @@ Result<kvstore::TrainModel> train_model(const std::filesystem::path& model_dir) 
   if (const char* what = untrainable(*config))
     return Error{Code::kUsage, fmt::format("{}: training bases: expected a Llama-type decoder, found {}",
                                            config->name, what)};
-  Result<worker::SafetensorsReader> opened = worker::SafetensorsReader::open(model_dir);
+  Result<std::unique_ptr<worker::WeightSource>> opened = worker::WeightSource::open(model_dir, *config);
   if (!opened.ok()) return opened.error();
-  const auto reader = std::make_shared<worker::SafetensorsReader>(std::move(opened).value());
+  const std::shared_ptr<const worker::WeightSource> reader = std::move(opened).value();
   const kernels::RopeTable rope = config->rope.table(config->head_dim, config->max_positions);
   return kvstore::TrainModel{
       .hidden_size = config->hidden_size,
@@ -83,6 +83,7 @@ Result<kvstore::TrainModel> train_model(const std::filesystem::path& model_dir) 
         std::vector<float> values(static_cast<size_t>(rows * cols));
         for (size_t i = 0; i < values.size(); ++i)
           values[i] = kernels::load_element(view->data, view->dtype, i);
+        reader->release(*view);
         return values;
       }};
 }

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/gguf/gguf_header.h"
+#include "base/safetensors/mapped_file.h"
 #include "coordinator/api/json_fields.h"
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/tokenizer.h"
@@ -40,6 +42,24 @@ Status read_config(const fs::path& file, ServedModel& model) {
                                               positions ? "vocab_size" : "max_position_embeddings")};
   model.max_tokens = static_cast<uint32_t>(*positions);
   model.vocab_size = static_cast<int32_t>(*vocab);
+  return {};
+}
+
+// Of a GGUF file: the same two numbers.
+Status read_gguf(const fs::path& file, ServedModel& model) {
+  LOWKEY_ASSIGN(map, MappedFile::open(file));
+  LOWKEY_ASSIGN(header, parse_gguf_header(map.bytes(), file.string()));
+  const std::string* architecture = header.text("general.architecture");
+  const auto positions = header.integer((architecture == nullptr ? "" : *architecture) + ".context_length");
+  const auto embedding = header.tensors.find("token_embd.weight");
+  const auto fits = [](int64_t value) { return value >= 1 && value <= INT32_MAX; };
+  if (!positions || !fits(*positions) || embedding == header.tensors.end() ||
+      !fits(embedding->second.shape.front()))
+    return Error{Code::kBadInput,
+                 fmt::format("{}: expected a context_length and a tensor token_embd.weight, found {}",
+                             file.string(), positions ? "no tensor" : "no length")};
+  model.max_tokens = static_cast<uint32_t>(*positions);
+  model.vocab_size = static_cast<int32_t>(embedding->second.shape.front());
   return {};
 }
 
@@ -80,16 +100,19 @@ Result<std::vector<int32_t>> encode_messages(const ServedModel& model,
 
 Result<std::shared_ptr<const ServedModel>> ServedModel::load(const fs::path& model_dir) {
   auto model = std::make_shared<ServedModel>();
-  const fs::path folder = fs::weakly_canonical(model_dir);
-  model->id =
-      folder.filename().empty() ? folder.parent_path().filename().string() : folder.filename().string();
+  const fs::path path = fs::weakly_canonical(model_dir);
+  const bool gguf = path.extension() == ".gguf" && fs::is_regular_file(path);
+  const fs::path folder = gguf ? path.parent_path() : model_dir;
+  model->id = path.filename().empty() ? path.parent_path().filename().string()
+              : gguf                  ? path.stem().string()
+                                      : path.filename().string();
   model->created =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
           .count();
-  LOWKEY_TRY(read_config(model_dir / "config.json", *model));
-  LOWKEY_TRY(read_defaults(model_dir / "generation_config.json", model->defaults));
-  LOWKEY_ASSIGN(tokenizer, Tokenizer::load(model_dir));
-  LOWKEY_ASSIGN(chat_template, ChatTemplate::load(model_dir));
+  LOWKEY_TRY(gguf ? read_gguf(path, *model) : read_config(model_dir / "config.json", *model));
+  LOWKEY_TRY(read_defaults(folder / "generation_config.json", model->defaults));
+  LOWKEY_ASSIGN(tokenizer, Tokenizer::load(folder));
+  LOWKEY_ASSIGN(chat_template, ChatTemplate::load(folder));
   model->tokenizer = std::move(tokenizer);
   if (chat_template) model->chat_template = std::make_shared<const ChatTemplate>(*std::move(chat_template));
   return std::shared_ptr<const ServedModel>(std::move(model));

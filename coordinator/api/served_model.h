@@ -24,8 +24,9 @@ struct ServedModel {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none
 
-  // Reads config.json, generation_config.json (may be absent), tokenizer and chat template. Code::kBadInput
-  // names file, field, expected and found.
+  // Reads config.json, generation_config.json (may be absent), tokenizer and chat template; of a GGUF file
+  // its metadata in place of config.json, and the others in its folder. Code::kBadInput names file, field,
+  // expected and found.
   static Result<std::shared_ptr<const ServedModel>> load(const std::filesystem::path& model_dir);
 };
 

@@ -108,6 +108,13 @@ class Composer {
 Result<ResolvedCache> resolve_rank(const Recipe& recipe, const Profile* profile, const ModelShape& model,
                                    int rank, int num_ranks) {
   ResolvedCache cache{.recipe = recipe};
+  if (recipe.has_archive() && model.windows_or_caps)
+    return Error{
+        Code::kUsage,
+        fmt::format("recipe {}: tokens are chosen, or encoded in blocks: expected a model without sliding "
+                    "windows and soft caps of attention, found {}",
+                    recipe.name, model.name),
+        "recipe"};
   LOWKEY_ASSIGN(layers, make_layer_map(recipe.share, model.num_layers, model.kv_producer));
   LOWKEY_ASSIGN(heads, make_head_map(recipe.join, model.num_kv_heads, rank, num_ranks));
   cache.layers = std::move(layers);

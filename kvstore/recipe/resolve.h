@@ -25,6 +25,9 @@ struct ModelShape {
   int head_dim = 0;
   kernels::DType dtype = kernels::DType::kBf16;
   std::vector<int> kv_producer;  // layer -> layer whose K and V it reads; empty: its own
+  // Sliding windows or soft caps of scores: attention over tokens that were moved to an archive knows
+  // neither.
+  bool windows_or_caps = false;
   Hash128 fingerprint;
 };
 

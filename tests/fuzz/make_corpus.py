@@ -30,6 +30,31 @@ def make_safetensors():
         {"a": {"dtype": "F64", "shape": [1 << 62, 16], "data_offsets": [0, 8]}}, 8))
 
 
+def make_gguf():
+    def text(value):
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    def file(pairs, tensors, data, version=3):
+        head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs)) + b"".join(pairs) + b"".join(tensors)
+        return head + bytes(-len(head) % 32) + bytes(data)
+
+    def tensor(name, extents, kind, offset):
+        return text(name) + struct.pack(f"<I{len(extents)}QIQ", len(extents), *extents, kind, offset)
+
+    name = text("general.architecture") + struct.pack("<I", 8) + text("llama")
+    numbers = [text(f"k{kind}") + struct.pack("<I", kind) + bytes(size)
+               for kind, size in ((0, 1), (3, 2), (5, 4), (6, 4), (7, 1), (10, 8), (12, 8))]
+    texts = text("tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("")
+    floats = text("scores") + struct.pack("<IIQ2f", 9, 6, 2, 0.5, 1.5)
+    seed("gguf", "two", file([name, *numbers, texts, floats],
+                             [tensor("a", [4, 2], 0, 0), tensor("b", [256], 14, 32)], 32 + 210))
+    seed("gguf", "empty", file([], [], 0))
+    seed("gguf", "beyond", file([name], [tensor("a", [32, 4], 8, 0)], 8))
+    seed("gguf", "overflow", file([name], [tensor("a", [1 << 62, 1 << 62], 0, 1 << 63)], 0))
+    seed("gguf", "long_array", file([text("x") + struct.pack("<IIQ", 9, 0, 1 << 62)], [], 0))
+    seed("gguf", "version", file([], [], 0, 1))
+
+
 def make_tokenizer():
     def bpe(**more):
         return {"version": "1.0", "added_tokens": [{"id": 4, "content": "<s>", "special": True}],
@@ -170,6 +195,7 @@ def make_store_messages():
 
 def main():
     make_safetensors()
+    make_gguf()
     make_tokenizer()
     make_sentencepiece()
     make_json_schema()

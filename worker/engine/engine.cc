@@ -68,7 +68,9 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
     };
   }
   inbox_->state.max_sequence_tokens =
-      std::min<uint64_t>(memory.max_sequence_tokens(), model.config().max_positions);
+      model.config().widest_window() > 0 && fits(model.config().max_positions, 0)
+          ? model.config().max_positions
+          : std::min<uint64_t>(memory.max_sequence_tokens(), model.config().max_positions);
   inbox_->state.kv_bytes_capacity = memory.capacity_bytes();
   metrics_.set(Metric::kEngineQueueLimit, static_cast<double>(options.max_waiting));
   update_state(false);

@@ -122,6 +122,7 @@ class Engine {
   };
 
   Result<std::unique_ptr<Sequence>> admit(const wire::Submit& request);
+  bool fits(uint64_t prompt, uint64_t generated) const;
   Step schedule();
   Status execute(const Step& step);
   bool commit(const Step& step, const Status& status);

@@ -63,6 +63,7 @@ size_t Engine::commit_sequence(const ScheduledSequence& scheduled, size_t row, w
     sequence.tokens_archived(
         sequence.prompt_archived ? 0 : memory_.archive()->budget(sequence.prompt_tokens).exact);
   }
+  sequence.release_behind_window();
   if (scheduled.all_logits) score_prompt(sequence, before, scheduled.num_tokens, row, events);
   if (!samples) return rows;
 

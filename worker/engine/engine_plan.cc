@@ -80,7 +80,7 @@ Status Engine::execute(const Step& step) {
 void Engine::plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned, PagesRead* read) {
   const int levels = memory_.layout().num_levels;
   PageTable& table = sequence.table;
-  table.plan(sequence.pages, levels, pool_.level_changes(), planned);
+  table.plan(sequence.pages, memory_.layout(), pool_.level_changes(), planned);
   const int pages = (sequence.next_slot() + num_tokens - 1) / memory_.layout().page_tokens;
   const auto by_levels = table.by_levels(pages, levels);
   for (int i = 1; i <= levels; ++i) read->at_levels[i] += by_levels[i];

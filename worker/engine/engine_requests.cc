@@ -78,7 +78,7 @@ Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) {
                    fmt::format("the model's context is {} tokens; the prompt has {} and max_tokens is {}",
                                config.max_positions, request.prompt_size(), sequence->sampling.max_tokens));
   }
-  if (!memory_.fits(request.prompt_size(), sequence->sampling.max_tokens)) {
+  if (!fits(request.prompt_size(), sequence->sampling.max_tokens)) {
     return invalid(
         "max_tokens",
         fmt::format("{} tokens (prompt {} + max_tokens {}) need {} of KV cache; the whole of {} "
@@ -87,6 +87,8 @@ Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) {
                     format_bytes(memory_.peak_bytes(request.prompt_size(), sequence->sampling.max_tokens)),
                     format_bytes(memory_.capacity_bytes()), memory_.max_sequence_tokens()));
   }
+  sequence->window = config.widest_window();
+  sequence->page_tokens = memory_.layout().page_tokens;
   if (const std::string& schema = sequence->sampling.json_schema; !schema.empty()) {
     if (!grammars_.available()) return invalid("response_format", "this replica has no grammars");
     sequence->grammar = grammars_.begin(
@@ -96,6 +98,14 @@ Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) {
   sequence->root =
       kvstore::root_identity(identity.model_fingerprint, identity.layout_fingerprint, request.salt());
   return sequence;
+}
+
+// Under a window a sequence never holds more than what is inside it, and what a step completes.
+bool Engine::fits(uint64_t prompt, uint64_t generated) const {
+  const int window = model_.config().widest_window(), page_tokens = memory_.layout().page_tokens;
+  if (window == 0) return memory_.fits(prompt, generated);
+  const size_t most = pages_of_window(window, options_.scheduler.step_tokens, page_tokens) * page_tokens;
+  return memory_.fits(std::min<uint64_t>(prompt + generated, most), 0);
 }
 
 void Engine::cancel(uint64_t request_id) {

@@ -124,6 +124,12 @@ Status Executor::enter(std::span<const uint32_t> slabs, size_t page, Table* tabl
   LOWKEY_TRY(resolve(memory_, slabs, mine));
   const int levels = memory_.layout().num_levels;
   const auto leading = std::find(mine, mine + levels, nullptr) - mine;
+  const bool behind =
+      std::all_of(slabs.begin(), slabs.end(), [](uint32_t id) { return id == kvstore::kNoSlab; });
+  if (behind) {  // the window: never read (kernels::SequenceSlice::page_levels)
+    table->page_levels[page] = 0;
+    return {};
+  }
   const bool sink = static_cast<int>(slabs.size()) == levels || mine[levels] != nullptr;
   if (leading == 0 || !sink) return bad_plan("a page without its first level or its sink");
   table->page_levels[page] = static_cast<uint8_t>(leading);

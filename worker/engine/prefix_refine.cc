@@ -14,7 +14,7 @@ void PrefixRestores::start_refining(const Sequence& sequence) {
   for (size_t rank = 0; rank < sequence.pages.size(); ++rank) {
     const size_t i = page_of_rank(rank, sequence.pages.size());
     const PageRef& page = sequence.pages[i];
-    if (page.levels() > 0 && page.levels() < num_levels_ && !page.lossy())
+    if (page && page.levels() > 0 && page.levels() < num_levels_ && !page.lossy())
       refinement.items.push_back({i, page.levels()});
   }
   if (!refinement.items.empty()) refining_.push_back(std::move(refinement));
@@ -43,6 +43,7 @@ void PrefixRestores::look_again(const Sequence& sequence, Refinement* refinement
   std::erase_if(refinement->items, [&](Refinement::Item& item) {
     if (item.index >= sequence.pages.size()) return true;
     const PageRef& page = sequence.pages[item.index];
+    if (!page) return true;  // behind the window
     const int levels = page.levels();
     if (levels >= num_levels_ || levels < item.level || page.lossy()) return true;
     if (levels == item.level) return item.tried && !commands_.busy(page.id());

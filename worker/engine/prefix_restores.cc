@@ -98,16 +98,18 @@ PrefixRestores::Missing PrefixRestores::survey(Sequence& sequence) const {
     missing.question.all_bytes += pages * (bytes[num_levels_] - bytes[levels]);
   };
   for (const PageRef& page : sequence.pages) {
-    if (page.lossy() || lossy_ || page.levels() >= num_levels_) continue;
+    if (!page || page.lossy() || lossy_ || page.levels() >= num_levels_) continue;
     missing.coarse = true;
     add(page.levels(), 1);
   }
-  add(0, missing.limit - missing.hits);
+  missing.needed_from = sequence.first_seen_page(missing.limit * page_tokens_);
+  add(0, missing.limit - std::clamp(missing.needed_from, missing.hits, missing.limit));
   missing.question.tokens = (missing.limit - missing.ready) * page_tokens_;
   missing.question.queued_tokens = hooks_.queued_tokens();
   missing.question.queued_bytes = commands_.bytes_in_flight();
   if (missing.ready < missing.hits) {
-    missing.in_flight = commands_.busy(sequence.pages[missing.ready].id());
+    const PageRef& next = sequence.pages[missing.ready];
+    missing.in_flight = next && commands_.busy(next.id());
   } else if (missing.ready < missing.limit) {
     missing.in_flight = commands_.fetching(sequence.identities[missing.ready]);
   }
@@ -122,6 +124,10 @@ Scheduler::Prefix PrefixRestores::fetch(Sequence& sequence, const Missing& missi
   if (fewest) levels = first_levels(sequence, missing, forecast);
   Wait wait{.levels = *std::ranges::max_element(levels), .ready = missing.ready, .forecast = forecast};
   while (sequence.pages.size() < missing.limit) {
+    if (sequence.pages.size() < missing.needed_from) {
+      sequence.pages.emplace_back();
+      continue;
+    }
     auto page = pool_->allocate(sequence.pages.empty(), levels[sequence.pages.size()]);
     if (!page) break;
     pool_->set_levels(*page, 0);
@@ -157,7 +163,11 @@ std::vector<uint8_t> PrefixRestores::first_levels(const Sequence& sequence, cons
   for (uint8_t level = fewest; level < num_levels_; ++level) {
     for (size_t rank = 0; rank < missing.limit; ++rank) {
       const size_t page = page_of_rank(rank, missing.limit);
-      if (page < sequence.pages.size() && sequence.pages[page].levels() > level) continue;  // it has it
+      if (page < sequence.pages.size()) {  // it has it, or needs nothing of it
+        if (!sequence.pages[page] || sequence.pages[page].levels() > level) continue;
+      } else if (page < missing.needed_from) {
+        continue;
+      }
       bytes += pool_->memory().layout().slab_bytes[level];
       if (bytes > most) return levels;
       levels[page] = level + 1;
@@ -171,6 +181,7 @@ size_t PrefixRestores::raise(Sequence& sequence, std::span<const uint8_t> levels
   std::map<std::pair<int, int>, std::vector<size_t>> wanted;  // (from, to) -> pages
   for (size_t i = 0; i < sequence.pages.size(); ++i) {
     const PageRef& page = sequence.pages[i];
+    if (!page) continue;  // behind the window
     const int from = page.levels(), to = levels[i];
     if (from >= to || page.lossy() || commands_.busy(page.id())) continue;
     if (from > 0 && (lossy_ || !pool_->grow(page, to))) continue;

@@ -111,6 +111,7 @@ class PrefixRestores {
     size_t hits = 0;         // pages found on the device, at any number of levels
     size_t ready = 0;        // the leading ones with which it could start
     size_t limit = 0;        // pages that it could have: the last token is always computed
+    size_t needed_from = 0;  // pages before it would be behind the window: not fetched
     bool coarse = false;     // a hit is below all levels, and the stores might have more of it
     bool in_flight = false;  // the first page that is not ready is on its way for somebody else
     PrefixQuestion question;

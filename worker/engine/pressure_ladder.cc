@@ -24,6 +24,7 @@ void PressureLadder::mark(Holders holders) {
     const int complete =
         std::min(static_cast<int>(sequence->pages.size()), sequence->next_slot() / page_tokens);
     for (int i = 0; i < complete; ++i) {
+      if (!sequence->pages[i]) continue;
       const PageId page = sequence->pages[i].id();
       Mark& mark = marks_[page];
       if (mark.round != round_) {

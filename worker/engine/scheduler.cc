@@ -264,7 +264,8 @@ bool Scheduler::hold_memory(Sequence& sequence) {
 
 // For pages that may come from a store, as the forecast has promised.
 void Scheduler::make_room(const Sequence& sequence) {
-  const size_t pages = pages_to_find(sequence) - sequence.ready_pages();
+  const size_t pages =
+      most_pages(sequence, (pages_to_find(sequence) - sequence.ready_pages()) * page_tokens_);
   const uint64_t needed = pages * ladder_.least_page_bytes(sequence);
   while (pool_->available_bytes() < needed && drop_in_use()) {
   }
@@ -287,14 +288,28 @@ std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
   if (archive_) return {};
   const size_t limit = pages_to_find(sequence);
   std::vector<PageRef> hits;
+  // Under a window pages may be missing that no row after the hits sees.
+  size_t usable = 0, complete_from = 0;
   while (hits.size() < limit) {
     extend_identities(sequence, hits.size() + 1, page_tokens_);
     const std::span tokens = std::span(sequence.tokens).subspan(hits.size() * page_tokens_, page_tokens_);
     auto page = pool_->find(sequence.identities[hits.size()], tokens);
-    if (!page) break;
-    hits.push_back(std::move(*page));
+    if (!page && sequence.window == 0) break;
+    hits.push_back(page ? std::move(*page) : PageRef());
+    if (!page) complete_from = hits.size();
+    if (complete_from <= sequence.first_seen_page(hits.size() * page_tokens_)) usable = hits.size();
   }
+  hits.resize(usable);
+  std::fill_n(hits.begin(), sequence.first_seen_page(usable * page_tokens_), PageRef());
   return hits;
+}
+
+// Most pages that a sequence of so many tokens holds at a time: under a window those inside it, and those
+// that a step completes.
+size_t Scheduler::most_pages(const Sequence& sequence, size_t tokens) const {
+  const size_t all = tokens / page_tokens_;
+  if (sequence.window == 0) return all;
+  return std::min(all, pages_of_window(sequence.window, options_.step_tokens, page_tokens_));
 }
 
 // The first page that it would compute is one that a running sequence is about to publish.
@@ -319,7 +334,7 @@ bool Scheduler::forecast_fits(Sequence& candidate, uint64_t idle_before) {
   const uint64_t idle = now.free + now.evictable;
   uint64_t needed = missing_bytes(candidate);
   for (size_t i = 0; i < candidate.pages.size(); ++i)
-    needed -= pool_->page_bytes(i == 0) + kernels::kPageHeaderBytes;
+    if (candidate.pages[i]) needed -= pool_->page_bytes(i == 0) + kernels::kPageHeaderBytes;
   needed += idle_before - idle;  // hits that nobody else uses
   for (const auto& [id, sequence] : sequences_) {
     if (sequence->state != Sequence::State::kWaiting) needed += missing_bytes(*sequence);
@@ -361,18 +376,19 @@ int Scheduler::forecast_tokens(const Sequence& sequence, int expected) const {
 size_t Scheduler::missing_pages(const Sequence& sequence) const {
   const double expected = std::ceil(answer_share_.value_or(1) * sequence.sampling.max_tokens);
   const int answer = forecast_tokens(sequence, static_cast<int>(expected));
-  const size_t all = (sequence.prompt_tokens + answer) / page_tokens_;
-  return all - std::min(all, sequence.ready_pages());
+  const size_t all = most_pages(sequence, sequence.prompt_tokens + answer);
+  return all - std::min({all, sequence.ready_pages(), sequence.held_pages()});
 }
 
 // What a sequence still takes to hold what the forecast knows of.
 uint64_t Scheduler::missing_bytes(const Sequence& sequence) const {
   const kvstore::PageMemory& memory = pool_->memory();
   const int further = forecast_tokens(sequence);
-  const uint64_t whole = sequence.prompt_archived
-                             ? memory.bytes(archive_->most_after(sequence.prompt_tokens, further))
-                             : memory.peak_bytes(sequence.prompt_tokens, further);
-  const uint64_t held = sequence.tail ? memory.bytes({sequence.pages.size(), sequence.archive.pages()}) : 0;
+  const uint64_t whole =
+      sequence.prompt_archived ? memory.bytes(archive_->most_after(sequence.prompt_tokens, further))
+      : sequence.window > 0    ? memory.bytes({most_pages(sequence, sequence.prompt_tokens + further), {}})
+                               : memory.peak_bytes(sequence.prompt_tokens, further);
+  const uint64_t held = sequence.tail ? memory.bytes({sequence.held_pages(), sequence.archive.pages()}) : 0;
   return whole - std::min(whole, held);
 }
 

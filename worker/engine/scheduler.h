@@ -63,6 +63,11 @@ struct Schedule {
   int scored_tokens = 0;  // of them all logits are wanted
 };
 
+// Most pages that a sequence holds at a time where no row sees more than `window` slots.
+inline size_t pages_of_window(int window, int step_tokens, int page_tokens) {
+  return static_cast<size_t>(window + step_tokens) / page_tokens + 2;
+}
+
 class Scheduler {
  public:
   // What becomes of a sequence's prefix beyond its device hits, asked at admission.
@@ -115,6 +120,7 @@ class Scheduler {
   std::vector<Sequence*> holders() const;
   bool drop_in_use();
   int forecast_tokens(const Sequence& sequence, int expected = 0) const;
+  size_t most_pages(const Sequence& sequence, size_t tokens) const;
   uint64_t missing_bytes(const Sequence& sequence) const;
   size_t missing_pages(const Sequence& sequence) const;
   bool hold_memory(Sequence& sequence);

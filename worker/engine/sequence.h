@@ -39,8 +39,9 @@ struct Sequence {
   int computed_before = 0;          // highest `computed` so far: below it a token is computed again
   Hash128 root;                     // identity before the first page
   std::vector<Hash128> identities;  // of its complete pages, as far as needed yet
-  std::vector<kvstore::PageRef>
-      pages;  // pages[0 .. computed / page_tokens) are complete; more may be reserved
+  // pages[0 .. computed / page_tokens) are complete; more may be reserved. Empty references at the front,
+  // under a window: pages that no row to come sees.
+  std::vector<kvstore::PageRef> pages;
   kvstore::TailRef tail;
   PageTable table;  // what the ranks know of `pages`
   // Position of the first token that was computed while a page was read coarse. Pages completed from there on
@@ -72,7 +73,20 @@ struct Sequence {
   } recomputing;
   RequestReport report;
 
+  // Where every layer has a sliding window: slots that any row sees, its own included; 0: some layer sees
+  // all.
+  int window = 0;
+  int page_tokens = 1;
+
   int next_slot() const { return computed - moved; }
+  // The first page that the row at `slot`, and those after it, see anything of.
+  size_t first_seen_page(size_t slot) const {
+    const size_t behind = window == 0 || slot < size_t(window) ? 0 : slot - window + 1;
+    return behind / page_tokens;
+  }
+  size_t held_pages() const {
+    return std::ranges::count_if(pages, [](const kvstore::PageRef& page) { return bool(page); });
+  }
   int remaining() const { return static_cast<int>(tokens.size()) - computed; }
   int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens; }
   // Its whole prompt has to be computed here, for the logits: nothing of it is taken from the cache.
@@ -82,12 +96,26 @@ struct Sequence {
     return priority != other.priority ? priority < other.priority : id < other.id;
   }
 
-  // Leading pages that can be read as the request demands.
+  // Leading pages after which the next row can be computed: those that it sees can be read as the request
+  // demands.
   size_t ready_pages() const {
-    const auto ready = [&](const kvstore::PageRef& page) {
-      return page.levels() >= min_levels && !(exact_only && page.lossy());
-    };
-    return std::ranges::find_if_not(pages, ready) - pages.begin();
+    size_t ready = 0, complete_from = 0;
+    for (size_t i = 0; i < pages.size(); ++i) {
+      if (!pages[i]) {
+        complete_from = i + 1;
+      } else if (pages[i].levels() < min_levels || (exact_only && pages[i].lossy())) {
+        break;
+      }
+      if (complete_from <= first_seen_page((i + 1) * page_tokens)) ready = i + 1;
+    }
+    return ready;
+  }
+  // Pages behind the window go back; published ones stay findable.
+  void release_behind_window() {
+    for (size_t page = first_seen_page(next_slot()); page > 0 && pages[page - 1]; --page) {
+      pages[page - 1] = {};
+      table.released(page - 1);
+    }
   }
   void keep_pages(size_t count) {
     while (pages.size() > count) pages.pop_back();

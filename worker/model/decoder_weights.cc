@@ -25,7 +25,7 @@ struct RowPart {
 // staging buffer, reused over all layers.
 class Loader {
  public:
-  Loader(const SafetensorsReader& reader, kernels::Backend& backend) : reader_(reader), backend_(backend) {}
+  Loader(const WeightSource& reader, kernels::Backend& backend) : reader_(reader), backend_(backend) {}
 
   const Status& status() const { return status_; }
   uint64_t packed_bytes() const { return packed_bytes_; }
@@ -38,7 +38,7 @@ class Loader {
     for (const RowPart& part : parts) {
       const auto view = take(reader_.matrix(part.tensor, part.rows, cols));
       if (!view) return nullptr;
-      SafetensorsReader::prefetch(*view, part.shard.first, part.shard.count);
+      reader_.prefetch(*view, part.shard.first, part.shard.count);
       total += part.shard.count;
       views.push_back(*view);
     }
@@ -48,7 +48,7 @@ class Loader {
     if (parts.size() > 1 || out > total) data = stack(parts, views, out, dtype);
     auto packed = embedding ? backend_.pack_embedding(data, dtype, out, cols, cols)
                             : backend_.pack_linear(data, dtype, out, cols, cols);
-    for (const TensorView& view : views) SafetensorsReader::release(view);
+    for (const TensorView& view : views) reader_.release(view);
     packed_bytes_ += packed->packed_bytes();
     return packed;
   }
@@ -57,10 +57,10 @@ class Loader {
   std::unique_ptr<Linear> columns(const std::string& tensor, int64_t rows, int64_t cols, Shard shard) {
     const auto view = take(reader_.matrix(tensor, rows, cols));
     if (!view) return nullptr;
-    SafetensorsReader::prefetch(*view, 0, rows);
+    reader_.prefetch(*view, 0, rows);
     const std::byte* data = view->data + shard.first * kernels::dtype_bytes(view->dtype);
     auto packed = backend_.pack_linear(data, view->dtype, rows, shard.count, cols);
-    SafetensorsReader::release(*view);
+    reader_.release(*view);
     packed_bytes_ += packed->packed_bytes();
     return packed;
   }
@@ -73,6 +73,7 @@ class Loader {
       if (!view) return nullptr;
       for (int64_t i = 0; i < part.shard.count; ++i)
         values.push_back(kernels::load_element(view->data, view->dtype, part.shard.first + i) + offset);
+      reader_.release(*view);
     }
     DeviceVector result = backend_.allocate(values.size() * sizeof(float));
     backend_.upload(std::as_bytes(std::span(values)), result->data());
@@ -83,6 +84,10 @@ class Loader {
   DeviceVector vector(const std::string& tensor, int64_t size, float offset = 0) {
     const RowPart whole{tensor, size, {0, size}};
     return vector({&whole, 1}, offset);
+  }
+  // Gemma scales by 1 + weight, as transformers keeps it.
+  DeviceVector norm(const std::string& tensor, int64_t size, bool gemma) {
+    return vector(tensor, size, gemma && reader_.norms_count_from_one() ? 1.0f : 0.0f);
   }
 
  private:
@@ -117,7 +122,7 @@ class Loader {
     return staging_.data();
   }
 
-  const SafetensorsReader& reader_;
+  const WeightSource& reader_;
   kernels::Backend& backend_;
   Status status_;
   std::vector<std::byte> staging_;
@@ -170,7 +175,7 @@ class LayerParts {
 void load_norms(const ModelConfig& config, const LayerParts& parts, Loader& loader, LayerWeights& layer) {
   const FamilyTraits& traits = config.traits();
   const auto norm = [&](const char* tensor, int size) {
-    return loader.vector(parts.name(tensor), size, traits.gemma ? 1.0f : 0.0f);
+    return loader.norm(parts.name(tensor), size, traits.gemma);
   };
   const int hidden = config.hidden_size;
   layer.attention_norm = norm("input_layernorm.weight", hidden);
@@ -255,8 +260,8 @@ uint64_t weight_bytes(const ModelConfig& config, int rank, int size, DType dtype
          (hidden + config.num_layers * layer_f32 + kv_norms) * sizeof(float);
 }
 
-Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const SafetensorsReader& reader,
-                                            int rank, int size, kernels::Backend& backend) {
+Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const WeightSource& reader, int rank,
+                                            int size, kernels::Backend& backend) {
   Loader loader(reader, backend);
   DecoderWeights weights;
   weights.vocab = padded_shard(config.vocab_size, rank, size);
@@ -267,8 +272,7 @@ Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const Saf
   };
   weights.embedding = vocab_rows("model.embed_tokens.weight", true);
   if (!config.tie_word_embeddings) weights.head = vocab_rows("lm_head.weight", false);
-  weights.final_norm =
-      loader.vector("model.norm.weight", config.hidden_size, config.traits().gemma ? 1.0f : 0.0f);
+  weights.final_norm = loader.norm("model.norm.weight", config.hidden_size, config.traits().gemma);
   LOWKEY_TRY(loader.status());
   for (int i = 0; i < config.num_layers; ++i) {
     weights.layers.push_back(load_layer(config, i, rank, size, loader));

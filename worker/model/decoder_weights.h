@@ -7,8 +7,8 @@
 #include "base/result.h"
 #include "kernels/ops/backend.h"
 #include "worker/model/model_config.h"
-#include "worker/model/safetensors_reader.h"
 #include "worker/model/shard.h"
+#include "worker/model/weight_source.h"
 
 namespace lowkey::worker {
 
@@ -73,7 +73,7 @@ uint64_t weight_bytes(const ModelConfig& config, int rank, int size, kernels::DT
 
 // Reads only this rank's rows and columns, packs them, and gives the files' pages back tensor by tensor.
 // Errors: kBadInput naming file, tensor, expected and found. REQUIRES: check_tensor_parallel() is ok.
-Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const SafetensorsReader& reader,
-                                            int rank, int size, kernels::Backend& backend);
+Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const WeightSource& reader, int rank,
+                                            int size, kernels::Backend& backend);
 
 }  // namespace lowkey::worker

@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "base/trace.h"
-#include "worker/model/safetensors_reader.h"
+#include "worker/model/weight_source.h"
 
 namespace lowkey::worker {
 
@@ -24,8 +24,8 @@ Tensor matrix(const std::unique_ptr<Buffer>& buffer, int rows, int cols) {
 Result<std::unique_ptr<Model>> Model::load(const std::filesystem::path& model_dir, const ModelConfig& config,
                                            int tp_rank, int tp_size, kernels::Backend& backend) {
   LOWKEY_TRY(check_tensor_parallel(config, tp_rank, tp_size));
-  LOWKEY_ASSIGN(reader, SafetensorsReader::open(model_dir));
-  LOWKEY_ASSIGN(weights, load_decoder_weights(config, reader, tp_rank, tp_size, backend));
+  LOWKEY_ASSIGN(reader, WeightSource::open(model_dir, config));
+  LOWKEY_ASSIGN(weights, load_decoder_weights(config, *reader, tp_rank, tp_size, backend));
   return std::unique_ptr<Model>(new LlamaModel(config, tp_rank, tp_size, std::move(weights), backend));
 }
 

@@ -5,6 +5,7 @@
 #include <boost/json/serialize.hpp>
 #include <cmath>
 
+#include "worker/model/gguf_weights.h"
 #include "worker/model/json_fields.h"
 
 namespace lowkey::worker {
@@ -243,19 +244,8 @@ void read_token_ids(JsonFields& fields, ModelConfig& config) {
   for (const json::value& value : eos->get_array()) take("eos_token_id", value, add_eos);
 }
 
-}  // namespace
-
-Result<ModelConfig> ModelConfig::read(const std::filesystem::path& model_dir) {
-  std::error_code ec;
-  if (!std::filesystem::is_directory(model_dir, ec))
-    return Error{Code::kBadInput,
-                 fmt::format("{}: expected a model folder, found {}", model_dir.string(),
-                             std::filesystem::exists(model_dir, ec) ? "something else" : "nothing")};
+Result<ModelConfig> from_json(const json::object& object, const std::string& file) {
   ModelConfig config;
-  config.name = std::filesystem::canonical(model_dir, ec).filename().string();
-
-  const std::string file = (model_dir / "config.json").string();
-  LOWKEY_ASSIGN(object, read_json_object(file, kMaxConfigBytes));
   JsonFields fields(object, file);
   read_family(fields, config);
   LOWKEY_TRY(fields.status());
@@ -270,6 +260,30 @@ Result<ModelConfig> ModelConfig::read(const std::filesystem::path& model_dir) {
   LOWKEY_TRY(read_rope(object, file, config));
   read_token_ids(fields, config);
   LOWKEY_TRY(fields.status());
+  return config;
+}
+
+Result<ModelConfig> read_gguf(const std::filesystem::path& path) {
+  LOWKEY_ASSIGN(file, GgufFile::open(path));
+  LOWKEY_ASSIGN(object, gguf_config(file, path.string()));
+  LOWKEY_ASSIGN(config, from_json(object, path.string()));
+  config.name = path.stem().string();
+  return config;
+}
+
+}  // namespace
+
+Result<ModelConfig> ModelConfig::read(const std::filesystem::path& model_dir) {
+  std::error_code ec;
+  if (is_gguf(model_dir)) return read_gguf(model_dir);
+  if (!std::filesystem::is_directory(model_dir, ec))
+    return Error{Code::kBadInput,
+                 fmt::format("{}: expected a model folder or a .gguf file, found {}", model_dir.string(),
+                             std::filesystem::exists(model_dir, ec) ? "something else" : "nothing")};
+  const std::string file = (model_dir / "config.json").string();
+  LOWKEY_ASSIGN(object, read_json_object(file, kMaxConfigBytes));
+  LOWKEY_ASSIGN(config, from_json(object, file));
+  config.name = std::filesystem::canonical(model_dir, ec).filename().string();
 
   const std::filesystem::path generation = model_dir / "generation_config.json";
   if (!std::filesystem::exists(generation, ec)) return config;

@@ -130,12 +130,12 @@ Result<TensorView> SafetensorsReader::vector(const std::string& tensor, int64_t 
   return view(tensor, std::array{size});
 }
 
-void SafetensorsReader::prefetch(const TensorView& view, int64_t first, int64_t count) {
+void SafetensorsReader::prefetch(const TensorView& view, int64_t first, int64_t count) const {
   const auto [begin, end] = page_range(view.data + first * view.row_bytes(), count * view.row_bytes(), false);
   ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
 }
 
-void SafetensorsReader::release(const TensorView& view) {
+void SafetensorsReader::release(const TensorView& view) const {
   const auto [begin, end] = page_range(view.data, view.rows * view.row_bytes(), true);
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }

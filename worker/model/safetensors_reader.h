@@ -13,39 +13,29 @@
 #include "base/result.h"
 #include "base/safetensors/mapped_file.h"
 #include "base/safetensors/safetensors_header.h"
-#include "kernels/page/dtype.h"
+#include "worker/model/weight_source.h"
 
 namespace lowkey::worker {
 
-// A weight tensor in a mapped file; valid while its reader lives.
-struct TensorView {
-  const std::byte* data = nullptr;
-  kernels::DType dtype = kernels::DType::kF32;
-  int64_t rows = 0;  // 1 for a vector
-  int64_t cols = 0;
-
-  size_t row_bytes() const { return static_cast<size_t>(cols) * kernels::dtype_bytes(dtype); }
-};
-
-class SafetensorsReader {
+class SafetensorsReader final : public WeightSource {
  public:
   // Errors: kBadInput naming the file. Tensors in two files, or listed by the index but absent, are errors.
   static Result<SafetensorsReader> open(const std::filesystem::path& model_dir);
 
   bool contains(const std::string& tensor) const { return tensors_.contains(tensor); }
-  // The tensor, checked: kBadInput naming file, tensor, expected and found shape or dtype.
-  Result<TensorView> matrix(const std::string& tensor, int64_t rows, int64_t cols) const;
-  Result<TensorView> vector(const std::string& tensor, int64_t size) const;
+  Result<TensorView> matrix(const std::string& tensor, int64_t rows, int64_t cols) const override;
+  Result<TensorView> vector(const std::string& tensor, int64_t size) const override;
 
   // Asks the kernel to read rows [first, first + count) ahead: other rows stay untouched.
-  static void prefetch(const TensorView& view, int64_t first, int64_t count);
+  void prefetch(const TensorView& view, int64_t first, int64_t count) const override;
   // Drops the mapped pages that lie wholly in the tensor: they count no longer as this process's memory.
-  static void release(const TensorView& view);
+  void release(const TensorView& view) const override;
 
-  uint64_t num_parameters() const;  // elements of all tensors
+  uint64_t num_parameters() const override;
+  bool norms_count_from_one() const override { return true; }
 
   // The files themselves, in order of their names.
-  size_t num_files() const { return maps_.size(); }
+  size_t num_files() const override { return maps_.size(); }
   const MappedFile& file(size_t i) const { return maps_[i]; }
   const SafetensorsHeader& header(size_t i) const { return *headers_[i]; }
 

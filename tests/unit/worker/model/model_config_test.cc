@@ -325,7 +325,7 @@ TEST_F(ModelConfigTest, FilesThatAreNoConfig) {
   }
   EXPECT_NE(ModelConfig::read(folder_.path() / "absent")
                 .error()
-                .message.find("expected a model folder, found nothing"),
+                .message.find("expected a model folder or a .gguf file, found nothing"),
             std::string::npos);
 }
 

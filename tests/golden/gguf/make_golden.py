@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""GGUF files for tests/unit/worker/model/gguf_test.cc.
+
+    python3 tests/golden/gguf/make_golden.py     # from the repository root; needs gguf, torch, safetensors
+
+blocks.gguf: random blocks of every quantized type, beside them (names in "expected.") what the gguf package makes of
+them. The other files: models of tests/golden/model as llama.cpp's converter writes them (names by the gguf package's own
+table, rows of q and k interleaved for llama, 1 added to Gemma's norms, llama3's scaling as divisors). The output is
+committed; rerun only when a case changes.
+"""
+
+import json
+import math
+import pathlib
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Type
+from safetensors.torch import load_file
+
+HERE = pathlib.Path(__file__).parent
+MODELS = HERE.parent / "model"
+ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "mistral": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
+                 "qwen3": gguf.MODEL_ARCH.QWEN3, "phi3": gguf.MODEL_ARCH.PHI3, "gemma": gguf.MODEL_ARCH.GEMMA,
+                 "gemma2": gguf.MODEL_ARCH.GEMMA2, "gemma3_text": gguf.MODEL_ARCH.GEMMA3}
+CASES = ["llama_gqa_scaled", "llama_yarn", "mistral", "qwen2", "qwen3", "phi3_long", "gemma2", "gemma3"]
+
+
+def make_blocks():
+    random = np.random.default_rng(5)
+    writer = gguf.GGUFWriter(HERE / "blocks.gguf", "llama")
+    for kind, halves in ((Type.Q8_0, [0]), (Type.Q4_0, [0]), (Type.Q4_K, [0, 2]), (Type.Q6_K, [208])):
+        elements, block = gguf.GGML_QUANT_SIZES[kind]
+        rows, per_row = 3, 512 // elements
+        data = random.integers(0, 256, (rows, per_row * block), dtype=np.uint8)
+        for b in range(per_row):
+            for at in halves:  # scales that are numbers
+                scale = random.normal(0, 0.1, rows).astype(np.float16)
+                data[:, b * block + at:b * block + at + 2] = scale[:, None].view(np.uint8)
+        writer.add_tensor(kind.name, data, raw_dtype=kind)
+        writer.add_tensor("expected." + kind.name, gguf.quants.dequantize(data, kind).astype(np.float32))
+    finish(writer)
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def interleave(weight, heads):
+    """As llama.cpp: rows (i, i + d / 2) of every head become neighbours."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def llama3_divisors(config, scaling):
+    d, theta = config["head_dim"], config.get("rope_theta", 10000.0)
+    out = []
+    for i in range(0, d, 2):
+        frequency = theta ** (-i / d)
+        turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        keep = min(max((turns - low) / (high - low), 0.0), 1.0)
+        out.append(1 / ((1 - keep) / scaling["factor"] + keep))
+    return np.array(out, dtype=np.float32)
+
+
+def add_metadata(writer, config, arch):
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim", config["hidden_size"] // heads)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_freq_base(config.get("rope_theta", 10000.0))
+    writer.add_rope_dimension_count(int(head_dim * config.get("partial_rotary_factor", 1.0)))
+    if config.get("sliding_window") and config["model_type"] != "qwen2":
+        writer.add_sliding_window(config["sliding_window"])
+    if "query_pre_attn_scalar" in config:  # llama.cpp has head_dim there, and no key; these models have another
+        writer.add_attention_scale(config["query_pre_attn_scalar"] ** -0.5)
+    if "sliding_window_pattern" in config:
+        writer.add_sliding_window_pattern(config["sliding_window_pattern"])
+    if config.get("attn_logit_softcapping"):
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+    if config.get("final_logit_softcapping"):
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    scaling = config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(scaling["factor"])
+        if kind == "yarn":
+            writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+    if kind == "llama3":
+        writer.add_tensor("rope_freqs.weight", llama3_divisors(config, scaling))
+    if kind == "longrope":
+        original = config["original_max_position_embeddings"]
+        writer.add_rope_scaling_orig_ctx_len(original)
+        scale = config["max_position_embeddings"] / original
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0)
+        writer.add_tensor("rope_factors_long.weight", np.array(scaling["long_factor"], dtype=np.float32))
+        writer.add_tensor("rope_factors_short.weight", np.array(scaling["short_factor"], dtype=np.float32))
+
+
+def make_model(name):
+    config = json.loads((MODELS / name / "config.json").read_text())
+    arch = ARCHITECTURES[config["model_type"]]
+    architecture = gguf.MODEL_ARCH_NAMES[arch]
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
+    writer = gguf.GGUFWriter(HERE / f"{name}.gguf", architecture)
+    add_metadata(writer, config, architecture)
+    gemma = config["model_type"].startswith("gemma")
+    for tensor, weight in sorted(load_file(MODELS / name / "model.safetensors").items()):
+        half = weight.dtype == torch.float16
+        values = weight.to(torch.float32).numpy()
+        if gemma and tensor.endswith("norm.weight"):
+            values = values + np.float32(1)
+        if architecture == "llama" and ".q_proj." in tensor:
+            values = interleave(values, config["num_attention_heads"])
+        if architecture == "llama" and ".k_proj." in tensor:
+            values = interleave(values, config["num_key_value_heads"])
+        their = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
+        if half and values.ndim == 2:
+            writer.add_tensor(their, values.astype(np.float16))
+        elif weight.dtype == torch.bfloat16 and values.ndim == 2:
+            writer.add_tensor(their, gguf.quants.quantize(values, Type.BF16), raw_dtype=Type.BF16)
+        else:
+            writer.add_tensor(their, np.ascontiguousarray(values))
+    finish(writer)
+    print(name, (HERE / f"{name}.gguf").stat().st_size)
+
+
+if __name__ == "__main__":
+    make_blocks()
+    for case in CASES:
+        make_model(case)

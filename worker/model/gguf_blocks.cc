@@ -1,0 +1,102 @@
+#include "worker/model/gguf_blocks.h"
+
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/page/dtype.h"
+
+namespace lowkey::worker {
+namespace {
+
+float half_at(const std::byte* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return kernels::f16_to_f32(bits);
+}
+
+// f16 scale; 32 signed bytes.
+void q8_0(const std::byte* block, float* out) {
+  const float d = half_at(block);
+  const auto* codes = reinterpret_cast<const int8_t*>(block + 2);
+  for (int i = 0; i < 32; ++i) out[i] = static_cast<float>(codes[i]) * d;
+}
+
+// f16 scale; 16 bytes, element i in the low half of byte i, element i + 16 in its high half, 8 too large.
+void q4_0(const std::byte* block, float* out) {
+  const float d = half_at(block);
+  const auto* codes = reinterpret_cast<const uint8_t*>(block + 2);
+  for (int i = 0; i < 16; ++i) {
+    out[i] = static_cast<float>((codes[i] & 15) - 8) * d;
+    out[i + 16] = static_cast<float>((codes[i] >> 4) - 8) * d;
+  }
+}
+
+// f16 scale and minimum of the scales; 8 scales and minima of 6 bits in 12 bytes; 128 bytes of 4-bit codes,
+// 32 elements in the low halves, the next 32 in the high ones.
+void q4_k(const std::byte* block, float* out) {
+  const float d = half_at(block), dmin = half_at(block + 2);
+  const auto* packed = reinterpret_cast<const uint8_t*>(block + 4);
+  const auto* codes = reinterpret_cast<const uint8_t*>(block + 16);
+  for (int j = 0; j < 8; ++j) {
+    const int scale = j < 4 ? packed[j] & 63 : (packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4;
+    const int least = j < 4 ? packed[j + 4] & 63 : packed[j + 4] >> 4 | (packed[j] >> 6) << 4;
+    const float step = d * static_cast<float>(scale), offset = dmin * static_cast<float>(least);
+    for (int i = 0; i < 32; ++i) {
+      const int code = j % 2 == 0 ? codes[j / 2 * 32 + i] & 15 : codes[j / 2 * 32 + i] >> 4;
+      out[j * 32 + i] = step * static_cast<float>(code) - offset;
+    }
+  }
+}
+
+// 4 low bits in 128 bytes, 2 high bits in 64, 16 signed scales, f16 scale of the scales; codes 32 too large.
+void q6_k(const std::byte* block, float* out) {
+  const auto* low = reinterpret_cast<const uint8_t*>(block);
+  const auto* high = reinterpret_cast<const uint8_t*>(block + 128);
+  const auto* scales = reinterpret_cast<const int8_t*>(block + 192);
+  const float d = half_at(block + 208);
+  for (int half = 0; half < 2; ++half) {
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      for (int i = 0; i < 32; ++i) {
+        const uint8_t byte = low[half * 64 + quarter % 2 * 32 + i];
+        const int bits = (quarter < 2 ? byte & 15 : byte >> 4) | (high[half * 32 + i] >> 2 * quarter & 3)
+                                                                     << 4;
+        const float step = d * static_cast<float>(scales[half * 8 + quarter * 2 + i / 16]);
+        out[half * 128 + quarter * 32 + i] = step * static_cast<float>(bits - 32);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void dequantize_gguf(GgufType type, const std::byte* data, int64_t elements, float* out) {
+  const GgufBlock* block = gguf_block(type);
+  LOWKEY_CHECK(block != nullptr && elements % block->elements == 0, "{} elements of type {}", elements,
+               static_cast<uint32_t>(type));
+  const auto each = [&](auto decode) {
+    for (int64_t i = 0; i < elements; i += block->elements, data += block->bytes) decode(data, out + i);
+  };
+  switch (type) {
+    case GgufType::kF32:
+      std::memcpy(out, data, static_cast<size_t>(elements) * sizeof(float));
+      return;
+    case GgufType::kF16:
+      return each([](const std::byte* from, float* to) { *to = half_at(from); });
+    case GgufType::kBf16:
+      return each([](const std::byte* from, float* to) {
+        uint16_t bits;
+        std::memcpy(&bits, from, sizeof(bits));
+        *to = kernels::bf16_to_f32(bits);
+      });
+    case GgufType::kQ8_0:
+      return each(q8_0);
+    case GgufType::kQ4_0:
+      return each(q4_0);
+    case GgufType::kQ4_K:
+      return each(q4_k);
+    case GgufType::kQ6_K:
+      return each(q6_k);
+  }
+}
+
+}  // namespace lowkey::worker
