@@ -93,7 +93,8 @@ TEST_F(WindowRunnerTest, TheTapSeesEveryLayerAndRow) {
     EXPECT_EQ(q.rows, k.rows);
     rows[layer] += q.rows;
   };
-  ASSERT_TRUE(runner_->run(tokens_, layout_, 0, nullptr, &tap).ok());
+  worker::WindowCache cache(layout_);
+  ASSERT_TRUE(runner_->feed(cache, tokens_, 0, nullptr, &tap).ok());
   for (const int seen : rows) EXPECT_EQ(seen, 150);
 }
 
