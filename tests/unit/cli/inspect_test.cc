@@ -114,7 +114,8 @@ TEST(Inspect, NoLineIsWiderThan100Columns) {
     const kvstore::Recipe recipe = *kvstore::read_recipe(entry.path());
     std::optional<kvstore::Profile> profile;
     if (recipe.needs_profile()) {
-      profile = random_profile(model, recipe.join, 1, to_string(recipe.key.basis));
+      const int levels = recipe.levels_of_budget ? static_cast<int>(recipe.levels.size()) : 1;
+      profile = random_profile(model, recipe.join, 1, to_string(recipe.key.basis), levels);
       profile->budgets[recipe.key.width == kvstore::kWidthAuto ? 0 : 1].name = recipe.budget;
     }
     std::optional<kvstore::Profile> spilled;

@@ -63,7 +63,11 @@ TEST(Metrics, UnlistedAndUncleanLabelValuesAreHarmless) {
   Metrics metrics({{"role", "worker"}, {"rank", "1"}});
   metrics.add(Metric::kSpillOutcomes, 1, {{"outcome", "exploded"}});
   metrics.set(Metric::kInfo, 1,
-              {{"version", "1"}, {"model", "a\"b\\c\nd\xff\xfe"}, {"recipe", "exact"}, {"dtype", "bf16"}});
+              {{"version", "1"},
+               {"model", "a\"b\\c\nd\xff\xfe"},
+               {"recipe", "exact"},
+               {"dtype", "bf16"},
+               {"device", "cpu"}});
   auto page = read_prometheus_text(page_of(metrics));
   ASSERT_EQ(page.error, "");
   EXPECT_EQ(
@@ -74,7 +78,8 @@ TEST(Metrics, UnlistedAndUncleanLabelValuesAreHarmless) {
                                        {"version", "1"},
                                        {"model", "a\"b\\c\nd??"},
                                        {"recipe", "exact"},
-                                       {"dtype", "bf16"}}),
+                                       {"dtype", "bf16"},
+                                       {"device", "cpu"}}),
             1);
 }
 
