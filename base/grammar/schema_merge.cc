@@ -289,8 +289,9 @@ bool SchemaMerger::disjoint(const Schema& a, const Schema& b, const std::string&
   for (const auto& [schema, other] : {std::pair(&one, &second), std::pair(&two, &first)}) {
     const auto* options = schema->if_contains("anyOf");
     if (!options || !options->is_array()) continue;
-    return std::ranges::all_of(options->get_array(),
-                               [&](const auto& option) { return disjoint(option, *other, path, depth + 1); });
+    return std::ranges::all_of(options->get_array(), [&, other = other](const auto& option) {
+      return disjoint(option, *other, path, depth + 1);
+    });
   }
   json::object types;
   if (!merge_types(one, two, &types)) return true;

@@ -64,11 +64,12 @@ def fill(expression):
 
 
 def ask(cluster, seed):
-    """One streamed chat, one completion, and one request that is refused."""
+    """One streamed chat, one completion, one answer in JSON, and one request that is refused."""
     words = random.Random(seed)
     prompt = " ".join(words.choice(WORDS) for _ in range(250))
     body = {"model": cluster.model.name, "prompt": prompt, "max_tokens": 24, "ignore_eos": True}
     assert http(cluster.url + "/v1/completions", body)[0] == 200
+    assert http(cluster.url + "/v1/completions", {**body, "max_tokens": 8, "response_format": {"type": "json_object"}})[0] == 200
     chat = {"model": cluster.model.name, "messages": [{"role": "user", "content": prompt}], "max_tokens": 16,
             "stream": True}
     assert list(sse(cluster.url + "/v1/chat/completions", chat))
