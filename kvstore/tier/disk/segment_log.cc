@@ -245,8 +245,9 @@ DiskOutcome SegmentLog::read(const Hash128& identity, const Targets& targets, ke
   segment->last_use = next_use_++;
   const UniqueFd fd(::open(segment->path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) {
-    if (errno == ENOENT) drop(segment, false);  // its owner needed the space
-    return errno == ENOENT ? DiskOutcome::kMiss : DiskOutcome::kFailed;
+    if (errno != ENOENT) return DiskOutcome::kFailed;
+    drop(segment, false);  // its owner needed the space
+    return DiskOutcome::kMiss;
   }
   const auto gone = [&](DiskOutcome outcome) {
     erase(identity);
