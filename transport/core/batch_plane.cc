@@ -128,7 +128,10 @@ void BatchPlane::advance(const BatchPtr& batch) {
 }
 
 void BatchPlane::start_slice(const BatchPtr& batch) {
-  const auto completion = [this, batch](Status status) { completed(batch, status); };
+  const auto completion = [batch](const Status& status) {
+    --batch->outstanding;
+    if (batch->plane) batch->plane->completed(batch, status);
+  };
   size_t slice = 0;
   while (!batch->flushed && batch->outstanding < kMaxOutstanding) {
     if (slice >= kSliceBytes) {
@@ -155,8 +158,6 @@ void BatchPlane::start_slice(const BatchPtr& batch) {
 }
 
 void BatchPlane::completed(const BatchPtr& batch, const Status& status) {
-  --batch->outstanding;
-  if (!batch->plane) return;
   if (!status.ok()) {
     report(batch, status);
   } else if (batch->flushed && batch->outstanding == 0) {
