@@ -142,7 +142,8 @@ class Engine {
   void publish_pages(Sequence& sequence, int first_page);
   void sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event);
   std::vector<int32_t> end_tokens(const Sequence& sequence) const;
-  Result<SampledToken> next_token(Sequence& sequence, std::span<const float> logits);
+  Result<SampledToken> next_token(Sequence& sequence, std::span<const float> logits,
+                                  std::span<const int32_t> ends);
   void finish(Sequence& sequence);
   void fail_all(const Error& error);
   void emit(const wire::TokenEvents& events);

@@ -153,9 +153,9 @@ std::vector<int32_t> Engine::end_tokens(const Sequence& sequence) const {
 
 // Where an answer has a grammar it ends where that lets it, whatever min_tokens says once nothing else can
 // come. A token below 0: the answer is complete, and the model has no token that ends it.
-Result<SampledToken> Engine::next_token(Sequence& sequence, std::span<const float> logits) {
+Result<SampledToken> Engine::next_token(Sequence& sequence, std::span<const float> logits,
+                                        std::span<const int32_t> ends) {
   const SamplingParams& sampling = sequence.sampling;
-  const std::vector<int32_t> ends = end_tokens(sequence);
   LogitRules rules{.counts = &sequence.counts};
   bool may_end = sequence.generated() >= sampling.min_tokens;
   std::shared_ptr<const grammar::AllowedTokens> allowed;
@@ -177,7 +177,8 @@ Result<SampledToken> Engine::next_token(Sequence& sequence, std::span<const floa
 void Engine::sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event) {
   const TraceSpan span("sample");
   const SamplingParams& sampling = sequence.sampling;
-  const Result<SampledToken> sampled = next_token(sequence, logits);
+  const std::vector<int32_t> ends = end_tokens(sequence);
+  const Result<SampledToken> sampled = next_token(sequence, logits, ends);
   if (!sampled.ok()) {
     event->set_finish(wire::FINISH_ERROR);
     event->set_error(sampled.error().message);
@@ -191,7 +192,6 @@ void Engine::sample_token(Sequence& sequence, std::span<const float> logits, wir
   event->add_tokens(token);
   if (sampling.logprobs) add_logprobs(*sampled, event->mutable_logprobs(), event->mutable_top_logprobs());
   metrics_.add(Metric::kGenerationTokens);
-  const std::vector<int32_t> ends = end_tokens(sequence);
   if (std::ranges::find(ends, token) != ends.end()) {
     event->set_finish(wire::FINISH_STOP);
   } else if (sequence.generated() >= sampling.max_tokens ||
