@@ -44,6 +44,7 @@ class Runner {
     LOWKEY_ASSIGN(layout, kernels::PageLayout::make({}, config.cache_shape(1, kernels::DType::kBf16)));
     runner->model_ = std::move(model);
     runner->layout_ = std::move(layout);
+    runner->comm_ = transport::make_staged_comm(*runner->comms_[0], *runner->backend_);
     return runner;
   }
 
@@ -78,7 +79,7 @@ class Runner {
   std::unique_ptr<worker::Model> model_;
   kernels::PageLayout layout_;
   std::vector<std::unique_ptr<transport::HostComm>> comms_ = transport::make_loopback_comms(1);
-  std::unique_ptr<transport::DeviceComm> comm_ = transport::make_staged_comm(*comms_[0], *backend_);
+  std::unique_ptr<transport::DeviceComm> comm_;
   std::vector<SequenceCache> caches_;
   std::vector<float> logits_;
 };

@@ -45,7 +45,7 @@ def gguf_of(model):
 
 def llama_bench(folder, file, *flags):
     """{(prompt tokens, answer tokens): tokens a second}"""
-    done = subprocess.run([folder / "llama-bench", "-m", file, "-t", THREADS, "-r", 2, "-fa", 1, "-o", "json", *flags],
+    done = subprocess.run([folder / "llama-bench", "-m", file, "-t", str(THREADS), "-r", "2", "-fa", "1", "-o", "json", *flags],
                           check=True, timeout=1800, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return {(run["n_prompt"], run["n_gen"]): run["avg_ts"] for run in json.loads(done.stdout)}
 
