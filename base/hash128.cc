@@ -1,7 +1,10 @@
 #include "base/hash128.h"
 
-#define XXH_INLINE_ALL
+#define XXH_STATIC_LINKING_ONLY  // states on the stack
 #include <xxhash.h>
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h>  // the widest vectors that the processor has
+#endif
 
 #include <algorithm>
 #include <vector>
