@@ -17,15 +17,15 @@ using transport::Role;
 // With no replica left and none that could join, a supervisor should get the chance to start the cluster
 // anew; until then /ready and /metrics tell what happened.
 constexpr auto kNoReplicaGrace = std::chrono::seconds(10);
-// A coordinator that starts without workers cannot know yet which numbers those hold who will dial it: they
-// notice the loss of its predecessor within 4 s, and dial once a second.
-constexpr auto kSettle = std::chrono::seconds(6);
-constexpr size_t kMaxJoining = 64;
 constexpr uint32_t kMaxRanks = 1024;
 constexpr uint32_t kMaxDrainSeconds = 3600;
 
 bool is_joining(const transport::PeerInfo& peer) {
   return peer.role != Role::kCoordinator && peer.replica < 0;
+}
+
+std::string name_of_visitor(const transport::PeerInfo& peer) {
+  return fmt::format("a {} without a place", to_string(peer.role));
 }
 
 template <class Message>
@@ -50,7 +50,7 @@ ClusterRoster::ClusterRoster(boost::asio::io_context& io, coordinator::Membershi
     : options_(options),
       io_(io),
       membership_(membership),
-      settled_(Clock::now() + (options.alone ? kSettle : Duration::zero())),
+      settled_(Clock::now() + (options.alone ? options.settle : Duration::zero())),
       none_left_(io) {
   if (options.alone) {
     membership.expect_readoption();
@@ -80,11 +80,7 @@ void ClusterRoster::end() {
 
 void ClusterRoster::up(const ConnectionPtr& peer) {
   const transport::PeerInfo& info = peer->peer();
-  if (is_joining(info)) {
-    if (joining_.size() >= kMaxJoining) return peer->close("too many ask to join");
-    joining_.emplace(peer->id(), std::make_shared<boost::asio::steady_timer>(io_));
-    return;
-  }
+  if (is_joining(info)) return visit(peer);
   if (info.role == Role::kCoordinator) return peer->close("this cluster has a coordinator");
   Member& member = members_[{info.role, info.world_rank}];
   if (const ConnectionPtr before = std::exchange(member.connection, peer)) {
@@ -129,20 +125,45 @@ void ClusterRoster::down(const ConnectionPtr& peer, const Error& error) {
   if (info.role == Role::kWorker) lose(info);
 }
 
-void ClusterRoster::on_join(const ConnectionPtr& peer, std::string_view body) {
-  wire::Join join;
-  if (!parse(&join, peer, body)) return;
-  if (join.ranks() < 1 || join.ranks() > kMaxRanks) return peer->close("ranks out of range");
-  const auto found = joining_.find(peer->id());
-  if (found == joining_.end()) return;
-  const auto timer = found->second;
-  timer->expires_at(std::max(settled_, Clock::now()));
-  timer->async_wait([this, timer, peer, ranks = static_cast<int>(join.ranks())](boost::system::error_code) {
-    if (joining_.contains(peer->id())) answer(peer, ranks);
+void ClusterRoster::visit(const ConnectionPtr& peer) {
+  if (joining_.size() >= kMaxJoining) {
+    membership_.note_refused(name_of_visitor(peer->peer()), "too many ask to join");
+    return peer->close("too many ask to join");
+  }
+  expect(joining_.emplace(peer->id(), Visitor{peer, boost::asio::steady_timer(io_)}).first,
+         "asked for a place");
+}
+
+void ClusterRoster::expect(Visitors::iterator visitor, const char* what) {
+  visitor->second.timer.expires_after(options_.join_deadline);
+  visitor->second.timer.async_wait([this, id = visitor->first, what](boost::system::error_code failure) {
+    const auto late = joining_.find(id);
+    if (failure || late == joining_.end()) return;
+    const ConnectionPtr peer = late->second.connection;
+    joining_.erase(late);
+    const std::string reason = fmt::format("has not {} within {} s", what, seconds(options_.join_deadline));
+    membership_.note_timed_out(name_of_visitor(peer->peer()), reason);
+    peer->close(reason);
   });
 }
 
-void ClusterRoster::answer(const ConnectionPtr& peer, int ranks) {
+void ClusterRoster::on_join(const ConnectionPtr& peer, std::string_view body) {
+  wire::Join join;
+  const auto visitor = joining_.find(peer->id());
+  if (visitor == joining_.end() || !parse(&join, peer, body)) return;
+  if (join.ranks() < 1 || join.ranks() > kMaxRanks) return peer->close("ranks out of range");
+  if (std::exchange(visitor->second.asked, true)) return peer->close("has asked for a place before");
+  visitor->second.timer.expires_at(std::max(settled_, Clock::now()));
+  visitor->second.timer.async_wait(
+      [this, id = peer->id(), ranks = static_cast<int>(join.ranks())](boost::system::error_code failure) {
+        const auto waiting = joining_.find(id);
+        if (!failure && waiting != joining_.end()) answer(waiting, ranks);
+      });
+}
+
+void ClusterRoster::answer(Visitors::iterator visitor, int ranks) {
+  const ConnectionPtr peer = visitor->second.connection;
+  expect(visitor, "hung up after its answer");
   wire::Joined joined;
   const bool store = peer->peer().role == Role::kStore;
   const auto seat = seat_of(peer->peer(), ranks);

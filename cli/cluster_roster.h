@@ -29,7 +29,14 @@ class ClusterRoster {
     int job_replicas = 0;  // replicas of that job
     bool open = false;     // others may come: no replica left is no reason to end
     bool alone = false;    // started without workers of its own: whoever dials with a place is adopted
+    // From the connection to its Join, and from the answer to its hanging up: nobody keeps one of the few
+    // places to ask from for longer.
+    Duration join_deadline = std::chrono::seconds(10);
+    // A coordinator that starts without workers cannot know yet which numbers those hold who will dial it:
+    // they notice the loss of its predecessor within 4 s, and dial once a second.
+    Duration settle = std::chrono::seconds(6);
   };
+  static constexpr size_t kMaxJoining = 64;  // connections at a time of those who ask for a place
 
   // `membership` outlives it, and keeps the numbers that are given out.
   ClusterRoster(boost::asio::io_context& io, coordinator::Membership& membership, const Options& options);
@@ -46,13 +53,22 @@ class ClusterRoster {
     std::string control_address;  // empty until it has introduced itself
   };
   using Key = std::pair<transport::Role, int>;  // with the world rank
+  // A process without a place, for as long as it is connected.
+  struct Visitor {
+    transport::ConnectionPtr connection;
+    boost::asio::steady_timer timer;  // until it has to ask, until it is answered, until it has to go
+    bool asked = false;
+  };
+  using Visitors = std::map<uint64_t, Visitor>;  // by connection
 
   void up(const transport::ConnectionPtr& peer);
   void message(const transport::ConnectionPtr& peer, transport::MessageType type, std::string_view body);
   void down(const transport::ConnectionPtr& peer, const Error& error);
 
+  void visit(const transport::ConnectionPtr& peer);
+  void expect(Visitors::iterator visitor, const char* what);
   void on_join(const transport::ConnectionPtr& peer, std::string_view body);
-  void answer(const transport::ConnectionPtr& peer, int ranks);
+  void answer(Visitors::iterator visitor, int ranks);
   Result<coordinator::Seat> seat_of(const transport::PeerInfo& peer, int ranks);
   Status may_join(const transport::PeerInfo& peer) const;
   void introduce(const transport::ConnectionPtr& peer, std::string_view body);
@@ -69,8 +85,7 @@ class ClusterRoster {
   transport::ControlHandlers inner_;
   std::map<Key, Member> members_;
   std::set<uint64_t> replaced_;  // connections whose loss has been told already
-  // Those who ask for a place, with the wait for it; by connection.
-  std::map<uint64_t, std::shared_ptr<boost::asio::steady_timer>> joining_;
+  Visitors joining_;
   std::map<int, std::shared_ptr<boost::asio::steady_timer>> leaving_;  // with the end of its patience
   std::set<int> leaving_stores_;  // by world rank: no worker is sent to them any more
   boost::asio::steady_timer none_left_;

@@ -54,7 +54,7 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
   X(kReplicas, "lowkey_replicas", kGauge, kCoordinator, "state=ready|not_ready|draining|gone", kNone,        \
     "Replicas by state")                                                                                     \
   X(kMembershipEvents, "lowkey_membership_events_total", kCounter, kCoordinator,                             \
-    "event=joined|left|lost|readopted|refused", kNone, "Workers and stores that came and went")              \
+    "event=joined|left|lost|readopted|refused|timed_out", kNone, "Workers and stores that came and went")    \
   X(kRoutedRequests, "lowkey_routed_requests_total", kCounter, kCoordinator, "reason=prefix|load|turn|only", \
     kNone, "Requests by why their replica was chosen")                                                       \
   X(kRouterIndexPages, "lowkey_router_index_pages", kGauge, kCoordinator, "holder=device|store", kNone,      \

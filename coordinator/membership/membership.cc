@@ -104,6 +104,11 @@ void Membership::note_refused(const std::string& who, const std::string& reason)
   metrics_.add(Metric::kMembershipEvents, 1, {{"event", "refused"}});
 }
 
+void Membership::note_timed_out(const std::string& who, const std::string& reason) {
+  spdlog::warn("{} {}", who, reason);
+  metrics_.add(Metric::kMembershipEvents, 1, {{"event", "timed_out"}});
+}
+
 bool Membership::on_leaving(int id) {
   const auto found = replicas_.find(id);
   if (found == replicas_.end() || !found->second.leader) return false;

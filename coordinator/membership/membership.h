@@ -56,6 +56,8 @@ class Membership {
   Result<int> on_store_join(TimePoint now = Clock::now());
   // Somebody was turned away for a reason of the caller's.
   void note_refused(const std::string& who, const std::string& reason);
+  // Somebody who asked to join, or should have, kept the caller waiting.
+  void note_timed_out(const std::string& who, const std::string& reason);
   // No new requests for it from now on; on_idle follows, possibly from inside. False: there is no such
   // replica.
   bool on_leaving(int replica);

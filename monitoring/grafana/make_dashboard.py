@@ -206,8 +206,8 @@ ROWS = {
               (f"sum by (kind) ({rate('lowkey_prefix_events_total')})", "{{kind}}"),
               (f"sum({rate('lowkey_router_resyncs_total')})", "resync")),
         panel("Replicas", "Replicas by state", "none", (f"sum by (state) (lowkey_replicas{{{HERE}}})", "{{state}}"), stack=True),
-        panel("Come and gone", "Workers and stores that joined, left, were lost, came back after the coordinator's restart, or were "
-              "refused; answers that went on elsewhere, or could not", "ops",
+        panel("Come and gone", "Workers and stores that joined, left, were lost, came back after the coordinator's restart, were "
+              "refused, or did not ask for their place in time; answers that went on elsewhere, or could not", "ops",
               (f"sum by (event) ({rate('lowkey_membership_events_total')})", "{{event}}"),
               (f"sum by (outcome) ({rate('lowkey_continued_requests_total')})", "answers: {{outcome}}")),
     ],
