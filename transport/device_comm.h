@@ -26,6 +26,10 @@ class DeviceComm {
   // Rank 0 receives size() times the elements of `mine` in `all`, host memory, by rank, and has them on
   // return; `all` is ignored elsewhere. Same shape on every rank.
   virtual Status gather(const kernels::Tensor& mine, std::span<float> all, Deadline deadline) = 0;
+  // Whether there is gather_on_device(): rank 0 receives the same in its backend's memory, as `all`
+  // [size() * rows, cols], there until the next call. The other ranks call gather().
+  virtual bool gathers_on_device() const { return false; }
+  virtual Status gather_on_device(const kernels::Tensor& mine, kernels::Tensor* all, Deadline deadline);
   // Returns when everything that was asked of the backend before, collectives included, is complete. An
   // error names the collective or the peer.
   virtual Status settle(Deadline deadline) = 0;

@@ -71,6 +71,10 @@ class StagedComm final : public DeviceComm {
 
 }  // namespace
 
+Status DeviceComm::gather_on_device(const kernels::Tensor&, kernels::Tensor*, Deadline) {
+  return Error{Code::kInternal, kind() + " collectives gather into host memory", {}};
+}
+
 std::unique_ptr<DeviceComm> make_staged_comm(HostComm& host, kernels::Backend& backend) {
   if (backend.host_accessible()) return make_staged_comm(host);
   return std::make_unique<StagedComm>(host, backend);

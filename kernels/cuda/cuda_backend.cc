@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "kernels/cuda/argument_copies.h"
 #include "kernels/cuda/cuda_attention.h"
+#include "kernels/cuda/draw_kernels.h"
 #include "kernels/cuda/elementwise_kernels.h"
 #include "kernels/cuda/page_copies.h"
 #include "kernels/cuda/weights.h"
@@ -73,6 +74,9 @@ class CudaBackend final : public Backend {
   }
   void copy_columns(const Tensor& x, int first, const Tensor& y) override;
 
+  void draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
+                   DrawnToken* tokens) override;
+
   void attend(const AttentionStep& step) override { parts_.attention.attend(step); }
   void compact(const Compaction& compaction) override { parts_.attention.compact(compaction); }
 
@@ -129,6 +133,20 @@ void CudaBackend::copy_columns(const Tensor& x, int first, const Tensor& y) {
   LOWKEY_CHECK(first >= 0 && first + y.cols <= x.cols && x.rows == y.rows,
                "columns {} of [{}, {}] -> [{}, {}]", first, x.rows, x.cols, y.rows, y.cols);
   launch_copy_columns(stream_, x.as<float>(), x.cols, first, y.rows, y.cols, y.as<float>());
+}
+
+void CudaBackend::draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
+                              DrawnToken* tokens) {
+  LOWKEY_CHECK(
+      parts >= 1 && logits.rows % parts == 0 && vocab <= parts * logits.cols && vocab < kMaxDrawVocab,
+      "{} tokens in {} pieces of [{}, {}]", vocab, parts, logits.rows / parts, logits.cols);
+  static_assert(sizeof(TokenDraw) % sizeof(int32_t) == 0);
+  const std::span words(reinterpret_cast<const int32_t*>(draws.data()),
+                        draws.size() * sizeof(TokenDraw) / sizeof(int32_t));
+  launch_draw_tokens(stream_,
+                     {logits.as<float>(), int64_t{logits.rows} / parts * logits.cols, logits.cols, vocab},
+                     reinterpret_cast<const TokenDraw*>(parts_.arguments.copy(words, stream_)),
+                     static_cast<int>(draws.size()), tokens);
 }
 
 }  // namespace

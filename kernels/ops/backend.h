@@ -16,6 +16,7 @@
 #include "base/result.h"
 #include "kernels/ops/page_copies.h"
 #include "kernels/ops/tensor.h"
+#include "kernels/ops/token_draw.h"
 #include "kernels/page/page_layout.h"
 
 namespace lowkey::kernels {
@@ -171,6 +172,12 @@ class Backend {
   virtual void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) = 0;
   // y = columns [first, first + y.cols) of x.
   virtual void copy_columns(const Tensor& x, int first, const Tensor& y) = 0;
+
+  // tokens[i], device memory, is drawn from row draws[i].row (draw_token() says how). `logits`: `parts` pieces
+  // one after the other, [rows, cols] each, as the ranks of a replica have them: piece p has columns of the
+  // tokens p * cols .. below `vocab`, and the rest is padding.
+  virtual void draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
+                           DrawnToken* tokens) = 0;
 
   // Writes K and V into the cache, encodes the pages completed by these rows, and attends: a query at
   // position t sees the archived pages, the sink, every page that ends at or before t's page start encoded,

@@ -1,6 +1,8 @@
 #include "kernels/ops/host_backend.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "base/check.h"
 #include "kernels/ops/host_buffer.h"
@@ -36,6 +38,21 @@ void HostBackend::copy_columns(const Tensor& x, int first, const Tensor& y) {
                "columns {} of [{}, {}] -> [{}, {}]", first, x.rows, x.cols, y.rows, y.cols);
   for (int row = 0; row < y.rows; ++row)
     std::memcpy(row_of(y, row), row_of(x, row) + first, y.cols * sizeof(float));
+}
+
+void HostBackend::draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
+                              DrawnToken* tokens) {
+  LOWKEY_CHECK(parts >= 1 && logits.rows % parts == 0 && vocab <= parts * logits.cols,
+               "{} tokens in {} pieces of [{}, {}]", vocab, parts, logits.rows / parts, logits.cols);
+  std::vector<float> whole;
+  for (size_t i = 0; i < draws.size(); ++i) {
+    whole.clear();
+    for (int part = 0; part < parts && part * logits.cols < vocab; ++part) {
+      const float* from = row_of(logits, part * (logits.rows / parts) + draws[i].row);
+      whole.insert(whole.end(), from, from + std::min(logits.cols, vocab - part * logits.cols));
+    }
+    tokens[i] = draw_token(whole, draws[i]);
+  }
 }
 
 }  // namespace lowkey::kernels

@@ -116,6 +116,22 @@ TEST(NcclComm, GathersByRank) {
   });
 }
 
+TEST(NcclComm, GathersOnTheDevice) {
+  on_both([](DeviceComm& comm, kernels::Backend&) {
+    std::vector<float> mine = {7, 8};
+    const kernels::Tensor tensor{.data = mine.data(), .rows = 1, .cols = 2};
+    const Deadline deadline = Deadline::in(std::chrono::seconds(20));
+    ASSERT_TRUE(comm.gathers_on_device());
+    if (comm.rank() != 0) return EXPECT_TRUE(comm.gather(tensor, {}, deadline)), void();
+    kernels::Tensor all;
+    ASSERT_TRUE(comm.gather_on_device(tensor, &all, deadline));
+    ASSERT_TRUE(comm.settle(deadline));
+    EXPECT_EQ(all.rows, 2);
+    const float* values = all.as<float>();
+    EXPECT_EQ(std::vector(values, values + 4), (std::vector<float>{7, 8, 100, 100}));
+  });
+}
+
 TEST(NcclComm, AnErrorAbortsAndEverythingAfterItFails) {
   on_both([](DeviceComm& comm, kernels::Backend&) {
     std::vector<float> x = {1};

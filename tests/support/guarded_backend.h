@@ -192,6 +192,12 @@ class GuardedBackend final : public kernels::Backend {
   void copy_columns(const Tensor& x, int first, const Tensor& y) override {
     inner_->copy_columns(reach(x), first, reach(y));
   }
+  void draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const kernels::TokenDraw> draws,
+                   kernels::DrawnToken* tokens) override {
+    ++draws_;
+    inner_->draw_tokens(reach(logits), parts, vocab, draws, memory_.reach(tokens));
+  }
+  size_t draws() const { return draws_; }  // calls of draw_tokens()
 
   void attend(const kernels::AttentionStep& step) override {
     kernels::AttentionStep mine = step;

@@ -90,6 +90,26 @@ Status NcclComm::gather(const kernels::Tensor& mine, std::span<float> all, Deadl
     return settle(deadline);
   }
   LOWKEY_CHECK(all.size() >= count * size_, "gather of {} x {} into {} floats", size_, count, all.size());
+  LOWKEY_TRY(receive_all(count, bytes, deadline));
+  LOWKEY_TRY(settle(deadline));
+  backend_.download(static_cast<const std::byte*>(mine.data), std::as_writable_bytes(all.first(count)));
+  if (size_ > 1)
+    backend_.download(gathered_->data() + bytes,
+                      std::as_writable_bytes(all.subspan(count, count * (size_ - 1))));
+  return {};
+}
+
+Status NcclComm::gather_on_device(const kernels::Tensor& mine, kernels::Tensor* all, Deadline deadline) {
+  if (comm_ == nullptr) return fail(Code::kUnavailable, "gather", "after an earlier failure");
+  LOWKEY_CHECK(rank_ == 0, "rank {} gathers nothing", rank_);
+  LOWKEY_TRY(receive_all(elements(mine), mine.bytes(), deadline));
+  *all = {gathered_->data(), mine.rows * size_, mine.cols};
+  backend_.copy_columns(mine, 0, {gathered_->data(), mine.rows, mine.cols});
+  return {};
+}
+
+// Rank 0: what the others send, each at its place in gathered_.
+Status NcclComm::receive_all(size_t count, size_t bytes, Deadline deadline) {
   if (!gathered_ || gathered_->size() < bytes * size_) gathered_ = backend_.allocate(bytes * size_);
   ncclResult_t worst = api_.group_start();
   for (int peer = 1; peer < size_; ++peer) {
@@ -98,13 +118,7 @@ Status NcclComm::gather(const kernels::Tensor& mine, std::span<float> all, Deadl
     if (begun != ncclSuccess && begun != ncclInProgress) worst = begun;
   }
   const ncclResult_t ended = api_.group_end();
-  LOWKEY_TRY(taken(worst == ncclSuccess ? ended : worst, "gather", deadline));
-  LOWKEY_TRY(settle(deadline));
-  backend_.download(static_cast<const std::byte*>(mine.data), std::as_writable_bytes(all.first(count)));
-  if (size_ > 1)
-    backend_.download(gathered_->data() + bytes,
-                      std::as_writable_bytes(all.subspan(count, count * (size_ - 1))));
-  return {};
+  return taken(worst == ncclSuccess ? ended : worst, "gather", deadline);
 }
 
 Status NcclComm::settle(Deadline deadline) {

@@ -29,6 +29,8 @@ class NcclComm final : public DeviceComm {
   std::string kind() const override { return "nccl"; }
   Status all_reduce_sum(const kernels::Tensor& x, Deadline deadline) override;
   Status gather(const kernels::Tensor& mine, std::span<float> all, Deadline deadline) override;
+  bool gathers_on_device() const override { return true; }
+  Status gather_on_device(const kernels::Tensor& mine, kernels::Tensor* all, Deadline deadline) override;
   Status settle(Deadline deadline) override;
 
  private:
@@ -36,6 +38,7 @@ class NcclComm final : public DeviceComm {
 
   // Waits until NCCL has taken in what `begun` says of a call.
   Status taken(ncclResult_t begun, const char* what, Deadline deadline);
+  Status receive_all(size_t count, size_t bytes, Deadline deadline);
   Error fail(Code code, const char* what, const std::string& why);
   std::string explain(ncclResult_t result) const;
   cudaStream_t stream() const { return static_cast<cudaStream_t>(backend_.native_stream()); }
@@ -46,7 +49,7 @@ class NcclComm final : public DeviceComm {
   const int rank_, size_;
   ncclComm_t comm_ = nullptr;                  // null: aborted, or never there
   const char* last_ = "start";                 // the collective that was begun last
-  std::unique_ptr<kernels::Buffer> gathered_;  // rank 0: of the others, by rank; grown
+  std::unique_ptr<kernels::Buffer> gathered_;  // rank 0: by rank, its own where it asked for that; grown
 };
 
 }  // namespace lowkey::transport

@@ -125,6 +125,7 @@ class Engine {
   bool fits(uint64_t prompt, uint64_t generated) const;
   Step schedule();
   Status execute(const Step& step);
+  std::vector<kernels::TokenDraw> plan_draws(const Schedule& schedule) const;
   bool commit(const Step& step, const Status& status);
 
   void take_inbox();
@@ -140,10 +141,9 @@ class Engine {
   void count_tokens(Sequence& sequence, int before, int num_tokens);
   void report_first(Sequence& sequence, wire::TokenEvent* event);
   void publish_pages(Sequence& sequence, int first_page);
-  void sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event);
+  void sample_token(Sequence& sequence, size_t row, wire::TokenEvent* event);
   std::vector<int32_t> end_tokens(const Sequence& sequence) const;
-  Result<SampledToken> next_token(Sequence& sequence, std::span<const float> logits,
-                                  std::span<const int32_t> ends);
+  Result<SampledToken> next_token(Sequence& sequence, size_t row, std::span<const int32_t> ends);
   void finish(Sequence& sequence);
   void fail_all(const Error& error);
   void emit(const wire::TokenEvents& events);

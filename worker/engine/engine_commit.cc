@@ -71,7 +71,7 @@ size_t Engine::commit_sequence(const ScheduledSequence& scheduled, size_t row, w
   event.set_request_id(sequence.request_id);
   const bool first = !std::exchange(sequence.reported, true);
   if (first) report_first(sequence, &event);
-  sample_token(sequence, executor_.logits(row + rows - 1), &event);
+  sample_token(sequence, row + rows - 1, &event);
   const bool last = event.finish() != wire::FINISH_NONE;
   if (first || last)
     sequence.report.to_wire(sequence.prompt_tokens, memory_.layout().num_levels, event.mutable_kv());
@@ -153,9 +153,12 @@ std::vector<int32_t> Engine::end_tokens(const Sequence& sequence) const {
 
 // Where an answer has a grammar it ends where that lets it, whatever min_tokens says once nothing else can
 // come. A token below 0: the answer is complete, and the model has no token that ends it.
-Result<SampledToken> Engine::next_token(Sequence& sequence, std::span<const float> logits,
-                                        std::span<const int32_t> ends) {
+Result<SampledToken> Engine::next_token(Sequence& sequence, size_t row, std::span<const int32_t> ends) {
   const SamplingParams& sampling = sequence.sampling;
+  if (const kernels::DrawnToken* drawn = executor_.drawn(row)) {
+    if (drawn->token < 0) return not_numbers(sequence.tokens.size());
+    return SampledToken{.token = drawn->token, .logprob = drawn->logprob};
+  }
   LogitRules rules{.counts = &sequence.counts};
   bool may_end = sequence.generated() >= sampling.min_tokens;
   std::shared_ptr<const grammar::AllowedTokens> allowed;
@@ -171,14 +174,14 @@ Result<SampledToken> Engine::next_token(Sequence& sequence, std::span<const floa
     if (may_end) rules.ends = ends;
   }
   if (!may_end) rules.forbidden = ends;
-  return sample(logits, sampling, sequence.tokens.size(), rules);
+  return sample(executor_.logits(row), sampling, sequence.tokens.size(), rules);
 }
 
-void Engine::sample_token(Sequence& sequence, std::span<const float> logits, wire::TokenEvent* event) {
+void Engine::sample_token(Sequence& sequence, size_t row, wire::TokenEvent* event) {
   const TraceSpan span("sample");
   const SamplingParams& sampling = sequence.sampling;
   const std::vector<int32_t> ends = end_tokens(sequence);
-  const Result<SampledToken> sampled = next_token(sequence, logits, ends);
+  const Result<SampledToken> sampled = next_token(sequence, row, ends);
   if (!sampled.ok()) {
     event->set_finish(wire::FINISH_ERROR);
     event->set_error(sampled.error().message);

@@ -70,11 +70,22 @@ Executor::Executor(const ExecutorOptions& options, Model& model, kvstore::PageMe
   report(empty);
 }
 
-Status Executor::execute(const wire::StepPlan& plan) {
+bool Executor::can_draw() const {
+  return model_.draws_tokens() && (comm_.size() == 1 || collectives_.gathers_on_device());
+}
+
+const kernels::DrawnToken* Executor::drawn(size_t i) const {
+  const auto found = std::ranges::lower_bound(drawn_rows_, static_cast<int32_t>(i));
+  return found != drawn_rows_.end() && *found == static_cast<int32_t>(i)
+             ? &drawn_[static_cast<size_t>(found - drawn_rows_.begin())]
+             : nullptr;
+}
+
+Status Executor::execute(const wire::StepPlan& plan, std::span<const kernels::TokenDraw> draws) {
   if (copies_) copies_->fence();  // pages that were copied may have other owners now
   for (const uint64_t id : plan.released()) tables_.erase(id);
   if (plan.spills_size() > 0) LOWKEY_TRY(spill(plan));
-  if (plan.sequences_size() > 0) LOWKEY_TRY(run_model(plan));
+  if (plan.sequences_size() > 0) LOWKEY_TRY(run_model(plan, draws));
   if (plan.has_device()) report(plan.device());
   metrics_.add(Metric::kCollectiveSeconds, comm_.take_seconds());
   return {};
@@ -136,7 +147,7 @@ Status Executor::enter(std::span<const uint32_t> slabs, size_t page, Table* tabl
   return {};
 }
 
-Status Executor::run_model(const wire::StepPlan& plan) {
+Status Executor::run_model(const wire::StepPlan& plan, std::span<const kernels::TokenDraw> draws) {
   std::vector<int32_t> tokens, positions, logit_rows;
   std::vector<kernels::SequenceSlice> slices;
   slices.reserve(plan.sequences_size());
@@ -161,11 +172,16 @@ Status Executor::run_model(const wire::StepPlan& plan) {
     }
   }
   const Deadline deadline = Deadline::in(options_.step_deadline);
+  drawn_rows_.clear();
+  for (const kernels::TokenDraw& draw : draws) drawn_rows_.push_back(draw.row);
+  drawn_.resize(draws.size());
   const Batch batch{.tokens = tokens,
                     .positions = positions,
                     .sequences = slices,
                     .logit_rows = logit_rows,
-                    .gather_logits = true};
+                    .gather_logits = true,
+                    .draws = draws,
+                    .drawn = drawn_};
   if (comm_.rank() == 0) gathered_.resize(comm_.size() * logit_rows.size() * model_.vocab_shard());
   {
     const TraceSpan span("model", {"rows", int64_t(tokens.size())}, {"sequences", int64_t(slices.size())});
@@ -187,6 +203,7 @@ void Executor::take_logits(size_t rows) {
     if (first >= vocab) break;
     const size_t count = std::min(shard, vocab - first);  // the last shard is padded
     for (size_t row = 0; row < rows; ++row) {
+      if (drawn(row) != nullptr) continue;
       const float* from = gathered_.data() + (rank * rows + row) * shard;
       std::copy(from, from + count, logits_.data() + row * vocab + first);
     }

@@ -54,9 +54,13 @@ class Executor {
   Executor(const ExecutorOptions& options, Model& model, kvstore::PageMemory& memory,
            transport::HostComm& comm, const EnginePorts& ports, monitoring::Metrics& metrics);
 
-  // Errors: of a collective or of a plan that does not fit this rank's tables; the step is lost.
-  Status execute(const wire::StepPlan& plan);
+  // Leader: tokens of `draws` are drawn where the logits are, if can_draw(); `row` as i of logits(),
+  // ascending. Errors: of a collective or of a plan that does not fit this rank's tables; the step is lost.
+  Status execute(const wire::StepPlan& plan, std::span<const kernels::TokenDraw> draws = {});
+  bool can_draw() const;
 
+  // Leader: what was drawn for the i-th logits; null: they are in logits(i).
+  const kernels::DrawnToken* drawn(size_t i) const;
   // Leader: the i-th logits [vocab_size] of the last plan, in the order of its sequences and their tokens.
   std::span<const float> logits(size_t i) const;
 
@@ -88,7 +92,7 @@ class Executor {
   const float* signal_of(const Table& table, int bank, size_t floats);
   Status compact(const wire::PlannedSequence& planned, Table* table);
   Status add_archived(const wire::Compaction& compaction, Table* table) const;
-  Status run_model(const wire::StepPlan& plan);
+  Status run_model(const wire::StepPlan& plan, std::span<const kernels::TokenDraw> draws);
   void take_logits(size_t rows);
   Result<std::vector<std::byte*>> addresses(const wire::PlacedPage& page) const;
   Status spill(const wire::StepPlan& plan);
@@ -119,6 +123,8 @@ class Executor {
   std::vector<float> signal_;    // of one bank, from a device
   std::vector<float> gathered_;  // [ranks, rows, vocab_shard], leader
   std::vector<float> logits_;    // [rows, vocab_size], leader
+  std::vector<int32_t> drawn_rows_;
+  std::vector<kernels::DrawnToken> drawn_;
 };
 
 }  // namespace lowkey::worker

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kernels/ops/token_draw.h"
 #include "worker/engine/logit_rules.h"
 #include "worker/engine/sampling_params.h"
 
@@ -29,6 +30,11 @@ struct SampledToken {
 
 // Uniform in [0, 1), 53 bits: a counter-based generator (SplitMix64 finalizers over seed and position).
 double uniform_at(uint64_t seed, uint64_t position);
+
+// What a draw at `position` is without rules, for kernels::Backend::draw_tokens() or draw_token(); of row 0.
+kernels::TokenDraw draw_of(const SamplingParams& params, uint64_t position);
+// Where draw_tokens() found no token.
+Error not_numbers(uint64_t position);
 
 // `position`: of the sampled token in its sequence. Errors: kInternal when the logits hold no finite maximum,
 // or the rules leave no token.

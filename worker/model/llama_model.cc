@@ -233,12 +233,42 @@ Status LlamaModel::write_logits(const Batch& batch, transport::DeviceComm& comm,
   backend_.rms_norm(wanted, floats(weights_.final_norm), config_.rms_norm_eps, wanted);
   backend_.linear(weights_.output_head(), wanted, nullptr, false, out);
   if (config_.logit_soft_cap > 0) backend_.soft_cap(config_.logit_soft_cap, out);
+  if (!batch.draws.empty()) {
+    Tensor all = out;
+    if (gather) LOWKEY_TRY(comm.gather_on_device(out, &all, deadline));
+    return draw_tokens(batch, all, gather ? size_ : 1, comm, deadline, logits);
+  }
   if (gather) return comm.gather(out, logits, deadline);
   LOWKEY_TRY(comm.settle(deadline));
   if (!in_place) backend_.download(logits_->data(), std::as_writable_bytes(logits.first(out.bytes() / 4)));
   for (int row = 0; row < rows; ++row)
     std::fill(logits.begin() + size_t(row) * out.cols + weights_.vocab.count,
               logits.begin() + size_t(row + 1) * out.cols, -std::numeric_limits<float>::infinity());
+  return {};
+}
+
+// The tokens, and what logits they do not come from: `parts` pieces of the ranks' slices.
+Status LlamaModel::draw_tokens(const Batch& batch, const Tensor& logits, int parts,
+                               transport::DeviceComm& comm, Deadline deadline, std::span<float> undrawn) {
+  const size_t bytes = batch.draws.size_bytes() / sizeof(kernels::TokenDraw) * sizeof(kernels::DrawnToken);
+  if (!drawn_ || drawn_->size() < bytes) drawn_ = backend_.allocate(bytes);
+  auto* drawn = reinterpret_cast<kernels::DrawnToken*>(drawn_->data());
+  backend_.draw_tokens(logits, parts, config_.vocab_size, batch.draws, drawn);
+  LOWKEY_TRY(comm.settle(deadline));
+  backend_.download(drawn_->data(), std::as_writable_bytes(batch.drawn.first(batch.draws.size())));
+  const int rows = logits.rows / parts;
+  size_t next = 0;  // of the draws
+  for (int row = 0; row < rows; ++row) {
+    if (next < batch.draws.size() && batch.draws[next].row == row) {
+      ++next;
+      continue;
+    }
+    for (int part = 0; part < parts; ++part) {
+      const size_t at = (size_t(part) * rows + row) * logits.cols;
+      backend_.download(reinterpret_cast<const std::byte*>(logits.as<float>() + at),
+                        std::as_writable_bytes(undrawn.subspan(at, logits.cols)));
+    }
+  }
   return {};
 }
 

@@ -18,6 +18,7 @@ class LlamaModel : public Model {
   const ModelConfig& config() const override { return config_; }
   uint64_t packed_bytes() const override { return weights_.packed_bytes; }
   int vocab_shard() const override { return weights_.vocab_rows; }
+  bool draws_tokens() const override { return !backend_.host_accessible(); }
 
   Status forward(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
                  Deadline deadline, std::span<float> logits) override;
@@ -56,6 +57,8 @@ class LlamaModel : public Model {
                  const kernels::Tensor& x, transport::DeviceComm& comm, Deadline deadline);
   Status write_logits(const Batch& batch, transport::DeviceComm& comm, Deadline deadline,
                       std::span<float> logits);
+  Status draw_tokens(const Batch& batch, const kernels::Tensor& logits, int parts,
+                     transport::DeviceComm& comm, Deadline deadline, std::span<float> undrawn);
 
   const ModelConfig config_;
   const int rank_;
@@ -68,6 +71,7 @@ class LlamaModel : public Model {
   kernels::Backend& backend_;
   Activations buffers_;
   std::unique_ptr<kernels::Buffer> logits_;  // where they cannot be written to where they are wanted; grown
+  std::unique_ptr<kernels::Buffer> drawn_;   // grown
 };
 
 }  // namespace lowkey::worker

@@ -31,6 +31,10 @@ struct Batch {
   std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
   const AttentionTap* tap = nullptr;    // calibration looks on; null while serving
   bool gather_logits = false;           // rank 0 wants those of all ranks
+  // Tokens drawn where the logits are (draws_tokens()): `row` counts logit_rows, ascending. Only where the
+  // logits of all ranks come together; their rows of `logits` are not written. `drawn`: host memory.
+  std::span<const kernels::TokenDraw> draws;
+  std::span<kernels::DrawnToken> drawn;
 };
 
 class Model {
@@ -45,6 +49,8 @@ class Model {
 
   virtual const ModelConfig& config() const = 0;
   virtual uint64_t packed_bytes() const = 0;  // weights held in memory on this rank
+  // Whether `draws` of a batch are heeded: the logits lie on a device.
+  virtual bool draws_tokens() const { return false; }
   virtual int vocab_shard()
       const = 0;  // logits per row on every rank: ceil(vocab / tp_size), last one padded
 
