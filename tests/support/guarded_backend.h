@@ -266,6 +266,7 @@ class GuardedBackend final : public kernels::Backend {
   const std::unique_ptr<kernels::Backend> inner_;
   GuardedMemory memory_;
   GuardedCopies copies_{memory_};
+  size_t draws_ = 0;
 };
 
 }  // namespace lowkey::testing
