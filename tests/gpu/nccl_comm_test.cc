@@ -122,7 +122,10 @@ TEST(NcclComm, GathersOnTheDevice) {
     const kernels::Tensor tensor{.data = mine.data(), .rows = 1, .cols = 2};
     const Deadline deadline = Deadline::in(std::chrono::seconds(20));
     ASSERT_TRUE(comm.gathers_on_device());
-    if (comm.rank() != 0) return EXPECT_TRUE(comm.gather(tensor, {}, deadline)), void();
+    if (comm.rank() != 0) {
+      EXPECT_TRUE(comm.gather(tensor, {}, deadline));
+      return;
+    }
     kernels::Tensor all;
     ASSERT_TRUE(comm.gather_on_device(tensor, &all, deadline));
     ASSERT_TRUE(comm.settle(deadline));
