@@ -118,6 +118,7 @@ class PagePool {
   // Frees the top level. REQUIRES: can_drop_level(), and no step, copy or transfer in flight uses that slab.
   void drop_level(PageId page);
   int levels(PageId page) const { return records_[page].levels; }
+  bool is_shared(PageId page) const { return records_[page].references > 1; }
   SlabId slab(PageId page, int level) const { return records_[page].slabs[level]; }
   bool can_drop_level(PageId page) const {  // more than one level, and none on its way
     return records_[page].levels > 1 && records_[page].levels == records_[page].held;

@@ -1,37 +1,41 @@
 #!/usr/bin/env python3
 """The same weights served by lowkey and by llama.cpp, on this machine, in one run: one line a target.
 
-usage: tests/bench/llama_cpp.py --llama-cpp FOLDER [--only steps users long] [--shape 135M] [--json FILE]
+usage: tests/bench/llama_cpp.py --llama-cpp FOLDER [--only SECTION ...] [--shape 135M] [--json FILE]
 
-FOLDER holds llama-bench and llama-server, built from llama.cpp's public sources for this machine (CMake, Release). Both
-sides get bf16 weights with random values, the same number of threads, and take turns; figures are medians.
+FOLDER holds llama-bench, llama-server and llama-perplexity, built from llama.cpp's public sources for this machine (CMake,
+Release). Both sides get the same bf16 weights (random values, or the demo model's) and number of threads, and take turns;
+figures are medians.
 
     steps   one sequence decoding, prompts of 512 and 2,048 tokens: decode_bench against llama-bench
     users   16 users over HTTP, prompts of 1,024 tokens, answers of 128
-    long    one sequence behind 32,768 tokens: 4-bit pages against a q4_0 cache
+    contexts  32 users, each with questions about 8k tokens of its own, the same KV bytes for both (6 layers)
+    long    one sequence behind 32,768 tokens: 4-bit pages against a q4_0 cache (6 layers)
+    quality  what these 4 bits cost: KL to a 16-bit cache, demo model
 """
 
 import argparse
 import contextlib
 import json
+import lzma
 import pathlib
-import random
+import re
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from bench.llama_servers import Load, llama_server, random_tokens  # noqa: E402
 from bench.report import Report, machine, median, ratio  # noqa: E402
 from bench.tiers import random_model  # noqa: E402
 from support import gguf_writer  # noqa: E402
-from support.cluster import Cluster, binary, free_port, sse, wait_until  # noqa: E402
+from support.cluster import DEMO_MODEL, ROOT, Cluster, binary  # noqa: E402
+from support.series import total  # noqa: E402
 
 THREADS = 2
 ROUNDS = 3
-FEW_BITS = "name: few-bits\nbits: {quantizer: embedded, width: 4}\nhot: {sink: 4}\n"
+FOUR_BITS = "name: four-bits\nbits: {quantizer: embedded, width: 4}\nhot: {sink: 4}\n"
+TWO_BITS = "name: two-bits\nbits: {quantizer: embedded, width: 2}\nhot: {sink: 4}\n"
 
 
 def gguf_of(model):
@@ -75,90 +79,38 @@ def steps(report, arguments, model, file):
 
 # ---- servers -------------------------------------------------------------------------------------------------
 
+def lowkey(model, kv_bytes, *flags):
+    return Cluster(model, ranks=2, flags=["--stores", 0, "--threads", THREADS, "--kv-bytes", kv_bytes, *flags])
+
+
 @contextlib.contextmanager
-def llama_server(folder, file, slots, context, *flags):
-    """Its URL."""
-    port = free_port()
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen([folder / "llama-server", "-m", file, "-t", str(THREADS), "-np", str(slots), "-c",
-                                   str(slots * context), "-fa", "on", "--host", "127.0.0.1", "--port", str(port), "--no-webui",
-                                   *flags], stdout=log, stderr=subprocess.STDOUT)
-        try:
-            def ready():
-                if server.poll() is not None:
-                    log.seek(0)
-                    raise RuntimeError(log.read()[-2000:].decode(errors="replace"))
-                with contextlib.suppress(OSError):
-                    return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
-            wait_until(ready, 120, "llama-server is ready")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(30)
+def recipe_file(text):
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as recipe:
+        recipe.write(text)
+        recipe.flush()
+        yield recipe.name
 
 
-class Load:
-    """`users` clients in closed loops, token ids of their own as prompts, every token seen as it comes."""
-
-    def __init__(self, url, model, users, requests, prompt_tokens, answer_tokens, seed):
-        self.gaps, self.firsts, self.tokens, self.failed = [], [], 0, 0
-        self._url, self._model, self._left, self._lock = url, model, requests, threading.Lock()
-        self._sizes, self._random = (prompt_tokens, answer_tokens), random.Random(seed)
-        threads = [threading.Thread(target=self._user) for _ in range(users)]
-        begin = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.seconds = time.monotonic() - begin
-
-    def _user(self):
-        while True:
-            with self._lock:
-                if self._left == 0:
-                    return
-                self._left -= 1
-                prompt = [self._random.randrange(300, 40000) for _ in range(self._sizes[0])]
-            self._ask(prompt)
-
-    def _ask(self, prompt):
-        body = {"model": self._model, "prompt": prompt, "max_tokens": self._sizes[1], "temperature": 0, "ignore_eos": True,
-                "stream": True, "stream_options": {"include_usage": True}}
-        begin, times, usage = time.monotonic(), [], {}
-        try:
-            for event in sse(self._url + "/v1/completions", body, timeout=900):
-                usage = event.get("usage") or usage
-                if event.get("choices"):
-                    times.append(time.monotonic())
-        except OSError:
-            pass
-        with self._lock:
-            self.failed += usage.get("completion_tokens") != self._sizes[1]
-            self.tokens += usage.get("completion_tokens", 0)
-            self.firsts += [t - begin for t in times[:1]]
-            self.gaps += [b - a for a, b in zip(times, times[1:])]
-
-    def report(self):
-        gaps = sorted(self.gaps)
-        return {"tokens_per_second": self.tokens / self.seconds, "failed": self.failed, "first_token": median(self.firsts),
-                "between_p50": gaps[len(gaps) // 2] if gaps else None,
-                "between_p99": gaps[len(gaps) * 99 // 100] if gaps else None}
+def notes(report, name, found, keys):
+    for side, runs in found.items():
+        for key in keys:
+            report.note(f"{name}_{side}_{key}", median([run[key] for run in runs]))
 
 
 def users(report, arguments, model, file):
-    users_, prompt, answer, requests = 16, 1024, 128, 32
+    users_, prompt, answer, requests = 16, 1024, 128, 2
     found = {"lowkey": [], "llama_cpp": []}
     for number in range(2):
         def load(url, name):
-            return Load(url, name, users_, requests, prompt, answer, number).report()
-        with Cluster(model, ranks=2, flags=["--stores", 0, "--threads", THREADS, "--kv-bytes", "2GiB"]) as cluster:
+            def prompts(user, count):
+                return random_tokens(prompt, f"{number} {user} {count}") if count < requests else None
+            return Load(url, name, users_, prompts, answer).report()
+        with lowkey(model, "2GiB") as cluster:
             found["lowkey"].append(load(cluster.url, model.name))
-        with llama_server(arguments.llama_cpp, file, users_, prompt + answer + 64) as url:
+        with llama_server(arguments.llama_cpp, file, THREADS, users_, prompt + answer + 64) as url:
             found["llama_cpp"].append(load(url, "any"))
     name = f"{arguments.shape}_{users_}_users"
-    for side, runs in found.items():
-        for key in ("tokens_per_second", "first_token", "between_p50", "between_p99", "failed"):
-            report.note(f"{name}_{side}_{key}", median([run[key] for run in runs]))
+    notes(report, name, found, ("tokens_per_second", "first_token", "between_p50", "between_p99", "failed"))
 
     def over(key):
         return median([ratio(a[key], b[key]) for a, b in zip(found["lowkey"], found["llama_cpp"])])
@@ -167,26 +119,119 @@ def users(report, arguments, model, file):
     return found
 
 
-def long(report, arguments, model, file):
+# Long contexts: fewer layers than the shape has, so that llama.cpp's prompts end in minutes. Both sides have the same
+# ones, and reading the output's weights, of which a token then has more, weighs on both.
+LONG_LAYERS = 6
+
+
+def long_model(arguments):
+    return random_model(f"{arguments.shape},layers={LONG_LAYERS}")
+
+
+def kv_bytes_per_token(model, bits=16):
+    config = json.loads((model / "config.json").read_text())
+    return 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"] * bits // 8
+
+
+def contexts(report, arguments, *_):
+    """Every user asks several questions about an 8k document of its own. Memory for five of them in f16 on both sides: as
+    many slots has llama.cpp, and computes a document again when it was forgotten; it gets a share of the questions, as it
+    would take ten minutes for all."""
+    model = long_model(arguments)
+    users_, questions, document, question, answer, slots = 32, 3, 8192, 32, 128, 5
+    slot = document + question + answer + 32
+    kv_bytes = slots * slot * kv_bytes_per_token(model)
+    documents = [random_tokens(document, user) for user in range(users_)]
+
+    def prompts(user, number):
+        return documents[user] + random_tokens(question, f"{user} {number}") if number < questions else None
+    with recipe_file(TWO_BITS) as recipe, lowkey(model, kv_bytes, "--recipe", recipe) as cluster:
+        ours = Load(cluster.url, model.name, users_, prompts, answer, seconds=300).report()
+        held = total(cluster.metrics(), "lowkey_kv_compression_ratio")
+    with llama_server(arguments.llama_cpp, gguf_of(model), THREADS, slots, slot) as url:
+        theirs = Load(url, "any", users_, prompts, answer, seconds=150).report()
+    name = f"{arguments.shape}_{users_}_users_8k"
+    report.note(f"{name}_kv_bytes", kv_bytes, " B")
+    report.note(f"{name}_llama_cpp_slots", slots)
+    found = {"lowkey": [ours], "llama_cpp": [theirs]}
+    notes(report, name, found, ("tokens_per_second", "answered", "failed", "cached_tokens", "first_token", "between_p50"))
+    report.line(f"{name}_recipe_over_bf16", held, ">=", 6)
+    report.line(f"{name}_tokens_over_llama_cpp", ratio(ours["tokens_per_second"], theirs["tokens_per_second"]), ">=", 4)
+    return found
+
+
+def long(report, arguments, *_):
     """The first token says when the prompt is in; what follows is decoding behind 32k tokens."""
+    model = long_model(arguments)
     prompt, answer = 32768, 48
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as recipe:
-        recipe.write(FEW_BITS)
-        recipe.flush()
-        with Cluster(model, ranks=2, flags=["--stores", 0, "--threads", THREADS, "--kv-bytes", "1GiB", "--recipe", recipe.name,
-                                            "--step-deadline-seconds", 120]) as cluster:
-            ours = Load(cluster.url, model.name, 1, 1, prompt, answer, 1).report()
-    with llama_server(arguments.llama_cpp, file, 1, prompt + 256, "-ctk", "q4_0", "-ctv", "q4_0") as url:
-        theirs = Load(url, "any", 1, 1, prompt, answer, 1).report()
+
+    def prompts(_, number):
+        return random_tokens(prompt, 1) if number == 0 else None
+    with recipe_file(FOUR_BITS) as recipe, lowkey(model, "1GiB", "--recipe", recipe, "--step-deadline-seconds", 120) as cluster:
+        ours = Load(cluster.url, model.name, 1, prompts, answer).report()
+    with llama_server(arguments.llama_cpp, gguf_of(model), THREADS, 1, prompt + 256, "-ctk", "q4_0", "-ctv", "q4_0") as url:
+        theirs = Load(url, "any", 1, prompts, answer).report()
     name = f"{arguments.shape}_32k"
-    for side, run in (("lowkey", ours), ("llama_cpp", theirs)):
-        for key in ("first_token", "between_p50"):
-            report.note(f"{name}_{side}_{key}", run[key], " s")
+    found = {"lowkey": [ours], "llama_cpp": [theirs]}
+    notes(report, name, found, ("first_token", "between_p50"))
     report.line(f"{name}_decode_over_llama_cpp", ratio(theirs["between_p50"], ours["between_p50"]), ">=", 2.5)
-    return {"lowkey": ours, "llama_cpp": theirs}
+    return found
 
 
-SECTIONS = {"steps": steps, "users": users, "long": long}
+# ---- quality -------------------------------------------------------------------------------------------------
+
+BOOKS = ROOT.parent / "shared" / "data" / "text" / "pd-books-en" / "valid.jsonl.xz"
+WINDOWS, CONTEXT = 12, 1024  # the demo model's own
+TEXT_BYTES = 5 * WINDOWS * CONTEXT  # a token of English has less than five
+
+
+def held_out_text():
+    """From the middle of the first book on: no title page, no table of contents."""
+    with lzma.open(BOOKS, "rt") as lines:
+        book = next(text for text in (json.loads(line)["text"] for line in lines) if len(text) > 4 * TEXT_BYTES)
+    return book[len(book) // 2:][:TEXT_BYTES]
+
+
+def llama_divergence(folder, file, text, base, *cache):
+    """Mean KL of the second half of every window: to a 16-bit cache, the logits of which are in `base`."""
+    done = subprocess.run([folder / "llama-perplexity", "-m", file, "-f", text, "-t", str(THREADS), "-c", str(CONTEXT), "-b",
+                           str(CONTEXT), "-ub", str(CONTEXT), "--chunks", str(WINDOWS), "-fa", "on",
+                           "--kl-divergence-base", base, *cache],
+                          check=True, timeout=300, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found = re.search(r"Mean\s+KLD:\s+(-?[0-9.]+)", done.stdout)
+    return float(found[1]) if found else None
+
+
+def quality(report, arguments, *_):
+    """The same weights and text: 4-bit pages against an exact cache, and a q4_0 cache against an f16 one."""
+    name = "demo_4_bits_kl"
+    if not BOOKS.exists():
+        print(f"# {BOOKS} is absent", flush=True)
+        report.line(f"{name}_over_llama_cpp_q4_0", None, "<=", 1)
+        return {}
+    with tempfile.TemporaryDirectory() as folder, recipe_file(FOUR_BITS) as recipe:
+        folder = pathlib.Path(folder)
+        text, file = folder / "text.txt", folder / "demo.gguf"
+        text.write_text(held_out_text())
+        gguf_writer.write(DEMO_MODEL, file, pre="smollm")
+        subprocess.run([binary(), "evaluate", "--model", DEMO_MODEL, "--text", text, "--recipe", recipe, "--windows",
+                        str(WINDOWS), "--threads", str(THREADS), "--out", folder], check=True, timeout=300,
+                       stdout=subprocess.DEVNULL)
+        ours = json.loads((folder / "evaluate.json").read_text())[0]
+        base = folder / "base"
+        llama_divergence(arguments.llama_cpp, file, text, base)
+        same = llama_divergence(arguments.llama_cpp, file, text, base, "--kl-divergence")
+        theirs = llama_divergence(arguments.llama_cpp, file, text, base, "--kl-divergence", "-ctk", "q4_0", "-ctv", "q4_0")
+    report.note(f"{name}_lowkey", ours["kl"])
+    report.note(f"{name}_lowkey_bits_per_element", ours["bits_per_element"])
+    report.note(f"{name}_llama_cpp_q4_0", theirs)
+    report.note(f"{name}_llama_cpp_q4_0_bits_per_element", 4.5)
+    report.note(f"{name}_llama_cpp_f16_again", same)
+    report.line(f"{name}_over_llama_cpp_q4_0", ratio(ours["kl"], theirs), "<=", 1)
+    return {"lowkey": ours, "llama_cpp": {"q4_0": theirs, "f16": same}}
+
+
+SECTIONS = {"steps": steps, "users": users, "contexts": contexts, "long": long, "quality": quality}
 
 
 def main():

@@ -1,6 +1,7 @@
 #include "worker/engine/cost_model.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace lowkey::worker {
 
@@ -8,6 +9,8 @@ namespace {
 
 // A sample keeps this share of what was measured before: about the last ten count.
 constexpr double kKeep = 0.9;
+// Fewer rows make no better use of a step.
+constexpr int kLeastPrefill = 32;
 // Steps and copies are many and small: about the last fifty count.
 constexpr double kKeepSteps = 0.98;
 
@@ -86,6 +89,14 @@ MeasuredRates CostModel::rates() const {
           .restore_bytes_per_second = restore_.rate(),
           .restore_latency_seconds = restore_.latency(),
           .spill_bytes_per_second = spill_.rate()};
+}
+
+int CostModel::prefill_beside_decodes() const {
+  const double rate = prefill_.rate();
+  if (rate == 0) return std::numeric_limits<int>::max();
+  const double tokens = (std::max(kSharedSeconds, kSharedSteps * decode_step_) - decode_step_) * rate;
+  const int most = static_cast<int>(std::min(tokens, 1e6));
+  return std::max(most / kLeastPrefill, 1) * kLeastPrefill;
 }
 
 PrefixForecast CostModel::forecast(const PrefixQuestion& question) const {

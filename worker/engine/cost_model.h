@@ -54,6 +54,7 @@ const char* to_string(PrefixForecast::Decision decision);  // as metrics and rep
 class CostModel {
  public:
   static constexpr int kProbeEvery = 16;
+  static constexpr double kSharedSeconds = 0.1, kSharedSteps = 3;
 
   void on_step(int prefill_tokens, int decode_tokens, double seconds);
   // Of the slowest rank; lookup to last byte in place. `bytes`: with those that went ahead of it.
@@ -61,6 +62,11 @@ class CostModel {
   void on_spill(uint64_t bytes, double seconds);
 
   MeasuredRates rates() const;
+  // Prompt tokens that a step may compute while others decode: whoever decodes waits for all of them between
+  // two tokens. So many that the step is expected to take kSharedSeconds, or kSharedSteps times as long as
+  // one of decodes alone where that is longer: the weights are read for the decodes anyway. As many as there
+  // are, as long as nothing was measured.
+  int prefill_beside_decodes() const;
   PrefixForecast forecast(const PrefixQuestion& question) const;
   // That a restore beginning now brings in so many seconds; 0 where nothing was measured.
   uint64_t bytes_within(double seconds, uint64_t queued_bytes) const;

@@ -103,7 +103,7 @@ Engine::Step Engine::schedule() {
   take_inbox();
   for (const PrefixRestores::Ready& ready : restores_.take_ready()) run_on(ready);
   restores_.refine();
-  step.schedule = scheduler_.schedule();
+  step.schedule = scheduler_.schedule(cost_.prefill_beside_decodes());
   step.device = pool_.ledger();  // before pages are pinned for copies
   step.used_pages = used_pages();
   step.evictable_pages = pool_.evictable_pages();

@@ -1,37 +1,27 @@
 #include "worker/engine/scheduler.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
-
-#include "kvstore/page/page_identity.h"
 
 namespace lowkey::worker {
 
-using kvstore::PageRef;
-
 namespace {
-
-// Pages at all levels beside coarse ones: of prefills, which take what is there, and of decodes, of which one
-// in page_tokens completes a page in a step.
-constexpr size_t kWholePages = 2, kSequencesOfAWholePage = 8;
-
-constexpr double kAnswerWeight = 1.0 / 16;  // of the last answer in the mean share
 
 // Tokens of a step whose logits are all wanted: 16 MB of them at a vocabulary of 128k.
 constexpr int kScoredTokens = 32;
 
-void insert_in_order(std::vector<Sequence*>& list, Sequence* sequence) {
+}  // namespace
+
+void Scheduler::insert_in_order(std::vector<Sequence*>& list, Sequence* sequence) {
   const auto before = [](const Sequence* a, const Sequence* b) { return a->before(*b); };
   list.insert(std::lower_bound(list.begin(), list.end(), sequence, before), sequence);
 }
-
-}  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, kvstore::PagePool& pool, FetchPrefix fetch_prefix)
     : options_(options),
       pool_(&pool),
       ladder_(pool, options.ladder && pool.memory().layout().num_levels > 1),
+      forecast_(pool, options.step_tokens),
       fetch_prefix_(std::move(fetch_prefix)),
       archive_(pool.memory().archive()),
       page_tokens_(pool.memory().layout().page_tokens) {}
@@ -42,33 +32,15 @@ void Scheduler::add(std::unique_ptr<Sequence> sequence) {
   sequences_.emplace(sequence->id, std::move(sequence));
 }
 
-// Pages that could be found at all: the last token is always computed, its logits are wanted.
-size_t Scheduler::pages_to_find(const Sequence& sequence) const {
-  if (sequence.scores_prompt()) return 0;
-  return (sequence.tokens.size() - 1) / page_tokens_;
-}
-
-void Scheduler::expect(Sequence& sequence) {
-  std::vector<PageRef> hits = device_hits(sequence);
-  const size_t pages = pages_to_find(sequence);
-  extend_identities(sequence, pages, page_tokens_);
-  size_t expected = hits.size();
-  while (expected < pages && promised_.contains(sequence.identities[expected])) ++expected;
-  sequence.expected = static_cast<int>(expected) * page_tokens_;
-  for (const Hash128& page : sequence.identities) ++promised_[page];
-  sequence.promised = pages;
-  // Given back last page first, they are the ones used last.
-  while (!hits.empty()) hits.pop_back();
-}
-
-Schedule Scheduler::schedule() {
+Schedule Scheduler::schedule(int prefill_beside_decodes) {
   Schedule plan;
   ladder_.forget_marks();  // tokens were computed, pages came and went
   preempted_ = false;
   ++steps_;
   schedule_decodes(&plan, options_.step_tokens - prefill_reserve());
-  const int rest = schedule_prefills(&plan, options_.step_tokens - plan.decode_tokens);
-  admit(&plan, rest);
+  int budget = options_.step_tokens - plan.decode_tokens;
+  if (plan.decode_tokens > 0) budget = std::min(budget, prefill_beside_decodes);
+  admit(&plan, schedule_prefills(&plan, budget));
   plan.released = std::exchange(released_, {});
   return plan;
 }
@@ -186,91 +158,6 @@ void Scheduler::preempt_youngest(Schedule* plan) {
   preempted_ = true;
 }
 
-void Scheduler::admit(Schedule* plan, int budget) {
-  for (auto next = waiting_.begin(); next != waiting_.end();) {
-    // A sequence preempted in this step would only push out the next one.
-    if (preempted_ || budget <= 0 || static_cast<int>(running()) >= options_.max_batch) return;
-    Sequence& sequence = **next;
-    switch (try_start(sequence)) {
-      case Admission::kNoRoom:
-        return;
-      case Admission::kLater:
-        ++next;
-        break;
-      case Admission::kRestoring:
-        next = waiting_.erase(next);
-        sequence.state = Sequence::State::kRestoring;
-        ++restoring_;
-        break;
-      case Admission::kRunning:
-        next = waiting_.erase(next);
-        sequence.state = Sequence::State::kRunning;
-        insert_in_order(running_, &sequence);
-        budget -= plan_tokens(sequence, std::min(budget, sequence.remaining()), plan);
-        break;
-    }
-  }
-}
-
-Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
-  const kvstore::Ledger before = pool_->ledger();
-  sequence.pages = device_hits(sequence);
-  ladder_.forget_marks();
-  const auto give_up = [&](Admission why) {
-    sequence.release_memory();
-    ladder_.forget_marks();
-    return why;
-  };
-  const size_t ready = sequence.ready_pages();
-  sequence.computed = static_cast<int>(ready) * page_tokens_;
-  if (is_being_computed(sequence)) {
-    if (!std::exchange(sequence.waited, true)) {
-      ++computed_elsewhere_;
-      sequence.report.note("waited in the queue for another request to compute the same");
-    }
-    return give_up(Admission::kLater);
-  }
-  const bool fits = forecast_fits(sequence, before.free + before.evictable) || running() == 0;
-  if (!fits || !hold_memory(sequence)) return give_up(Admission::kNoRoom);
-  const bool fetches = fetch_prefix_ && !sequence.scores_prompt();
-  if (fetches) make_room(sequence);
-  const Prefix prefix = fetches ? fetch_prefix_(sequence) : Prefix::kCompute;
-  ladder_.forget_marks();  // levels may be on their way
-  if (prefix == Prefix::kLater) return give_up(Admission::kLater);
-  if (prefix == Prefix::kCompute) sequence.keep_pages(ready);
-  if (sequence.admissions++ == 0) {
-    sequence.report.queue_seconds = seconds(Clock::now() - sequence.submitted);
-    sequence.report.device_tokens = std::min(sequence.computed, sequence.prompt_tokens);
-    if (!archive_) prefix_queries_ += sequence.prompt_tokens;
-  }
-  return prefix == Prefix::kFetching ? Admission::kRestoring : Admission::kRunning;
-}
-
-// What a sequence holds from its start on, besides pages.
-bool Scheduler::hold_memory(Sequence& sequence) {
-  auto tail = pool_->allocate_tail();
-  while (!tail && drop_in_use()) tail = pool_->allocate_tail();
-  if (!tail) return false;
-  sequence.tail = std::move(*tail);
-  if (!archive_) return true;
-  kvstore::PageMemory& memory = pool_->memory();
-  sequence.archive = kvstore::SequenceArchive(memory);
-  sequence.archive_sent.assign(archive_->num_banks(), 0);
-  if (memory.score_bytes(sequence.prompt_tokens) == 0) return true;
-  auto scores = kvstore::ScoreSpace::allocate(memory, sequence.prompt_tokens);
-  if (scores) sequence.scores = std::move(*scores);
-  return scores.has_value();
-}
-
-// For pages that may come from a store, as the forecast has promised.
-void Scheduler::make_room(const Sequence& sequence) {
-  const size_t pages =
-      most_pages(sequence, (pages_to_find(sequence) - sequence.ready_pages()) * page_tokens_);
-  const uint64_t needed = pages * ladder_.least_page_bytes(sequence);
-  while (pool_->available_bytes() < needed && drop_in_use()) {
-  }
-}
-
 bool Scheduler::drop_in_use() {
   if (!ladder_.marked()) ladder_.mark(holders());
   return ladder_.drop_in_use();
@@ -284,123 +171,6 @@ std::vector<Sequence*> Scheduler::holders() const {
   return holders;
 }
 
-std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
-  if (archive_) return {};
-  const size_t limit = pages_to_find(sequence);
-  std::vector<PageRef> hits;
-  // Under a window pages may be missing that no row after the hits sees.
-  size_t usable = 0, complete_from = 0;
-  while (hits.size() < limit) {
-    extend_identities(sequence, hits.size() + 1, page_tokens_);
-    const std::span tokens = std::span(sequence.tokens).subspan(hits.size() * page_tokens_, page_tokens_);
-    auto page = pool_->find(sequence.identities[hits.size()], tokens);
-    if (!page && sequence.window == 0) break;
-    hits.push_back(page ? std::move(*page) : PageRef());
-    if (!page) complete_from = hits.size();
-    if (complete_from <= sequence.first_seen_page(hits.size() * page_tokens_)) usable = hits.size();
-  }
-  hits.resize(usable);
-  std::fill_n(hits.begin(), sequence.first_seen_page(usable * page_tokens_), PageRef());
-  return hits;
-}
-
-// Most pages that a sequence of so many tokens holds at a time: under a window those inside it, and those
-// that a step completes.
-size_t Scheduler::most_pages(const Sequence& sequence, size_t tokens) const {
-  const size_t all = tokens / page_tokens_;
-  if (sequence.window == 0) return all;
-  return std::min(all, pages_of_window(sequence.window, options_.step_tokens, page_tokens_));
-}
-
-// The first page that it would compute is one that a running sequence is about to publish.
-bool Scheduler::is_being_computed(Sequence& sequence) {
-  const size_t page = sequence.pages.size();
-  if (archive_ || sequence.ready_pages() < page || page >= pages_to_find(sequence)) return false;
-  extend_identities(sequence, page + 1, page_tokens_);
-  const int end = static_cast<int>(page + 1) * page_tokens_;
-  return std::ranges::any_of(running_, [&](Sequence* other) {
-    const bool publishes =
-        other->computed < end && end <= static_cast<int>(other->tokens.size()) && end <= other->tainted_from;
-    if (!publishes) return false;
-    extend_identities(*other, page + 1, page_tokens_);
-    return other->identities[page] == sequence.identities[page];
-  });
-}
-
-// The candidate holds its hits. `idle_before`: free and evictable bytes before they were referenced.
-bool Scheduler::forecast_fits(Sequence& candidate, uint64_t idle_before) {
-  if (ladder_.drops_levels()) return forecast_fits_coarse(candidate);
-  const kvstore::Ledger now = pool_->ledger();
-  const uint64_t idle = now.free + now.evictable;
-  uint64_t needed = missing_bytes(candidate);
-  for (size_t i = 0; i < candidate.pages.size(); ++i)
-    if (candidate.pages[i]) needed -= pool_->page_bytes(i == 0) + kernels::kPageHeaderBytes;
-  needed += idle_before - idle;  // hits that nobody else uses
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->state != Sequence::State::kWaiting) needed += missing_bytes(*sequence);
-  }
-  return needed <= idle_before;
-}
-
-// Everybody at the fewest levels that it can read. Above that: pages that were just completed, which have all
-// levels until the next step, and a started superblock of every size.
-bool Scheduler::forecast_fits_coarse(Sequence& candidate) {
-  const kvstore::PageMemory& memory = pool_->memory();
-  const kernels::PageLayout& layout = memory.layout();
-  std::vector<Sequence*> sequences{&candidate};
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->state != Sequence::State::kWaiting) sequences.push_back(sequence.get());
-  }
-  uint64_t needed = (layout.num_slabs() + 1) * memory.superblock_bytes();
-  needed += (kWholePages + sequences.size() / kSequencesOfAWholePage) * pool_->page_bytes(false);
-  for (const Sequence* sequence : sequences) {
-    needed += missing_pages(*sequence) * ladder_.least_page_bytes(*sequence);
-    if (!sequence->tail) needed += layout.tail_bytes + layout.slab_bytes[layout.sink_slab()];
-  }
-  const kvstore::Ledger now = pool_->ledger();
-  if (needed <= now.free + now.evictable) return true;
-  if (!ladder_.marked()) ladder_.mark(sequences);
-  return needed <= now.free + now.evictable + ladder_.droppable_bytes();
-}
-
-// Generated tokens that the forecast counts: those that are there and one page or block more, or `expected`
-// (fewer if the sequence must end before).
-int Scheduler::forecast_tokens(const Sequence& sequence, int expected) const {
-  const int next = sequence.generated() + (archive_ ? archive_->block_tokens : page_tokens_);
-  return std::min(std::max(next, expected), sequence.sampling.max_tokens);
-}
-
-// That it still takes, or that it cannot read as they are. When all are at their fewest levels nothing is
-// left to give but whole sequences, and pages computed on coarse ones are lost with them: so everybody is
-// expected to use as much of its max_tokens as others did, all of them until one has ended.
-size_t Scheduler::missing_pages(const Sequence& sequence) const {
-  const double expected = std::ceil(answer_share_.value_or(1) * sequence.sampling.max_tokens);
-  const int answer = forecast_tokens(sequence, static_cast<int>(expected));
-  const size_t all = most_pages(sequence, sequence.prompt_tokens + answer);
-  return all - std::min({all, sequence.ready_pages(), sequence.held_pages()});
-}
-
-// What a sequence still takes to hold what the forecast knows of.
-uint64_t Scheduler::missing_bytes(const Sequence& sequence) const {
-  const kvstore::PageMemory& memory = pool_->memory();
-  const int further = forecast_tokens(sequence);
-  const uint64_t whole =
-      sequence.prompt_archived ? memory.bytes(archive_->most_after(sequence.prompt_tokens, further))
-      : sequence.window > 0    ? memory.bytes({most_pages(sequence, sequence.prompt_tokens + further), {}})
-                               : memory.peak_bytes(sequence.prompt_tokens, further);
-  const uint64_t held = sequence.tail ? memory.bytes({sequence.held_pages(), sequence.archive.pages()}) : 0;
-  return whole - std::min(whole, held);
-}
-
-void Scheduler::extend_identities(Sequence& sequence, size_t pages, int page_tokens) {
-  while (sequence.identities.size() < pages) {
-    const size_t page = sequence.identities.size();
-    const Hash128& parent = page == 0 ? sequence.root : sequence.identities.back();
-    const std::span tokens = std::span(sequence.tokens).subspan(page * page_tokens, page_tokens);
-    sequence.identities.push_back(kvstore::chain_hash(parent, tokens));
-  }
-}
-
 void Scheduler::restored(Sequence& sequence) {
   LOWKEY_CHECK(sequence.state == Sequence::State::kRestoring, "sequence {}", sequence.id);
   --restoring_;
@@ -410,11 +180,7 @@ void Scheduler::restored(Sequence& sequence) {
 
 void Scheduler::remove(Sequence& sequence) {
   forget(sequence);
-  if (sequence.generated() > 0) {
-    const double share = static_cast<double>(sequence.generated()) / sequence.sampling.max_tokens;
-    const double before = answer_share_.value_or(share);
-    answer_share_ = before + kAnswerWeight * (share - before);
-  }
+  forecast_.ended(sequence);
   if (sequence.state == Sequence::State::kRestoring) --restoring_;
   for (size_t page = 0; page < sequence.promised; ++page) {
     const auto promised = promised_.find(sequence.identities[page]);

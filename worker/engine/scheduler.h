@@ -7,28 +7,29 @@
 // - Every decode gets its token in every step; prefills share the rest of the token budget, oldest first.
 // Where
 //   decodes alone would fill the budget, an eighth of it (with tiny budgets: every other step, one token) is
-//   kept for prefills and decodes take turns, so neither starves.
-// - Admission is first come, first served, by byte forecast: a sequence starts when its known tokens and one
-// page
-//   more fit beside what the running ones still need for theirs.
-// - When memory runs out nevertheless, pages become coarser (worker/engine/pressure_ladder.h); the forecast
-// counts
-//   every sequence at the fewest levels that it can read. Then the youngest running sequence gives way to an
-//   older one and is recomputed later; its published pages stay findable, so most of that is a prefix hit.
-//   The oldest is never preempted and may take from all others: it always finishes.
+//   kept for prefills and decodes take turns, so neither starves. How many prompt tokens a step takes in
+//   beside decodes the caller bounds: whoever decodes waits for all of them.
+// - Admission is first come, first served, by byte forecast (worker/engine/memory_forecast.h).
+// - When memory runs out nevertheless, pages become coarser (worker/engine/pressure_ladder.h). Then the
+// youngest
+//   running sequence gives way to an older one and is recomputed later; its published pages stay findable, so
+//   most of that is a prefix hit. The oldest is never preempted and may take from all others: it always
+//   finishes.
 // - A page is computed once: who would compute what a running sequence is about to publish waits for it, and
 //   others are admitted meanwhile. What a sequence finds at its arrival counts as just used, so that it is
 //   still there at its turn if memory allows.
 // - Where the recipe has an archive, no chunk crosses the end of a prompt or of a block of exact tokens:
-// there tokens
-//   move to archived pages, also when a preempted sequence is computed again, so that each sees what it saw
-//   before. The forecast counts the whole prompt exact beside its archived pages. Such pages are not shared.
+// there
+//   tokens move to archived pages, also when a preempted sequence is computed again, so that each sees what
+//   it saw before. The forecast counts the whole prompt exact beside its archived pages. Such pages are not
+//   shared.
 //
 // Thread rule: the step thread only. The pool outlives the scheduler.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -36,6 +37,7 @@
 #include <vector>
 
 #include "kvstore/page/page_pool.h"
+#include "worker/engine/memory_forecast.h"
 #include "worker/engine/pressure_ladder.h"
 #include "worker/engine/sequence.h"
 
@@ -63,11 +65,6 @@ struct Schedule {
   int scored_tokens = 0;  // of them all logits are wanted
 };
 
-// Most pages that a sequence holds at a time where no row sees more than `window` slots.
-inline size_t pages_of_window(int window, int step_tokens, int page_tokens) {
-  return static_cast<size_t>(window + step_tokens) / page_tokens + 2;
-}
-
 class Scheduler {
  public:
   // What becomes of a sequence's prefix beyond its device hits, asked at admission.
@@ -81,7 +78,8 @@ class Scheduler {
   Scheduler(const SchedulerOptions& options, kvstore::PagePool& pool, FetchPrefix fetch_prefix);
 
   void add(std::unique_ptr<Sequence> sequence);
-  Schedule schedule();
+  // `prefill_beside_decodes`: most prompt tokens of a step in which others decode, >= 1.
+  Schedule schedule(int prefill_beside_decodes = std::numeric_limits<int>::max());
   void restored(Sequence& sequence);  // its fetch has ended: it runs from `computed` on
   void remove(Sequence& sequence);    // finished or cancelled; returns all its memory
 
@@ -107,22 +105,19 @@ class Scheduler {
  private:
   enum class Admission { kRunning, kRestoring, kNoRoom, kLater };
 
+  static void insert_in_order(std::vector<Sequence*>& list, Sequence* sequence);
+
   void schedule_decodes(Schedule* plan, int budget);
   int schedule_prefills(Schedule* plan, int budget);
   void admit(Schedule* plan, int budget);
   Admission try_start(Sequence& sequence);
   bool forecast_fits(Sequence& candidate, uint64_t idle_before);
-  bool forecast_fits_coarse(Sequence& candidate);
   std::vector<kvstore::PageRef> device_hits(Sequence& sequence);
   bool is_being_computed(Sequence& sequence);
   void expect(Sequence& sequence);
   size_t pages_to_find(const Sequence& sequence) const;
   std::vector<Sequence*> holders() const;
   bool drop_in_use();
-  int forecast_tokens(const Sequence& sequence, int expected = 0) const;
-  size_t most_pages(const Sequence& sequence, size_t tokens) const;
-  uint64_t missing_bytes(const Sequence& sequence) const;
-  size_t missing_pages(const Sequence& sequence) const;
   bool hold_memory(Sequence& sequence);
   void make_room(const Sequence& sequence);
   int tokens_to_compaction(const Sequence& sequence) const;
@@ -135,6 +130,7 @@ class Scheduler {
   SchedulerOptions options_;
   kvstore::PagePool* pool_;
   PressureLadder ladder_;
+  MemoryForecast forecast_;
   FetchPrefix fetch_prefix_;
   const std::optional<kvstore::ArchiveSpec>& archive_;
   int page_tokens_;
@@ -148,7 +144,6 @@ class Scheduler {
   uint64_t prefix_queries_ = 0;
   uint64_t computed_elsewhere_ = 0;
   std::unordered_map<Hash128, uint32_t> promised_;  // pages of all prompts here -> how many have them
-  std::optional<double> answer_share_;              // of their max_tokens that ended sequences had, lately
   size_t next_decode_ = 0;                          // whose turn it is when not all decodes fit
   bool preempted_ = false;                          // in this step: nobody is admitted
 };

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace lowkey::worker {
 namespace {
 
@@ -49,6 +51,20 @@ TEST(CostModel, DecodesInAStepAreNotPrefill) {
   for (int i = 0; i < 50; ++i) model.on_step(100, 8, 0.014);
   EXPECT_NEAR(model.rates().decode_step_seconds, 0.004, 1e-9);
   EXPECT_NEAR(model.rates().prefill_tokens_per_second, 10'000, 1);
+}
+
+TEST(CostModel, AStepThatOthersDecodeInTakesAsManyPromptTokensAsTheyCanWaitFor) {
+  CostModel model;
+  EXPECT_EQ(model.prefill_beside_decodes(), std::numeric_limits<int>::max()) << "nothing was measured";
+  model.on_step(500, 0, 0.25);
+  EXPECT_EQ(model.prefill_beside_decodes(), 192) << "0.1 s at 2,000 a second, in whole 32s";
+  for (int i = 0; i < 500; ++i) model.on_step(0, 8, 0.02);
+  EXPECT_EQ(model.prefill_beside_decodes(), 160) << "what the decodes leave of it";
+  for (int i = 0; i < 500; ++i) model.on_step(0, 8, 0.2);
+  EXPECT_NEAR(model.prefill_beside_decodes(), 800, 32) << "twice what the decodes take";
+  CostModel slow;
+  slow.on_step(10, 0, 1);
+  EXPECT_EQ(slow.prefill_beside_decodes(), 32) << "it goes on";
 }
 
 TEST(CostModel, NothingIsComputedAgainBeforeBothSidesAreMeasured) {

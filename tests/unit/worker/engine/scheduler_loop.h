@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -32,9 +34,9 @@ class Loop {
   }
 
   // Schedules, "computes" and commits one step.
-  const Schedule& step() {
+  const Schedule& step(int prefill_beside_decodes = std::numeric_limits<int>::max()) {
     ++steps_;
-    schedule_ = scheduler_.schedule();
+    schedule_ = scheduler_.schedule(prefill_beside_decodes);
     int tokens = 0;
     std::set<uint64_t> seen;
     for (const ScheduledSequence& scheduled : schedule_.sequences) {
@@ -62,13 +64,19 @@ class Loop {
   const std::vector<uint64_t>& order() const { return order_; }
   int last_step(uint64_t id) { return last_step_[id]; }
   int steps() const { return steps_; }
+  int64_t computed() const { return computed_; }  // tokens, those that were computed again as well
 
  private:
   void commit(const ScheduledSequence& scheduled) {
     Sequence& sequence = *scheduled.sequence;
     const bool sampled = scheduled.wants_logits();
     const int before = sequence.computed;
+    if (std::ranges::any_of(sequence.pages, [&](const kvstore::PageRef& page) {
+          return page && page.levels() < memory_->layout().num_levels;
+        }))
+      sequence.tainted_from = std::min(sequence.tainted_from, before);
     sequence.computed += scheduled.num_tokens;
+    computed_ += scheduled.num_tokens;
     sequence.known_to_ranks = true;
     if (memory_->archive()) {
       archive(sequence, before, scheduled);
@@ -83,7 +91,8 @@ class Loop {
   }
 
   void publish(Sequence& sequence, int first_page) {
-    const int page_tokens = memory_->layout().page_tokens, complete = sequence.computed / page_tokens;
+    const int page_tokens = memory_->layout().page_tokens;
+    const int complete = std::min(sequence.computed, sequence.tainted_from) / page_tokens;
     Scheduler::extend_identities(sequence, complete, page_tokens);
     for (int page = first_page; page < complete; ++page) {
       pool_.publish(sequence.pages[page], sequence.identities[page],
@@ -119,6 +128,7 @@ class Loop {
   Schedule schedule_;
   uint64_t next_id_ = 1;
   int steps_ = 0;
+  int64_t computed_ = 0;
   std::map<uint64_t, int> last_step_;
   std::vector<uint64_t> order_;
 };

@@ -33,6 +33,20 @@ TEST(Scheduler, DecodesGetTheirTokenWhileALongPromptIsPrefilled) {
   }
 }
 
+TEST(Scheduler, PromptTokensBesideDecodesAreBounded) {
+  Loop loop({.step_tokens = 64, .max_batch = 8}, layout(), {1 << 20});
+  loop.add(100, 1000);
+  EXPECT_EQ(loop.step(16).prefill_tokens, 64) << "nobody waits for a token";
+  EXPECT_EQ(loop.step(16).prefill_tokens, 36);
+  loop.add(100, 10);
+  loop.add(100, 10);
+  for (int i = 0; i < 12; ++i) {
+    const Schedule& plan = loop.step(16);
+    EXPECT_GE(plan.decode_tokens, 1);
+    EXPECT_EQ(plan.prefill_tokens, 16);
+  }
+}
+
 TEST(Scheduler, NeitherStarvesAtAnyBudget) {
   for (const int budget : {1, 2, 3, 8, 16}) {
     Loop loop({.step_tokens = budget, .max_batch = 8}, layout(), {1 << 20});
