@@ -18,7 +18,8 @@ __global__ void map_queries(StepView step, DeviceMap map) {
   const DeviceLayout& layout = *map.layout;
   const int dim = layout.head_dim, query_head = blockIdx.y, head = query_head / step.group;
   const DeviceVector& vector = vector_of(layout, (map.own ? step.bank : map.bank), Side::kKey, head);
-  const int first = blockIdx.x * kMapRows, rows = min(kMapRows, step.num_rows - first);
+  const int begin = blockIdx.x * kMapRows, rows = min(kMapRows, step.num_rows - begin);
+  const int first = step.first_row + begin;
   const int offset = (head - vector.layout.head) * dim;
   for (int i = threadIdx.x; i < dim * kMapRows; i += kThreads) {
     const int row = i / dim, f = i % dim;

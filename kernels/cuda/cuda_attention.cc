@@ -42,6 +42,10 @@ struct CudaAttention::Plan {
   std::vector<FastStep> fast;  // by map; kind kNone: the plain kernel
   std::vector<Wave> waves;
   StepExtents extents;
+  std::vector<int> prefill;  // sequences
+  PrefillShape prefill_shape;
+  std::vector<PrefillTile> tiles;
+  const PrefillTile* device_tiles = nullptr;
   const DeviceItem* device_items = nullptr;
   const DevicePage* device_pages = nullptr;
 };
@@ -102,7 +106,11 @@ void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice&
       const DeviceMap& map = plan.maps[i];
       if (map.layout == map_layout && map.own == own && (own || map.bank == bank)) return static_cast<int>(i);
     }
-    plan.maps.push_back({.stride = stride, .layout = map_layout, .bank = own ? 0 : bank, .own = own});
+    plan.maps.push_back({.stride = stride,
+                         .layout = map_layout,
+                         .plans = layouts_.known(page_layout).fast(bank).plans,
+                         .bank = own ? 0 : bank,
+                         .own = own});
     plan.fast.push_back(fast_step(step, page_layout, bank));
     return static_cast<int>(plan.maps.size()) - 1;
   };
@@ -115,6 +123,7 @@ void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice&
     plan.segments.push_back({.layout = tables.device(),
                              .bank = archive->bank,
                              .map = map_of(*archive->layout, archive->bank, false),
+                             .num_pages = archive->num_pages,
                              .sink_tokens = sink ? archive->layout->sink_tokens : 0});
     plan.extents.max_dim = std::max(plan.extents.max_dim, tables.max_dim());
     plan.extents.exact_tokens = std::max(plan.extents.exact_tokens, plan.segments.back().sink_tokens);
@@ -219,6 +228,67 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
   }
 }
 
+// Whether the prefill kernel takes the sequence's rows: it depends on the sequence's own rows and pages.
+bool CudaAttention::takes_prefill(const AttentionStep& step, const SequenceSlice& sequence) const {
+  const PageLayout& layout = *step.layout;
+  const auto fast = [&](const PageLayout& pages, int bank) {
+    return layouts_.known(pages).fast(bank).kind != FastKind::kNone;
+  };
+  const ArchivedPages* archive = sequence.archives == nullptr ? nullptr : &sequence.archives[step.bank];
+  return sequence.num_rows >= kPrefillRows && sequence.observer == nullptr &&
+         step.num_q_heads / layout.num_kv_heads <= kPrefillGroups && layout.head_dim % kGroupFeatures == 0 &&
+         layout.head_dim <= kMaxFastGroups * kGroupFeatures && fast(layout, step.bank) &&
+         (archive == nullptr || archive->num_pages == 0 || fast(*archive->layout, archive->bank));
+}
+
+// One shape for all sequences of the step that the prefill kernel takes.
+PrefillShape CudaAttention::prefill_shape(const AttentionStep& step) const {
+  PrefillShape shape{.max_groups = step.layout->head_dim / kGroupFeatures, .narrow = true};
+  int64_t rows = 0;
+  for (const SequenceSlice& sequence : step.sequences) {
+    if (!takes_prefill(step, sequence)) continue;
+    rows += int64_t{sequence.num_rows} * step.num_q_heads;
+    const auto add = [&](const PageLayout& layout, int bank) {
+      const FastBank& fast = layouts_.known(layout).fast(bank);
+      shape.max_groups = std::max(shape.max_groups, fast.max_groups);
+      shape.narrow = shape.narrow && fast.narrow_keys;
+      shape.stage_bytes = std::max(shape.stage_bytes, fast.stage_bytes);
+    };
+    add(*step.layout, step.bank);
+    if (sequence.archives != nullptr && sequence.archives[step.bank].num_pages > 0)
+      add(*sequence.archives[step.bank].layout, sequence.archives[step.bank].bank);
+  }
+  if (rows > 0) choose_warps(shape, rows, limits_);
+  return shape;
+}
+
+void CudaAttention::add_prefill(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan) {
+  if (plan.waves.back().num_rows > 0) end_wave(plan);
+  plan.waves.back().prefill = true;
+  plan.waves.back().num_rows = sequence.num_rows;
+  plan.prefill.push_back(static_cast<int>(plan.sequences.size()) - 1);
+  for (int i = 0; i < sequence.num_rows; ++i) {
+    const int slot = sequence.first_slot + i;
+    plan.rows.push_back(
+        {.sequence = plan.prefill.back(), .slot = slot, .first_seen = first_seen(step, slot)});
+  }
+  end_wave(plan);
+}
+
+// What has most to read first, so that little is left to wait for at the end.
+void CudaAttention::make_tiles(const AttentionStep& step, Plan& plan) {
+  const int group = step.num_q_heads / step.layout->num_kv_heads;
+  const int tokens = kPrefillWarpRows * plan.prefill_shape.warps / group;
+  for (const int index : plan.prefill) {
+    const DeviceSequence& sequence = plan.sequences[index];
+    for (int row = 0; row < sequence.num_rows; row += tokens)
+      plan.tiles.push_back({index, sequence.first_row + row, std::min(tokens, sequence.num_rows - row)});
+  }
+  std::ranges::stable_sort(plan.tiles, [&](const PrefillTile& a, const PrefillTile& b) {
+    return plan.rows[a.first_row].slot > plan.rows[b.first_row].slot;
+  });
+}
+
 // The wave's items become launches, and the next one begins.
 void CudaAttention::end_wave(Plan& plan) {
   Wave& wave = plan.waves.back();
@@ -254,12 +324,18 @@ void CudaAttention::make_plan(const AttentionStep& step, Plan& plan) {
   plan.extents.exact_tokens += layout.sink_tokens + layout.page_tokens;
   plan.waves.push_back({});
   plan.pending.resize(plan.maps.size());
+  plan.prefill_shape = prefill_shape(step);
   const std::vector<DeviceSequence> sequences = std::move(plan.sequences);
   plan.sequences.clear();
   for (size_t i = 0; i < sequences.size(); ++i) {
     plan.sequences.push_back(sequences[i]);
-    add_rows(step, step.sequences[i], plan);
+    if (plan.prefill_shape.warps > 0 && takes_prefill(step, step.sequences[i])) {
+      add_prefill(step, step.sequences[i], plan);
+    } else {
+      add_rows(step, step.sequences[i], plan);
+    }
   }
+  make_tiles(step, plan);
   end_wave(plan);
   plan.waves.pop_back();
 }
@@ -272,9 +348,11 @@ void CudaAttention::place_plan(const AttentionStep& step, Plan& plan) {
   const auto queries_of = [&](const DeviceMap& map) {
     return size_t(rows) * step.num_q_heads * (map.stride + 1);
   };
-  for (const DeviceMap& map : plan.maps) floats += queries_of(map);
+  const bool mapped = std::ranges::any_of(plan.waves, [](const Wave& wave) { return !wave.prefill; });
+  for (const DeviceMap& map : plan.maps) floats += mapped ? queries_of(map) : 0;
   float* next = queries_.get<float>(floats);
   for (DeviceMap& map : plan.maps) {
+    if (!mapped) break;
     map.queries = next;
     map.biases = next + size_t(rows) * step.num_q_heads * map.stride;
     next += queries_of(map);
@@ -290,7 +368,8 @@ void CudaAttention::place_plan(const AttentionStep& step, Plan& plan) {
     if (plan.segments[i].own) image.point(at + offsetof(DeviceSegment, levels), plan.segment_arrays[i][1]);
   }
   const size_t device_rows = image.add(plan.rows), pieces = image.add(plan.pieces),
-               maps = image.add(plan.maps), items = image.add(plan.items), pages = image.add(plan.pages);
+               maps = image.add(plan.maps), items = image.add(plan.items), pages = image.add(plan.pages),
+               tiles = image.add(plan.tiles);
   const std::byte* base = upload(image);
   plan.view = {.layout = layouts_.of(layout).device(),
                .bank = step.bank,
@@ -311,6 +390,7 @@ void CudaAttention::place_plan(const AttentionStep& step, Plan& plan) {
                .pieces = reinterpret_cast<const int*>(base + pieces)};
   plan.device_items = reinterpret_cast<const DeviceItem*>(base + items);
   plan.device_pages = reinterpret_cast<const DevicePage*>(base + pages);
+  plan.device_tiles = reinterpret_cast<const PrefillTile*>(base + tiles);
 }
 
 void CudaAttention::write_pages(const AttentionStep& step, const Plan& plan) {
@@ -328,8 +408,9 @@ void CudaAttention::write_pages(const AttentionStep& step, const Plan& plan) {
   launch_write_sinks(stream_, plan.view, shape_of(layout), plan.device_pages, count);
 }
 
-// Buffers of the fast kernels' queries, filled.
-void CudaAttention::round_queries(const Plan& plan, std::vector<FastStep>& fast) {
+// Buffers of the fast kernels' queries.
+void CudaAttention::place_queries(const Plan& plan, std::vector<FastStep>& fast) {
+  if (std::ranges::all_of(plan.waves, &Wave::prefill)) return;
   const int heads = plan.view.num_q_heads / plan.view.group;
   const size_t count = plan.rows.size() * heads * kFastQueries;
   constexpr size_t kBytes = sizeof(FastQuery) + sizeof(float);
@@ -338,7 +419,6 @@ void CudaAttention::round_queries(const Plan& plan, std::vector<FastStep>& fast)
     if (fast[map].kind == FastKind::kNone) continue;
     fast[map].queries = reinterpret_cast<FastQuery*>(next);
     fast[map].factors = reinterpret_cast<float*>(next + count * sizeof(FastQuery));
-    launch_round_queries(stream_, plan.view, plan.maps[map], fast[map], heads);
   }
 }
 
@@ -347,8 +427,7 @@ void CudaAttention::attend(const AttentionStep& step) {
   make_plan(step, plan);
   place_plan(step, plan);
   write_pages(step, plan);
-  for (const DeviceMap& map : plan.maps) launch_map_queries(stream_, plan.view, map);
-  round_queries(plan, plan.fast);
+  place_queries(plan, plan.fast);
   const bool observed =
       std::any_of(step.sequences.begin(), step.sequences.end(),
                   [](const SequenceSlice& sequence) { return sequence.observer != nullptr; });
@@ -358,9 +437,15 @@ void CudaAttention::attend(const AttentionStep& step) {
   for (const Wave& wave : plan.waves) most_states = std::max(most_states, wave.num_states);
   const Partials partials{partials_.get<float>(size_t(most_states) * plan.view.group * stride), stride};
   for (const Wave& wave : plan.waves) {
+    if (wave.prefill) continue;
     StepView view = plan.view;
     view.first_row = wave.first_row;
     view.num_rows = wave.num_rows;
+    for (size_t map = 0; map < plan.maps.size(); ++map) {
+      launch_map_queries(stream_, view, plan.maps[map]);
+      if (plan.fast[map].kind != FastKind::kNone)
+        launch_round_queries(stream_, view, plan.maps[map], plan.fast[map], step.layout->num_kv_heads);
+    }
     for (const Batch& batch : wave.batches) {
       const DeviceItem* items = plan.device_items + batch.first_item;
       const FastStep& fast = plan.fast[batch.map];
@@ -371,6 +456,10 @@ void CudaAttention::attend(const AttentionStep& step) {
       }
     }
     launch_finish_rows(stream_, view, plan.extents, partials, softmax);
+  }
+  if (!plan.tiles.empty()) {
+    launch_prefill_attention(stream_, plan.view, plan.prefill_shape, plan.device_tiles,
+                             static_cast<int>(plan.tiles.size()), step.layout->num_kv_heads);
   }
   if (observed) observe(step, plan, softmax);
   if (step.last_reader) launch_write_tails(stream_, plan.view);

@@ -13,6 +13,7 @@
 #include "kernels/cuda/device_image.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/layout_tables.h"
+#include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/backend.h"
 
@@ -35,6 +36,7 @@ class CudaAttention {
   struct Wave {
     int first_row = 0, num_rows = 0;
     int num_states = 0;
+    bool prefill = false;  // whole rows by the prefill kernel: no partial results
     std::vector<Batch> batches;
   };
   // Arrays of one step on their way to the device, and there.
@@ -53,9 +55,13 @@ class CudaAttention {
   void make_plan(const AttentionStep& step, Plan& plan);
   void add_sequence(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan);
   void add_rows(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan);
+  bool takes_prefill(const AttentionStep& step, const SequenceSlice& sequence) const;
+  PrefillShape prefill_shape(const AttentionStep& step) const;
+  void add_prefill(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan);
+  void make_tiles(const AttentionStep& step, Plan& plan);
   void end_wave(Plan& plan);
   FastStep fast_step(const AttentionStep& step, const PageLayout& layout, int bank) const;
-  void round_queries(const Plan& plan, std::vector<FastStep>& fast);
+  void place_queries(const Plan& plan, std::vector<FastStep>& fast);
   void place_plan(const AttentionStep& step, Plan& plan);
   void write_pages(const AttentionStep& step, const Plan& plan);
   void observe(const AttentionStep& step, const Plan& plan, const float* softmax);

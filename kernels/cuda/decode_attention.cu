@@ -28,7 +28,7 @@ __global__ void round_queries(StepView step, DeviceMap map, FastStep fast) {
   const DeviceLayout& layout = *map.layout;
   const DeviceVector& key = vector_of(layout, map.own ? step.bank : map.bank, Side::kKey, head);
   const FastSide& side = fast.plans[head * fast.num_levels + fast.num_levels - 1].key;
-  const int64_t row = blockIdx.x;
+  const int64_t row = step.first_row + blockIdx.x;
   const float* mapped = map.queries + (row * step.num_q_heads + head * step.group + query) * map.stride;
   // In units of the codes.
   const auto value = [&](int group, int i) {

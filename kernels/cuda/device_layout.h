@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include <cuda_runtime.h>
+
 #include "kernels/page/embedded_quantizer.h"
 #include "kernels/page/page_format.h"
 
@@ -31,7 +33,16 @@ struct DeviceVector {
   const float* decode_t = nullptr;  // [input_dim][dim]
   const float* mean = nullptr;      // [input_dim]; null: zero
   const float* scale = nullptr;     // [dim]; null: one
+  // `decode` as operands of tensor-core products, bf16 and what that leaves (prefill_attention.h); null:
+  // identity, or a vector that has no fast kernel.
+  const uint4* query_map = nullptr;
+  const uint4* value_map = nullptr;
 };
+
+// Parts of 32 features that the maps above have.
+__host__ __device__ constexpr int map_parts(int features) {
+  return (features + 31) / 32;
+}
 
 struct DeviceLayout {
   int page_tokens = 0, sink_tokens = 0, num_levels = 0;

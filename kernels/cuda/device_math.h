@@ -110,7 +110,13 @@ __device__ __forceinline__ float from_bf16(uint32_t bits) {
 }
 // Two values in one word, the first in the low half.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+#ifdef __CUDACC__
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#else
   return to_bf16(low) | static_cast<uint32_t>(to_bf16(high)) << 16;
+#endif
 }
 
 }  // namespace lowkey::kernels::cuda

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/device_image.h"
+#include "kernels/page/dtype.h"
 
 namespace lowkey::kernels::cuda {
 namespace {
@@ -16,6 +17,42 @@ std::vector<float> transposed(const float* rows, int num_rows, int num_cols) {
     for (int c = 0; c < num_cols; ++c)
       result[static_cast<size_t>(c) * num_rows + r] = rows[static_cast<size_t>(r) * num_cols + c];
   return result;
+}
+
+// A map as operands of products (prefill_tile.h has the order): chunks [tile of 8 columns][part of 32
+// k][lane] of bf16, then of what bf16 leaves. weight(column in the tile, tile, k in the part, part).
+template <class Weight>
+std::vector<uint4> operands(int tiles, int parts, const Weight& weight) {
+  std::vector<uint4> chunks;
+  chunks.reserve(size_t(tiles) * parts * 32 * 2);
+  for (int i = 0; i < tiles * parts * 32; ++i) {
+    uint32_t words[2][4] = {};
+    for (int k = 0; k < 8; ++k) {
+      const int lane = i % 32, part = i / 32 % parts, tile = i / 32 / parts;
+      const float x = weight(lane / 4, tile, lane % 4, k, part);
+      const uint16_t high = f32_to_bf16(x), low = f32_to_bf16(x - bf16_to_f32(high));
+      words[0][k / 2] |= uint32_t{high} << 16 * (k % 2);
+      words[1][k / 2] |= uint32_t{low} << 16 * (k % 2);
+    }
+    for (const auto& w : words) chunks.push_back({w[0], w[1], w[2], w[3]});
+  }
+  return chunks;
+}
+
+// Queries times decode^T, in the order in which prefill_attention.cu has features of queries.
+std::vector<uint4> query_operands(const float* decode, int dim, int input) {
+  return operands(map_parts(dim) * 4, map_parts(input), [&](int n, int tile, int quarter, int k, int part) {
+    const int feature = 8 * (4 * (tile / 4) + n / 2) + 2 * (tile % 4) + n % 2;
+    const int from = 8 * (4 * part + quarter) + k;
+    return feature < dim && from < input ? decode[size_t(feature) * input + from] : 0.0f;
+  });
+}
+// Features times decode, both in their natural order.
+std::vector<uint4> value_operands(const float* decode, int dim, int input) {
+  return operands(input / 8, map_parts(dim), [&](int n, int tile, int quarter, int k, int part) {
+    const int feature = 8 * (4 * part + k / 2) + 2 * quarter + k % 2;
+    return feature < dim ? decode[size_t(feature) * input + 8 * tile + n] : 0.0f;
+  });
 }
 
 // Planes and groups of one vector.
@@ -58,6 +95,15 @@ void add_vector(const PageLayout& layout, const VectorLayout& vector, size_t at,
   turned(offsetof(DeviceVector, encode_t), vector.encode);
   numbers(offsetof(DeviceVector, decode), vector.decode, cells);
   turned(offsetof(DeviceVector, decode_t), vector.decode);
+  const float* map = layout.numbers_at(vector.decode);
+  if (map != nullptr && layout.dtype == DType::kBf16 && vector.num_heads == 1 &&
+      input % kGroupFeatures == 0) {
+    if (vector.side == Side::kKey) {
+      point(offsetof(DeviceVector, query_map), query_operands(map, dim, input));
+    } else {
+      point(offsetof(DeviceVector, value_map), value_operands(map, dim, input));
+    }
+  }
   numbers(offsetof(DeviceVector, mean), vector.mean, input);
   numbers(offsetof(DeviceVector, scale), vector.scale, dim);
 }
@@ -65,12 +111,14 @@ void add_vector(const PageLayout& layout, const VectorLayout& vector, size_t at,
 // Plans of all heads at all levels; the bank has a fast kernel when all of them have the same.
 FastBank plan_bank(const PageLayout& layout, int bank, std::vector<FastPlan>& plans) {
   FastBank result;
-  bool possible = layout.dtype == DType::kBf16;
+  bool possible = layout.dtype == DType::kBf16, narrow = true;
   for (int head = 0; head < layout.num_kv_heads; ++head) {
     for (int levels = 1; levels <= layout.num_levels; ++levels) {
       const auto plan = make_fast_plan(layout, layout.vector(bank, Side::kKey, head),
                                        layout.vector(bank, Side::kValue, head), levels);
       plans.push_back(plan.value_or(FastPlan{}));
+      for (const CodeForm form : plans.back().key.forms)
+        narrow = narrow && form != CodeForm::kBytes && form != CodeForm::kFull;
       possible = possible && plan.has_value();
       if (!possible || plan->kind == FastKind::kNone) continue;
       if (result.kind == FastKind::kNone) result.kind = plan->kind;
@@ -83,6 +131,7 @@ FastBank plan_bank(const PageLayout& layout, int bank, std::vector<FastPlan>& pl
     }
   }
   if (!possible) result.kind = FastKind::kNone;
+  result.narrow_keys = narrow;
   return result;
 }
 

@@ -17,6 +17,7 @@ struct FastBank {
   FastKind kind = FastKind::kNone;
   int max_groups = 0;
   uint32_t stage_bytes = 0;
+  bool narrow_keys = false;         // keys have codes of 2 and 4 bits alone
   const FastPlan* plans = nullptr;  // on the device: [head][level - 1]
 };
 

@@ -1,6 +1,6 @@
-// Prefill attention: many query rows of one sequence against its encoded pages and the exact rows of their own
-// pages, whole rows at once; the results are the outputs themselves, no partial ones. For the layouts that
-// have a fast kernel (FastPlan) under any number of query heads per KV head.
+// Prefill attention: many query rows of one sequence against its encoded pages and the exact rows of their
+// own pages, whole rows at once; the results are the outputs themselves, no partial ones. For the layouts
+// that have a fast kernel (FastPlan) under any number of query heads per KV head.
 //
 // A block has a tile of up to 256 rows (query heads of a group, then further tokens) under one KV head. Codes
 // come by bulk copies into a ring and are expanded once per block into shared memory, K as bytes (2 and 4
@@ -14,7 +14,8 @@
 
 namespace lowkey::kernels::cuda {
 
-inline constexpr int kPrefillRows = 16;    // of one sequence, from which on this kernel takes them
+inline constexpr int kPrefillRows = 16;  // of one sequence, from which on this kernel takes them
+inline constexpr int kPrefillWarpRows = 32;
 inline constexpr int kPrefillGroups = 16;  // query heads per KV head, at most
 
 // Consecutive rows of one sequence: num_rows * (query heads per KV head) <= 32 * warps.
@@ -29,7 +30,6 @@ struct PrefillShape {
   int warps = 0;  // 4 or 8; 0: nothing fits
   int max_groups = 0;
   bool narrow = false;       // keys have codes of 2 and 4 bits alone, in all segments
-  int page_tokens = 0;       // of the largest pages
   uint32_t stage_bytes = 0;  // of the largest pages
 };
 

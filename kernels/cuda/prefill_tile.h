@@ -1,13 +1,14 @@
 // Tiles of K and V in shared memory for prefill_attention.cu, and their expansion from codes.
 //
-// A tile has up to 64 tokens, in blocks of 32. Its numbers lie in chunks of 16 bytes in the order in which the
-// lanes of a product want them ("lane" = 4 n + q: column n of the operand, k's of quarter q):
+// A tile has up to 64 tokens, in blocks of 32. Its numbers lie in chunks of 16 bytes in the order in which
+// the lanes of a product want them ("lane" = 4 n + q: column n of the operand, k's of quarter q):
 //
-// K, bytes: chunk [block][j][features / 64][lane]: column n of product tile j is token 8 (n / 2) + 2 j + n % 2
-//   of the block; the four words are features 8 o .. 8 o + 7 of the octets o = 8 (features / 64) + q and o + 4.
-//   A byte is 128 + the value in units of its form.
-// K, bf16: chunk [block][j][features / 32][lane]: the words are the four pairs of octet 4 (features / 32) + q.
-// V, bf16: chunk [block][features / 8][lane]: column n is feature n, the words are the pairs of tokens
+// K, bytes: chunk [block][j][features / 64][lane]: column n of product tile j is token 8 (n / 2) + 2 j + n %
+// 2
+//   of the block; the four words are features 8 o .. 8 o + 7 of the octets o = 8 (features / 64) + q and o
+//   + 4. A byte is 128 + the value in units of its form.
+// K, bf16: chunk [block][j][features / 32][lane]: the words are the four pairs of octet 4 (features / 32) +
+// q. V, bf16: chunk [block][features / 8][lane]: column n is feature n, the words are the pairs of tokens
 //   8 q .. 8 q + 7.
 //
 // So scores come out with tokens 8 q .. 8 q + 7 of a row in lanes of quarter q, and become the operand of
@@ -44,17 +45,17 @@ struct Quad {
   __device__ uint2 pairs() const {
     constexpr uint32_t kMinusOne = 0xbf80bf80u;
     uint2 result;
-    result.x = fma_bf16_pairs(byte_perm(negative, 0x43u, 0x4140u), kMinusOne,
-                              byte_perm(positive, 0x43u, 0x4140u));
-    result.y = fma_bf16_pairs(byte_perm(negative, 0x43u, 0x4342u), kMinusOne,
-                              byte_perm(positive, 0x43u, 0x4342u));
+    result.x =
+        fma_bf16_pairs(byte_perm(negative, 0x43u, 0x4140u), kMinusOne, byte_perm(positive, 0x43u, 0x4140u));
+    result.y =
+        fma_bf16_pairs(byte_perm(negative, 0x43u, 0x4342u), kMinusOne, byte_perm(positive, 0x43u, 0x4342u));
     return result;
   }
 };
 
 // Look-ups of narrow codes; Tables (score_tile.h) has the same numbers.
 struct QuadTables {
-  uint32_t positive[2], negative[2];       // nibbles 8 .. 15, 0 .. 7
+  uint32_t positive[2], negative[2];  // nibbles 8 .. 15, 0 .. 7
   uint32_t positive_crumbs, negative_crumbs;
 
   __device__ explicit QuadTables(const EmbeddedTables& tables) {
@@ -71,8 +72,7 @@ struct QuadTables {
   }
   // Four codes in the low half of `codes` (see Tables::positives).
   __device__ Quad nibbles(uint32_t codes) const {
-    return {byte_perm(positive[0], positive[1], codes ^ 0x8888u),
-            byte_perm(negative[0], negative[1], codes)};
+    return {byte_perm(positive[0], positive[1], codes ^ 0x8888u), byte_perm(negative[0], negative[1], codes)};
   }
   // Four codes in the low byte.
   __device__ Quad crumbs(uint32_t codes) const {
@@ -162,7 +162,7 @@ struct Expander {
 template <bool kBytes, int kGroups>
 struct KeyValueTile {
   static constexpr int kKeyParts = kBytes ? kGroups / 4 : kGroups / 2;  // of 64 or 32 features
-  static constexpr int kValueTiles = 2 * kGroups;                      // of 8 features
+  static constexpr int kValueTiles = 2 * kGroups;                       // of 8 features
   static constexpr int kBlocks = kPrefillTile / 32;
   // Keys have room as bf16: exact rows are.
   static constexpr int kKeyChunks = kBlocks * 4 * (kGroups / 2) * kWarpSize;

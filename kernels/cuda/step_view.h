@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/device_layout.h"
 #include "kernels/cuda/device_math.h"
+#include "kernels/cuda/fast_plan.h"
 
 namespace lowkey::kernels::cuda {
 
@@ -16,6 +17,7 @@ struct DeviceSegment {
   const uint8_t* levels = nullptr;    // [page]; null: all of the layout's
   int bank = 0;                       // where not `own`: the step's
   int map = 0;                        // whose mapped queries (AttentionPlan::Map) belong to it
+  int num_pages = 0;                  // where not `own`
   int sink_tokens = 0;                // first tokens of page 0 that are seen exact
   bool own = false;                   // a row sees the pages before its own
 };
@@ -57,7 +59,8 @@ struct DeviceMap {
   float* biases = nullptr;   // [row][query head]
   int stride = 0;
   const DeviceLayout* layout = nullptr;
-  int bank = 0;  // where not `own`: the step's
+  const FastPlan* plans = nullptr;  // of the bank, where it has them: [head][level - 1]
+  int bank = 0;                     // where not `own`: the step's
   bool own = false;
 };
 

@@ -35,6 +35,10 @@ __device__ __forceinline__ T shuffle_xor(T x, int mask) {
 __device__ __forceinline__ void sync_warp() {
   __syncwarp();
 }
+// Whether it is so in any lane.
+__device__ __forceinline__ bool any_lane(bool x) {
+  return __any_sync(kAllLanes, x) != 0;
+}
 
 __device__ __forceinline__ void multiply_bf16(FragmentC<float>& c, const FragmentA& a, const FragmentB& b) {
   asm volatile(
@@ -192,6 +196,15 @@ T shuffle_xor(T x, int mask) {
 }
 inline void sync_warp() {
   emulation::exchange(0, 0);
+}
+inline bool any_lane(bool x) {
+  bool any = false;
+  emulation::warp_collective(x, any, [](const bool* const* ins, bool* const* outs) {
+    bool found = false;
+    for (int i = 0; i < kWarpSize; ++i) found |= *ins[i];
+    for (int i = 0; i < kWarpSize; ++i) *outs[i] = found;
+  });
+  return any;
 }
 
 namespace emulation {

@@ -77,7 +77,8 @@ class Bench {
 // cuda_attention_bench.cc and cuda_model_bench.cc.
 boost::json::array bench_decode_attention(Bench& bench);
 boost::json::object bench_cache_write(Bench& bench);
-boost::json::object bench_prefill_attention(Bench& bench, double products_per_second);
+boost::json::array bench_prefill_attention(Bench& bench, double products_per_second);
+boost::json::array bench_draws(Bench& bench);
 boost::json::object bench_layers(Bench& bench);
 boost::json::object bench_products(Bench& bench);
 

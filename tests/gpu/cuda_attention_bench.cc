@@ -1,4 +1,6 @@
 // attend() on random pages of the 8B shape: decode at every width and page size, writes, prefill.
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/page/dtype.h"
@@ -158,19 +160,69 @@ boost::json::object bench_cache_write(Bench& bench) {
           {"share", (after - before) / after}};
 }
 
-boost::json::object bench_prefill_attention(Bench& bench, double products_per_second) {
+namespace {
+
+// Rows of a Hadamard matrix: an orthonormal basis.
+PageSpec with_basis(PageSpec spec) {
+  std::vector<float> rows;
+  for (unsigned i = 0; i < kDim; ++i)
+    for (unsigned j = 0; j < kDim; ++j)
+      rows.push_back((std::popcount(i & j) % 2 == 0 ? 1.0f : -1.0f) / std::sqrt(float(kDim)));
+  spec.key.encode = spec.key.decode = spec.value.encode = spec.value.decode = rows;
+  return spec;
+}
+
+// A whole prompt in one step, what it writes included.
+boost::json::object prefill_case(Bench& bench, int width, bool basis, double products_per_second) {
   const int tokens = bench.sizes.of(8192, 70);
-  const PageLayout layout = layout_of(4, 64);
+  const PageSpec spec = basis ? with_basis(recipe_of(width, 64)) : recipe_of(width, 64);
+  const PageLayout layout = PageLayout::make(spec, {1, kHeads, kDim, DType::kBf16}).value();
   const Rows rows(bench, tokens);
   Cache cache(bench, layout, 1, tokens);
   cache.slices()[0].first_slot = 0;
   cache.slices()[0].num_rows = tokens;
   const double seconds = bench.seconds({[&] { bench.backend.attend(rows.step(layout, cache.slices())); }});
   const double operations = 4.0 * kQueryHeads * kDim * 0.5 * tokens * tokens;
-  return {{"tokens", tokens},
+  return {{"bits", width},
+          {"basis", basis},
+          {"tokens", tokens},
           {"seconds", seconds},
           {"operations_per_second", operations / seconds},
           {"fraction_of_products", operations / seconds / products_per_second}};
+}
+
+}  // namespace
+
+boost::json::array bench_prefill_attention(Bench& bench, double products_per_second) {
+  boost::json::array results;
+  for (const auto& [width, basis] :
+       {std::pair(4, false), {4, true}, {2, false}, {8, false}, {16, false}, {16, true}})
+    results.push_back(prefill_case(bench, width, basis, products_per_second));
+  return results;
+}
+
+// Of a step of 1 and of 64 rows over a vocabulary of 128,256: the most likely token, and top-k with top-p.
+boost::json::array bench_draws(Bench& bench) {
+  boost::json::array results;
+  const int vocab = bench.sizes.of(128256, 1000);
+  for (const int rows : {1, bench.sizes.of(64, 2)}) {
+    const auto logits = bench.floats(size_t(rows) * vocab, 5, 3.0f);
+    const auto tokens = bench.backend.allocate(rows * sizeof(DrawnToken));
+    for (const bool greedy : {true, false}) {
+      std::vector<TokenDraw> draws(rows);
+      for (int i = 0; i < rows; ++i) {
+        draws[i] = {.row = i, .temperature = greedy ? 0.0 : 0.8, .uniform = (i + 0.5) / rows};
+        if (!greedy) draws[i].top_k = 50, draws[i].top_p = 0.9;
+      }
+      const double seconds = bench.seconds({[&] {
+        bench.backend.draw_tokens({logits->data(), rows, vocab}, 1, vocab, draws,
+                                  reinterpret_cast<DrawnToken*>(tokens->data()));
+      }});
+      results.push_back(boost::json::object{
+          {"rows", rows}, {"vocabulary", vocab}, {"greedy", greedy}, {"seconds", seconds}});
+    }
+  }
+  return results;
 }
 
 }  // namespace lowkey::testing

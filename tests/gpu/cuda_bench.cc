@@ -81,6 +81,7 @@ boost::json::object run(BenchSizes sizes) {
   part("decode_attention", bench_decode_attention(bench));
   part("cache_write", bench_cache_write(bench));
   part("layers", bench_layers(bench));
+  part("draws", bench_draws(bench));
   part("prefill_attention",
        bench_prefill_attention(bench, results["products"].at("operations_per_second").as_double()));
   return results;

@@ -29,8 +29,14 @@ def measured(results):
     one = bench.get("layers", {}).get("1_rows")
     if one:
         yield "layers at batch 1: weights over read bandwidth", one["fraction_of_read_bandwidth"], 0.80
-    if "prefill_attention" in bench:
-        yield "prefill attention at 8k: of cuBLASLt's bf16 rate", bench["prefill_attention"]["fraction_of_products"], 0.60
+    for case in bench.get("prefill_attention", []):
+        name = f"prefill attention, {case['tokens']} tokens, {case['bits']} bits{', mapped' if case['basis'] else ''}"
+        yield f"{name}: of cuBLASLt's bf16 rate", case["fraction_of_products"], 0.60 if case["bits"] == 4 else None
+        if (torch or {}).get("prefill", {}).get("tokens") == case["tokens"] and case["bits"] in (4, 16):
+            yield f"{name}: times torch SDPA on bf16", torch["prefill"]["ms"] / 1e3 / case["seconds"], None
+    for case in bench.get("draws", []):
+        kind = "the most likely token" if case["greedy"] else "top-k and top-p"
+        yield f"drawing, {case['rows']} rows, {kind}: microseconds", case["seconds"] * 1e6, None
     if "restore_fraction_of_copy" in bench.get("restore", {}):
         yield "restore of slabs: of the pinned copy", bench["restore"]["restore_fraction_of_copy"], 0.90
 

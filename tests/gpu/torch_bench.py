@@ -1,5 +1,6 @@
-"""What torch reaches on this device, for the same shapes as our own benchmarks: one JSON object. Decode attention over a bf16
-cache (the shape of an 8B model: 32 query heads, 8 KV heads, d 128), a large bf16 product, and a copy. Exit code 77: it
+"""What torch reaches on this device, for the same shapes as our own benchmarks: one JSON object. Decode and
+causal prefill attention over a bf16 cache (the shape of an 8B model: 32 query heads, 8 KV heads, d 128), a large bf16 product,
+and a copy. Exit code 77: it
 cannot run here."""
 
 import json
@@ -47,6 +48,10 @@ def main():
         size = 2 * inputs[0][1].numel() * 2
         results["attention"].append({"batch": batch, "context": context, "ms": time, "gb_per_s": size / time / 1e6})
         del inputs
+    inputs = [(normal(1, 32, 8192, 128), normal(1, 8, 8192, 128), normal(1, 8, 8192, 128)) for _ in range(2)]
+    time = milliseconds(torch, lambda x: torch.nn.functional.scaled_dot_product_attention(
+        *x, is_causal=True, enable_gqa=True), inputs)
+    results["prefill"] = {"tokens": 8192, "ms": time, "tflops": 2 * 32 * 128 * 8192 * 8192 / time / 1e9}
     a = [(normal(8192, 4096), normal(4096, 14336)) for _ in range(2)]
     time = milliseconds(torch, lambda x: x[0] @ x[1], a)
     results["bf16_tflops"] = 2 * 8192 * 4096 * 14336 / time / 1e9
