@@ -21,6 +21,10 @@ struct FastBank {
   const FastPlan* plans = nullptr;  // on the device: [head][level - 1]
 };
 
+inline LayoutShape shape_of(const PageLayout& layout) {
+  return {layout.page_tokens, layout.sink_tokens, layout.num_kv_heads, layout.head_dim, layout.join};
+}
+
 // One layout's tables: all in one buffer, freed together.
 class LayoutTables {
  public:
