@@ -15,8 +15,9 @@ constexpr int kWarps = kThreads / kWarpSize;
 constexpr double kOne = 17592186044416.0;  // 2^44
 // Bits of a logit that one histogram tells apart, from the top.
 constexpr int kDigits = 3;
-constexpr int kDigitBits[kDigits] = {10, 11, 11};
-constexpr int kFirstBins = 1 << kDigitBits[0], kMoreBins = 1 << kDigitBits[1];
+constexpr int kFirstBits = 10, kMoreBits = 11;
+static_assert(kFirstBits + (kDigits - 1) * kMoreBits == 32);
+constexpr int kFirstBins = 1 << kFirstBits, kMoreBins = 1 << kMoreBits;
 
 // Floats in their order as unsigned integers; both zeros are the same.
 __device__ uint32_t ordered(float x) {
@@ -81,7 +82,7 @@ struct Row {
   __device__ void fill(const Histogram& histogram, int known, uint32_t prefix) const {
     histogram.clear();
     __syncthreads();
-    const int shift = 32 - known - (histogram.bins == kFirstBins ? kDigitBits[0] : kDigitBits[1]);
+    const int shift = 32 - known - (histogram.bins == kFirstBins ? kFirstBits : kMoreBits);
     for (int id = threadIdx.x; id < logits.vocab; id += kThreads) {
       const float x = logit(id);
       const uint32_t key = ordered(x);
@@ -136,13 +137,13 @@ struct Row {
   // REQUIRES: heads is filled, 1 <= wanted <= the sum of all.
   __device__ Cut descend(bool by_count, Mass wanted) const {
     Cut cut{.key = 0, .among = 0, .mass = 0};
-    int known = kDigitBits[0], bin = find_bin(heads, by_count, &wanted, &cut.mass);
+    int known = kFirstBits, bin = find_bin(heads, by_count, &wanted, &cut.mass);
     cut.key = static_cast<uint32_t>(bin);
     for (int digit = 1; digit < kDigits; ++digit) {
       fill(digits, known, cut.key);
       bin = find_bin(digits, by_count, &wanted, &cut.mass);
-      known += kDigitBits[digit];
-      cut.key = cut.key << kDigitBits[digit] | static_cast<uint32_t>(bin);
+      known += kMoreBits;
+      cut.key = cut.key << kMoreBits | static_cast<uint32_t>(bin);
     }
     const Mass each = digits.mass[bin] / static_cast<Mass>(digits.count[bin]);  // equal logits
     cut.among = static_cast<int>(by_count ? wanted : (wanted + each - 1) / each);
