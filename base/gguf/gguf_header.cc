@@ -255,29 +255,46 @@ const GgufBlock* gguf_block(GgufType type) {
   return nullptr;
 }
 
+namespace {
+
+template <class T>
+const T* value_of(const GgufHeader& header, const std::string& key) {
+  const auto found = header.metadata.find(key);
+  return found == header.metadata.end() ? nullptr : std::get_if<T>(&found->second);
+}
+
+}  // namespace
+
 std::optional<int64_t> GgufHeader::integer(const std::string& key) const {
-  const auto found = metadata.find(key);
-  if (found == metadata.end()) return std::nullopt;
-  if (const auto* value = std::get_if<int64_t>(&found->second)) return *value;
-  return std::nullopt;
+  const auto* value = value_of<int64_t>(*this, key);
+  return value != nullptr ? std::optional(*value) : std::nullopt;
 }
 
 std::optional<double> GgufHeader::number(const std::string& key) const {
   if (const auto value = integer(key)) return static_cast<double>(*value);
-  const auto found = metadata.find(key);
-  if (found == metadata.end()) return std::nullopt;
-  if (const auto* value = std::get_if<double>(&found->second)) return *value;
-  return std::nullopt;
+  const auto* value = value_of<double>(*this, key);
+  return value != nullptr ? std::optional(*value) : std::nullopt;
+}
+
+std::optional<bool> GgufHeader::flag(const std::string& key) const {
+  const auto* value = value_of<bool>(*this, key);
+  return value != nullptr ? std::optional(*value) : std::nullopt;
 }
 
 const std::string* GgufHeader::text(const std::string& key) const {
-  const auto found = metadata.find(key);
-  return found == metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
+  return value_of<std::string>(*this, key);
 }
 
 const std::vector<std::string>* GgufHeader::texts(const std::string& key) const {
-  const auto found = metadata.find(key);
-  return found == metadata.end() ? nullptr : std::get_if<std::vector<std::string>>(&found->second);
+  return value_of<std::vector<std::string>>(*this, key);
+}
+
+const std::vector<int64_t>* GgufHeader::integers(const std::string& key) const {
+  return value_of<std::vector<int64_t>>(*this, key);
+}
+
+const std::vector<double>* GgufHeader::numbers(const std::string& key) const {
+  return value_of<std::vector<double>>(*this, key);
 }
 
 Result<GgufHeader> parse_gguf_header(std::span<const std::byte> file, const std::string& name) {

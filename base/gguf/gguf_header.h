@@ -55,8 +55,11 @@ struct GgufHeader {
   // Of this type, or nothing.
   std::optional<int64_t> integer(const std::string& key) const;
   std::optional<double> number(const std::string& key) const;  // integers too
+  std::optional<bool> flag(const std::string& key) const;
   const std::string* text(const std::string& key) const;
   const std::vector<std::string>* texts(const std::string& key) const;
+  const std::vector<int64_t>* integers(const std::string& key) const;
+  const std::vector<double>* numbers(const std::string& key) const;  // of real numbers alone
 };
 
 // Checks every length against the file, that offsets are aligned and that tensors lie inside it, each name

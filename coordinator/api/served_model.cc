@@ -5,8 +5,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "base/gguf/gguf_header.h"
-#include "base/safetensors/mapped_file.h"
+#include "base/gguf/gguf_file.h"
 #include "coordinator/api/json_fields.h"
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/tokenizer.h"
@@ -45,10 +44,10 @@ Status read_config(const fs::path& file, ServedModel& model) {
   return {};
 }
 
-// Of a GGUF file: the same two numbers.
+// Of a GGUF file: the same two numbers, and how its author wants it sampled.
 Status read_gguf(const fs::path& file, ServedModel& model) {
-  LOWKEY_ASSIGN(map, MappedFile::open(file));
-  LOWKEY_ASSIGN(header, parse_gguf_header(map.bytes(), file.string()));
+  LOWKEY_ASSIGN(opened, GgufFile::open(file));
+  const GgufHeader& header = opened.header;
   const std::string* architecture = header.text("general.architecture");
   const auto positions = header.integer((architecture == nullptr ? "" : *architecture) + ".context_length");
   const auto embedding = header.tensors.find("token_embd.weight");
@@ -60,6 +59,14 @@ Status read_gguf(const fs::path& file, ServedModel& model) {
                              file.string(), positions ? "no tensor" : "no length")};
   model.max_tokens = static_cast<uint32_t>(*positions);
   model.vocab_size = static_cast<int32_t>(embedding->second.shape.front());
+  const auto value = [&](const char* key, double low, double high, double usual) {
+    const double found = header.number(key).value_or(usual);
+    return found >= low && found <= high ? found : usual;
+  };
+  SamplingDefaults& defaults = model.defaults;
+  defaults.temperature = value("general.sampling.temp", 0, 2, defaults.temperature);
+  defaults.top_p = value("general.sampling.top_p", 1e-6, 1, defaults.top_p);
+  defaults.top_k = static_cast<int32_t>(value("general.sampling.top_k", 0, INT32_MAX, defaults.top_k));
   return {};
 }
 
@@ -98,11 +105,11 @@ Result<std::vector<int32_t>> encode_messages(const ServedModel& model,
 
 }  // namespace
 
-Result<std::shared_ptr<const ServedModel>> ServedModel::load(const fs::path& model_dir) {
+Result<std::shared_ptr<const ServedModel>> ServedModel::load(const fs::path& model_dir,
+                                                             std::optional<uint32_t> max_tokens) {
   auto model = std::make_shared<ServedModel>();
   const fs::path path = fs::weakly_canonical(model_dir);
-  const bool gguf = path.extension() == ".gguf" && fs::is_regular_file(path);
-  const fs::path folder = gguf ? path.parent_path() : model_dir;
+  const bool gguf = is_gguf(path);
   model->id = path.filename().empty() ? path.parent_path().filename().string()
               : gguf                  ? path.stem().string()
                                       : path.filename().string();
@@ -110,9 +117,10 @@ Result<std::shared_ptr<const ServedModel>> ServedModel::load(const fs::path& mod
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
           .count();
   LOWKEY_TRY(gguf ? read_gguf(path, *model) : read_config(model_dir / "config.json", *model));
-  LOWKEY_TRY(read_defaults(folder / "generation_config.json", model->defaults));
-  LOWKEY_ASSIGN(tokenizer, Tokenizer::load(folder));
-  LOWKEY_ASSIGN(chat_template, ChatTemplate::load(folder));
+  if (!gguf) LOWKEY_TRY(read_defaults(model_dir / "generation_config.json", model->defaults));
+  if (max_tokens) model->max_tokens = *max_tokens;
+  LOWKEY_ASSIGN(tokenizer, Tokenizer::load(gguf ? path : model_dir));
+  LOWKEY_ASSIGN(chat_template, ChatTemplate::load(gguf ? path : model_dir));
   model->tokenizer = std::move(tokenizer);
   if (chat_template) model->chat_template = std::make_shared<const ChatTemplate>(*std::move(chat_template));
   return std::shared_ptr<const ServedModel>(std::move(model));

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -18,16 +19,18 @@ class ChatTemplate;
 struct ServedModel {
   std::string id;           // the folder's name
   int64_t created = 0;      // Unix time at which it was loaded
-  uint32_t max_tokens = 0;  // max_position_embeddings: prompt + answer
+  uint32_t max_tokens = 0;  // prompt + answer
   int32_t vocab_size = 0;   // rows of the embedding: larger ids are refused
   SamplingDefaults defaults;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none
 
   // Reads config.json, generation_config.json (may be absent), tokenizer and chat template; of a GGUF file
-  // its metadata in place of config.json, and the others in its folder. Code::kBadInput names file, field,
-  // expected and found.
-  static Result<std::shared_ptr<const ServedModel>> load(const std::filesystem::path& model_dir);
+  // its metadata in place of all of them. `max_tokens`: positions that the workers serve, where a scaling of
+  // RoPE makes them other than max_position_embeddings. Code::kBadInput names file, field, expected and
+  // found.
+  static Result<std::shared_ptr<const ServedModel>> load(const std::filesystem::path& model_dir,
+                                                         std::optional<uint32_t> max_tokens = {});
 };
 
 // Applies the template, tokenizes; sets request.prompts. kInvalidArgument with its parameter: an id that the

@@ -26,15 +26,18 @@ std::string_view view_of(const boost::json::string& text) {
   return {text.data(), text.size()};
 }
 
+using MergeParts = std::pair<std::string_view, std::string_view>;
+
+std::optional<MergeParts> split_merge(std::string_view text) {
+  const size_t space = text.find(' ');
+  if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos)
+    return std::nullopt;
+  return MergeParts(text.substr(0, space), text.substr(space + 1));
+}
+
 // A merge is "left right", or [left, right] in newer files.
-std::optional<std::pair<std::string_view, std::string_view>> split_merge(const boost::json::value& value) {
-  if (const auto* text = value.if_string()) {
-    const std::string_view view = view_of(*text);
-    const size_t space = view.find(' ');
-    if (space == std::string_view::npos || view.find(' ', space + 1) != std::string_view::npos)
-      return std::nullopt;
-    return std::pair(view.substr(0, space), view.substr(space + 1));
-  }
+std::optional<MergeParts> split_merge(const boost::json::value& value) {
+  if (const auto* text = value.if_string()) return split_merge(view_of(*text));
   const auto* pair = value.if_array();
   if (!pair || pair->size() != 2 || !(*pair)[0].is_string() || !(*pair)[1].is_string()) return std::nullopt;
   return std::pair(view_of((*pair)[0].get_string()), view_of((*pair)[1].get_string()));
@@ -122,6 +125,31 @@ Result<BpeModel> BpeModel::from(const SentencePieceModel& source, const std::str
   }
   model.merges_.assign(std::bit_ceil(splits.size() * 2 + 2), Merge{kNoPair, 0, 0});
   for (const Split& split : splits) model.add_merge(split.pair, split.rank, split.merged);
+  return model;
+}
+
+Result<BpeModel> BpeModel::from(std::vector<std::string> tokens, std::span<const std::string> merges,
+                                bool whole_words, const std::string& file) {
+  BpeModel model;
+  model.tokens_ = std::move(tokens);
+  model.index_tokens();
+  for (size_t id = 0; id < model.tokens_.size(); ++id) {
+    const std::string& token = model.tokens_[id];
+    if (!token.empty() && model.id_of(token) != static_cast<int32_t>(id))
+      return Error{Code::kBadInput, fmt::format("{}: the token '{}' is there twice", file, token), {}};
+  }
+  model.ignore_merges_ = whole_words;
+  model.merges_.assign(std::bit_ceil(merges.size() * 2 + 2), Merge{kNoPair, 0, 0});
+  for (size_t i = 0; i < merges.size(); ++i) {
+    const auto parts = split_merge(std::string_view(merges[i]));
+    if (!parts)
+      return Error{Code::kBadInput,
+                   fmt::format("{}: merge {}: expected \"left right\", found '{}'", file, i, merges[i]),
+                   {}};
+    const auto left = model.id_of(parts->first), right = model.id_of(parts->second);
+    const auto merged = model.id_of(std::string(parts->first).append(parts->second));
+    if (left && right && merged) model.add_merge(pair_of(*left, *right), static_cast<uint32_t>(i), *merged);
+  }
   return model;
 }
 

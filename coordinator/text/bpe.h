@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -26,6 +27,10 @@ class BpeModel {
   // The same of SentencePiece: whatever two neighbours form a piece together may merge, the highest score
   // first, of equal ones the first. `file` stands in errors.
   static Result<BpeModel> from(const SentencePieceModel& model, const std::string& file);
+  // Of tokens by id and merges ("left right", by rank), as GGUF files have them; a merge of tokens that are
+  // not there never applies. `whole_words`: a piece that is a token is not merged together.
+  static Result<BpeModel> from(std::vector<std::string> tokens, std::span<const std::string> merges,
+                               bool whole_words, const std::string& file);
   BpeModel(BpeModel&&) = default;
   BpeModel& operator=(BpeModel&&) = default;
 

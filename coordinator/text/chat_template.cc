@@ -2,6 +2,7 @@
 
 #include <boost/json/value.hpp>
 
+#include "base/gguf/gguf_file.h"
 #include "coordinator/text/file.h"
 #include "coordinator/text/jinja_interpreter.h"
 #include "coordinator/text/jinja_parser.h"
@@ -67,18 +68,25 @@ Result<ChatTemplate> ChatTemplate::parse(const std::string& source) {
   }
 }
 
-Result<std::optional<ChatTemplate>> ChatTemplate::load(const std::filesystem::path& model_dir) {
+Result<std::optional<ChatTemplate>> ChatTemplate::load(const std::filesystem::path& model) {
   const auto parse_from = [](const std::string& where,
                              const std::string& source) -> Result<std::optional<ChatTemplate>> {
     auto parsed = parse(source);
     if (!parsed.ok()) return prefixed(where, parsed.error());
     return std::optional<ChatTemplate>(std::move(parsed).value());
   };
-  const auto file = model_dir / "chat_template.jinja";
+  if (is_gguf(model)) {
+    LOWKEY_ASSIGN(gguf, GgufFile::open(model));
+    if (const std::string* source = gguf.header.text("tokenizer.chat_template"))
+      return parse_from(model.string(), *source);
+    if (gguf.header.text("tokenizer.ggml.model") != nullptr) return std::optional<ChatTemplate>();
+    return load(model.parent_path());
+  }
+  const auto file = model / "chat_template.jinja";
   LOWKEY_ASSIGN(own_file, read_text_file(file));
   if (own_file) return parse_from(file.string(), *own_file);
 
-  const auto config_file = model_dir / "tokenizer_config.json";
+  const auto config_file = model / "tokenizer_config.json";
   LOWKEY_ASSIGN(config_text, read_text_file(config_file));
   if (!config_text) return std::optional<ChatTemplate>();
   LOWKEY_ASSIGN(config, parse_json(*config_text, config_file.string(), {}));

@@ -29,8 +29,9 @@ class ChatTemplate {
   // Code::kBadInput for syntax errors and unsupported constructs.
   static Result<ChatTemplate> parse(const std::string& source);
   // A model folder's chat_template.jinja, or else `chat_template` of its tokenizer_config.json (of several
-  // named ones the one called "default"). Empty when it has none.
-  static Result<std::optional<ChatTemplate>> load(const std::filesystem::path& model_dir);
+  // named ones the one called "default"). Of a GGUF file the one in its metadata; of one without a tokenizer
+  // the folder's. Empty when there is none.
+  static Result<std::optional<ChatTemplate>> load(const std::filesystem::path& model);
 
   // An empty bos or eos counts as undefined. Code::kInvalidArgument, param "messages", when the template
   // refuses the messages or rendering them exceeds the limits on steps and text.

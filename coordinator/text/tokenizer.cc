@@ -2,9 +2,9 @@
 
 #include <boost/json/monotonic_resource.hpp>
 #include <boost/json/value.hpp>
-#include <cstdlib>
 #include <optional>
 
+#include "base/gguf/gguf_file.h"
 #include "coordinator/text/added_tokens.h"
 #include "coordinator/text/bpe.h"
 #include "coordinator/text/file.h"
@@ -144,88 +144,13 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::assemble(BpeModel model, const Jso
   return std::unique_ptr<Tokenizer>(new Tokenizer(std::move(impl)));
 }
 
-namespace {
-
-namespace json = boost::json;
-
-constexpr int kMaxLeadingSpaces = 1024;  // that decoding takes away
-
-// What tokenizer.json would say beside the model, as transformers converts such models: spaces become U+2581,
-// control pieces are found in the text as they stand, and so is what tokenizer_config.json adds.
-json::value json_beside(const SentencePieceModel& model, const JsonNode* config) {
-  using Type = SentencePieceModel::Type;
-  json::array steps, added;
-  if (model.remove_extra_whitespaces) {  // at the end the sign for a space counts as one
-    steps.push_back(json::object{
-        {"type", "Replace"}, {"pattern", json::object{{"Regex", "\\A +|[ \u2581]+\\z"}}}, {"content", ""}});
-    steps.push_back(
-        json::object{{"type", "Replace"}, {"pattern", json::object{{"Regex", " {2,}"}}}, {"content", " "}});
-  }
-  if (model.add_dummy_prefix) steps.push_back(json::object{{"type", "Prepend"}, {"prepend", " "}});
-  steps.push_back(
-      json::object{{"type", "Replace"}, {"pattern", json::object{{"String", " "}}}, {"content", "\u2581"}});
-  const auto* extra = config ? config->value().get_object().if_contains("added_tokens_decoder") : nullptr;
-  const auto* extras = extra ? extra->if_object() : nullptr;
-  std::optional<int32_t> bos;
-  for (size_t id = 0; id < model.pieces.size(); ++id) {
-    const auto& piece = model.pieces[id];
-    if (piece.type == Type::kControl && piece.text == "<s>") bos = static_cast<int32_t>(id);
-    if (piece.type == Type::kControl && piece.text == "<bos>") bos = static_cast<int32_t>(id);
-    const bool special = piece.type == Type::kControl || piece.type == Type::kUnknown;
-    if (!special || (extras && extras->contains(std::to_string(id)))) continue;
-    added.push_back(
-        json::object{{"id", static_cast<int64_t>(id)}, {"content", piece.text}, {"special", true}});
-  }
-  if (extras) {
-    for (const auto& entry : *extras) {
-      if (!entry.value().is_object()) continue;
-      json::object token = entry.value().get_object();
-      token["id"] = std::strtoll(std::string(entry.key()).c_str(), nullptr, 10);
-      added.push_back(std::move(token));
-    }
-  }
-  json::array decoders = {
-      json::object{{"type", "Replace"}, {"pattern", json::object{{"String", "\u2581"}}}, {"content", " "}},
-      json::object{{"type", "ByteFallback"}}, json::object{{"type", "Fuse"}}};
-  if (model.add_dummy_prefix)
-    decoders.push_back(json::object{{"type", "Strip"},
-                                    {"content", " "},
-                                    {"start", model.remove_extra_whitespaces ? kMaxLeadingSpaces : 1},
-                                    {"stop", 0}});
-  json::object out = {{"normalizer", {{"type", "Sequence"}, {"normalizers", std::move(steps)}}},
-                      {"added_tokens", std::move(added)},
-                      {"decoder", {{"type", "Sequence"}, {"decoders", std::move(decoders)}}}};
-  const auto* wanted = config ? config->value().get_object().if_contains("add_bos_token") : nullptr;
-  if (bos && !(wanted && wanted->is_bool() && !wanted->get_bool())) {
-    const std::string& name = model.pieces[*bos].text;
-    out["post_processor"] = json::object{
-        {"type", "TemplateProcessing"},
-        {"single", json::array{json::object{{"SpecialToken", {{"id", name}, {"type_id", 0}}}},
-                               json::object{{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
-        {"special_tokens",
-         json::object{{name, {{"id", name}, {"ids", json::array{*bos}}, {"tokens", json::array{name}}}}}}};
-  }
-  return out;
-}
-
-}  // namespace
-
-Result<std::unique_ptr<Tokenizer>> Tokenizer::from_sentencepiece(std::string_view bytes,
-                                                                 std::string_view config_json,
-                                                                 const std::string& name) {
-  const std::string prefix = name.empty() ? "" : name + "/";
-  const std::string file = prefix + "tokenizer.model";
-  LOWKEY_ASSIGN(source, SentencePieceModel::parse(bytes, file));
+// The same for SentencePiece's pieces. `file` is where they come from.
+Result<std::unique_ptr<Tokenizer>> Tokenizer::from_pieces(const SentencePieceModel& source,
+                                                          const boost::json::value& beside,
+                                                          std::string_view config_json,
+                                                          const std::string& file,
+                                                          const std::string& prefix) {
   LOWKEY_ASSIGN(model, BpeModel::from(source, file));
-  json::value config;
-  std::optional<JsonNode> config_node;
-  if (!config_json.empty()) {
-    const std::string config_file = prefix + "tokenizer_config.json";
-    LOWKEY_ASSIGN(parsed, parse_json(config_json, config_file, {}));
-    config = std::move(parsed);
-    config_node.emplace(config, config_file);
-  }
-  const json::value beside = json_beside(source, config_node ? &*config_node : nullptr);
   LOWKEY_ASSIGN(tokenizer, assemble(std::move(model), JsonNode(beside, file), config_json, prefix));
   // Found in the text as it is merged, spaces replaced.
   for (size_t id = 0; id < source.pieces.size(); ++id) {
@@ -237,15 +162,23 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::from_sentencepiece(std::string_vie
   return tokenizer;
 }
 
-Result<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::filesystem::path& model_dir) {
-  LOWKEY_ASSIGN(tokenizer_json, read_text_file(model_dir / "tokenizer.json"));
-  LOWKEY_ASSIGN(config_json, read_text_file(model_dir / "tokenizer_config.json"));
-  if (tokenizer_json) return from_json(*tokenizer_json, config_json.value_or(""), model_dir.string());
-  LOWKEY_ASSIGN(sentencepiece, read_text_file(model_dir / "tokenizer.model"));
-  if (sentencepiece) return from_sentencepiece(*sentencepiece, config_json.value_or(""), model_dir.string());
+Result<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::filesystem::path& model) {
+  if (is_gguf(model)) {
+    LOWKEY_ASSIGN(file, GgufFile::open(model));
+    auto own = from_gguf(file.header, model.string());
+    std::error_code ec;
+    const std::filesystem::path folder = model.parent_path();
+    if (own.ok() || !std::filesystem::exists(folder / "tokenizer.json", ec)) return own;
+    return load(folder);
+  }
+  LOWKEY_ASSIGN(tokenizer_json, read_text_file(model / "tokenizer.json"));
+  LOWKEY_ASSIGN(config_json, read_text_file(model / "tokenizer_config.json"));
+  if (tokenizer_json) return from_json(*tokenizer_json, config_json.value_or(""), model.string());
+  LOWKEY_ASSIGN(sentencepiece, read_text_file(model / "tokenizer.model"));
+  if (sentencepiece) return from_sentencepiece(*sentencepiece, config_json.value_or(""), model.string());
   return Error{
       Code::kBadInput,
-      fmt::format("{}: expected a file tokenizer.json or tokenizer.model, found none", model_dir.string()),
+      fmt::format("{}: expected a file tokenizer.json or tokenizer.model, found none", model.string()),
       {}};
 }
 

@@ -1,7 +1,8 @@
-// Text to token ids and back, as a model folder's tokenizer.json says, or its tokenizer.model: BPE,
-// byte-level or SentencePiece-style.
+// Text to token ids and back, as a model folder's tokenizer.json says, or its tokenizer.model, or the
+// metadata of a GGUF file: BPE, byte-level or SentencePiece-style.
 #pragma once
 
+#include <boost/json/fwd.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -13,20 +14,26 @@
 
 #include "base/result.h"
 
+namespace lowkey {
+struct GgufHeader;
+}
+
 namespace lowkey::coordinator {
 
 class BpeModel;
 class JsonNode;
 class TokenDecoder;
+struct SentencePieceModel;
 
 // Immutable after loading and thread-safe (an internal cache locks for itself). Gives the ids and texts of
 // the `tokenizers` package. A file that is malformed, or asks for a component that is not supported, is
 // Code::kBadInput with one line naming file, field, expected and found.
 class Tokenizer {
  public:
-  // Reads tokenizer.json, or where there is none tokenizer.model, and, where present, tokenizer_config.json
-  // of a model folder.
-  static Result<std::unique_ptr<Tokenizer>> load(const std::filesystem::path& model_dir);
+  // Of a model folder tokenizer.json, or where there is none tokenizer.model, and, where present,
+  // tokenizer_config.json. Of a GGUF file its metadata; of one without a tokenizer, or with one that is not
+  // supported, the folder's tokenizer.json where there is one.
+  static Result<std::unique_ptr<Tokenizer>> load(const std::filesystem::path& model);
   // The same from memory; an empty `config_json` counts as absent. `name` stands before the file names in
   // errors.
   static Result<std::unique_ptr<Tokenizer>> from_json(std::string_view tokenizer_json,
@@ -36,6 +43,9 @@ class Tokenizer {
   static Result<std::unique_ptr<Tokenizer>> from_sentencepiece(std::string_view model,
                                                                std::string_view config_json,
                                                                const std::string& name);
+  // Of tokenizer.ggml.* of a GGUF file, whose name stands in errors; coordinator/text/gguf_tokenizer.cc says
+  // which ones. BOS and EOS are put around a text as the file says, or llama.cpp where it is silent.
+  static Result<std::unique_ptr<Tokenizer>> from_gguf(const GgufHeader& header, const std::string& name);
   ~Tokenizer();
 
   // Ill-formed UTF-8 is read as U+FFFD. Special tokens written out in `text` become their ids;
@@ -66,6 +76,10 @@ class Tokenizer {
   explicit Tokenizer(std::unique_ptr<Impl> impl);
   static Result<std::unique_ptr<Tokenizer>> assemble(BpeModel model, const JsonNode& root,
                                                      std::string_view config_json, const std::string& prefix);
+  static Result<std::unique_ptr<Tokenizer>> from_pieces(const SentencePieceModel& source,
+                                                        const boost::json::value& beside,
+                                                        std::string_view config_json, const std::string& file,
+                                                        const std::string& prefix);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -55,6 +55,39 @@ def make_gguf():
     seed("gguf", "version", file([], [], 0, 1))
 
 
+def make_gguf_tokenizer():
+    def text(value):
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    def pair(key, kind, value):
+        return text("tokenizer." + key) + struct.pack("<I", kind) + value
+
+    def array(kind, values):
+        return struct.pack("<IQ", kind, len(values)) + b"".join(
+            text(v) if kind == 8 else struct.pack("<f" if kind == 6 else "<i", v) for v in values)
+
+    def file(*pairs):
+        head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs)
+        return head + bytes(-len(head) % 32)
+
+    def ends(bos, eos):
+        return [pair("ggml.bos_token_id", 4, struct.pack("<I", bos)), pair("ggml.eos_token_id", 4, struct.pack("<I", eos)),
+                pair("ggml.add_bos_token", 7, b"\1"), pair("chat_template", 8, text("{{ bos_token }}{{ messages[0].content }}"))]
+
+    for pre in ("default", "llama-bpe", "qwen2", "gpt-4o", "smollm"):
+        seed("gguf_tokenizer", pre.replace("-", "_"), file(
+            pair("ggml.model", 8, text("gpt2")), pair("ggml.pre", 8, text(pre)),
+            pair("ggml.tokens", 9, array(8, ["<s>", "a", "b", "ab", "\u0120", "l", "ll", "o", "4", "2", "42", "."])),
+            pair("ggml.token_type", 9, array(5, [3] + [1] * 10 + [4])),
+            pair("ggml.merges", 9, array(8, ["a b", "l l", "4 2"])), *ends(0, 0)))
+    seed("gguf_tokenizer", "pieces", file(
+        pair("ggml.model", 8, text("llama")),
+        pair("ggml.tokens", 9, array(8, ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "<0x0A>", "  "])),
+        pair("ggml.scores", 9, array(6, [0, 0, 0, -1, -2, -3, -4, 0, -5])),
+        pair("ggml.token_type", 9, array(5, [2, 3, 3, 1, 1, 1, 1, 6, 4])), *ends(1, 2),
+        pair("ggml.remove_extra_whitespaces", 7, b"\1")))
+
+
 def make_tokenizer():
     def bpe(**more):
         return {"version": "1.0", "added_tokens": [{"id": 4, "content": "<s>", "special": True}],
@@ -196,6 +229,7 @@ def make_store_messages():
 def main():
     make_safetensors()
     make_gguf()
+    make_gguf_tokenizer()
     make_tokenizer()
     make_sentencepiece()
     make_json_schema()

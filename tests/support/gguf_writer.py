@@ -8,6 +8,7 @@ Written with the `gguf` package (PyPI). Vectors stay f32, as llama.cpp has them.
 import argparse
 import json
 import pathlib
+import struct
 
 import gguf
 import numpy as np
@@ -40,24 +41,101 @@ def interleaved(rows, heads):
     return rows.reshape(heads, 2, size, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def add_tokenizer(writer, folder, config, pre):
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
-    tokens = dict(special) | {number: text for text, number in tokenizer["model"]["vocab"].items()}
+def pre_of(tokenizer):
+    """llama.cpp's name of what cuts a byte-level tokenizer.json's text into words."""
+    steps = tokenizer["pre_tokenizer"]
+    steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
+    if [step["type"] for step in steps] == ["ByteLevel"]:
+        return "gpt-2"
+    if [step["type"] for step in steps] == ["Digits", "ByteLevel"]:
+        return "smollm"
+    regex = steps[0]["pattern"]["Regex"]
+    if "\\p{Lu}" in regex:
+        return "gpt-4o" if "'re" in regex else "tekken"
+    if "{1,3}" in regex:
+        return "llama-bpe" if tokenizer["model"]["ignore_merges"] else "dbrx"
+    return "qwen2"
+
+
+def add_byte_level(writer, tokenizer, vocab_size=None, pre=None):
+    """tokenizer.json's vocabulary, merges and special tokens; ids up to `vocab_size` that are nothing are unused."""
+    added = {token["id"]: token for token in tokenizer["added_tokens"]}
+    tokens = {number: text for text, number in tokenizer["model"]["vocab"].items()}
+    tokens.update({number: token["content"] for number, token in added.items()})
+    kinds = []
+    for i in range(vocab_size or max(tokens) + 1):
+        special = i in added and added[i]["special"]
+        kinds.append(gguf.TokenType.UNUSED if i not in tokens else gguf.TokenType.CONTROL if special else
+                     gguf.TokenType.USER_DEFINED if i in added else gguf.TokenType.NORMAL)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list([tokens[i] for i in range(config["vocab_size"])])
-    writer.add_token_types([gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL
-                            for i in range(config["vocab_size"])])
+    writer.add_tokenizer_pre(pre or pre_of(tokenizer))
+    writer.add_token_list([tokens.get(i, f"[PAD{i}]") for i in range(len(kinds))])
+    writer.add_token_types(kinds)
     # Without merges llama.cpp loads no vocabulary: a pair that occurs in no text serves as well as none.
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
     writer.add_token_merges(merges or ["\u0120 \u0120"])
+
+
+def protobuf_fields(data):
+    """(number, value) of a message: integers, or bytes (4 of them of a float)."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+        else:
+            size = {1: 8, 2: 0, 5: 4}[key & 7] or varint()
+            yield key >> 3, data[at:at + size]
+            at += size
+
+
+def add_pieces(writer, model):
+    """Pieces, scores and types of SentencePiece's own file (sentencepiece_model.proto), spaces of user-defined pieces as
+    llama.cpp's converter spells them."""
+    tokens, scores, kinds, normalizer = [], [], [], {}
+    for number, value in protobuf_fields(pathlib.Path(model).read_bytes()):
+        if number == 3:
+            normalizer = dict(protobuf_fields(value))
+        if number != 1:
+            continue
+        piece = {2: bytes(4), 3: gguf.TokenType.NORMAL, **dict(protobuf_fields(value))}
+        kinds.append(piece[3])
+        scores.append(struct.unpack("<f", piece[2])[0])
+        text = piece[1].decode()
+        tokens.append(text.replace("\u2581", " ") if piece[3] == gguf.TokenType.USER_DEFINED else text)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
+    writer.add_add_space_prefix(bool(normalizer.get(3, 1)))
+    writer.add_remove_extra_whitespaces(bool(normalizer.get(4, 1)))
+
+
+def add_tokenizer(writer, folder, config, pre):
+    settings_file = folder / "tokenizer_config.json"
+    settings = json.loads(settings_file.read_text()) if settings_file.exists() else {}
+    add_byte_level(writer, json.loads((folder / "tokenizer.json").read_text()), config["vocab_size"], pre)
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(bool(settings.get("add_bos_token")))
+    if "chat_template" in settings:
+        writer.add_chat_template(settings["chat_template"])
 
 
-def write(folder, out, kind="bf16", pre="default"):
+def write(folder, out, kind="bf16", pre=None):
     folder = pathlib.Path(folder)
     config = json.loads((folder / "config.json").read_text())
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -97,7 +175,7 @@ def main():
     parser.add_argument("model_dir")
     parser.add_argument("out")
     parser.add_argument("--type", choices=TYPES, default="bf16")
-    parser.add_argument("--pre", default="default", help="llama.cpp's name of the pre-tokenizer")
+    parser.add_argument("--pre", help="llama.cpp's name of the pre-tokenizer; known by its tokenizer.json otherwise")
     arguments = parser.parse_args()
     write(arguments.model_dir, arguments.out, arguments.type, arguments.pre)
 

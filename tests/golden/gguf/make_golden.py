@@ -1,25 +1,31 @@
 #!/usr/bin/env python3
-"""GGUF files for tests/unit/worker/model/gguf_test.cc.
+"""GGUF files for tests/unit/worker/model/gguf_test.cc and tests/unit/coordinator/text/gguf_tokenizer_test.cc.
 
     python3 tests/golden/gguf/make_golden.py     # from the repository root; needs gguf, torch, safetensors
 
 blocks.gguf: random blocks of every quantized type, beside them (names in "expected.") what the gguf package makes of
-them. The other files: models of tests/golden/model as llama.cpp's converter writes them (names by the gguf package's own
-table, rows of q and k interleaved for llama, 1 added to Gemma's norms, llama3's scaling as divisors). The output is
-committed; rerun only when a case changes.
+them; values, and beside them (names in "rounded.") what it quantizes them to. The other files: models of tests/golden/model as llama.cpp's converter writes them (names by the gguf package's own
+table, rows of q and k interleaved for llama, 1 added to Gemma's norms, llama3's scaling as divisors).
+few_bits: a model, few_bits_*.gguf its weights in blocks. tokenizer_*.gguf: metadata alone, the vocabularies of tests/golden/text. The output is committed; rerun only when a case
+changes.
 """
 
 import json
 import math
 import pathlib
+import sys
 
 import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+from support import gguf_writer  # noqa: E402
+
+TEXT = HERE.parent / "text"
 MODELS = HERE.parent / "model"
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "mistral": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
                  "qwen3": gguf.MODEL_ARCH.QWEN3, "phi3": gguf.MODEL_ARCH.PHI3, "gemma": gguf.MODEL_ARCH.GEMMA,
@@ -40,6 +46,11 @@ def make_blocks():
                 data[:, b * block + at:b * block + at + 2] = scale[:, None].view(np.uint8)
         writer.add_tensor(kind.name, data, raw_dtype=kind)
         writer.add_tensor("expected." + kind.name, gguf.quants.dequantize(data, kind).astype(np.float32))
+    values = random.normal(0, 0.02, (3, 512)).astype(np.float32)
+    values[1, 64:96] = 0
+    writer.add_tensor("values", values)
+    for kind in (Type.Q8_0, Type.Q4_0):
+        writer.add_tensor("rounded." + kind.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
     finish(writer)
 
 
@@ -137,7 +148,67 @@ def make_model(name):
     print(name, (HERE / f"{name}.gguf").stat().st_size)
 
 
+def make_few_bits():
+    """A Llama of random weights, and the same in Q8_0 and Q4_0 (the vocabulary in Q8_0 in both)."""
+    folder = HERE / "few_bits"
+    folder.mkdir(exist_ok=True)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
+              "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 96,
+              "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+              "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    random = torch.Generator().manual_seed(3)
+    shapes = {"model.embed_tokens": (96, 64), "lm_head": (96, 64), "model.norm": (64,)}
+    for i in range(2):
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in {
+            "input_layernorm": (64,), "post_attention_layernorm": (64,), "self_attn.q_proj": (64, 64),
+            "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64), "self_attn.o_proj": (64, 64),
+            "mlp.gate_proj": (96, 64), "mlp.up_proj": (96, 64), "mlp.down_proj": (64, 96)}.items()}
+    weights = {f"{name}.weight": (torch.randn(shape, generator=random) * (0.12 if len(shape) == 2 else 0.1) +
+                                  (0 if len(shape) == 2 else 1)).to(torch.bfloat16) for name, shape in shapes.items()}
+    save_file(weights, folder / "model.safetensors")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    for kind in (Type.Q8_0, Type.Q4_0):
+        writer = gguf.GGUFWriter(HERE / f"few_bits_{kind.name.lower()}.gguf", "llama")
+        add_metadata(writer, config, "llama")
+        for tensor, weight in sorted(weights.items()):
+            values = weight.to(torch.float32).numpy()
+            if ".q_proj." in tensor or ".k_proj." in tensor:
+                values = interleave(values, 4 if ".q_proj." in tensor else 2)
+            vocabulary = "embed" in tensor or "lm_head" in tensor
+            stored = Type.F32 if values.ndim == 1 else Type.Q8_0 if vocabulary else kind
+            writer.add_tensor(names.get_name(tensor, try_suffixes=(".weight",)),
+                              gguf.quants.quantize(np.ascontiguousarray(values), stored), raw_dtype=stored)
+        finish(writer)
+
+
+# BOS and EOS by their texts, where a text begins with BOS.
+TOKENIZERS = {"gpt2": (None, "<|endoftext|>"), "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
+              "qwen2": (None, "<|im_end|>"), "smollm": (None, "<|im_end|>"), "tekken": (None, "</s>")}
+
+
+def make_tokenizers():
+    for name, (bos, eos) in TOKENIZERS.items():
+        tokenizer = json.loads((TEXT / name / "tokenizer.json").read_text())
+        writer = gguf.GGUFWriter(HERE / f"tokenizer_{name}.gguf", "llama")
+        gguf_writer.add_byte_level(writer, tokenizer)
+        ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+        if bos:
+            writer.add_bos_token_id(ids[bos])
+        writer.add_add_bos_token(bool(bos))
+        writer.add_eos_token_id(ids[eos])
+        writer.add_chat_template("{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}{{ eos_token }}")
+        finish(writer)
+    for name in ("spm_llama", "spm_gemma", "spm_plain"):
+        writer = gguf.GGUFWriter(HERE / f"tokenizer_{name}.gguf", "llama")
+        gguf_writer.add_pieces(writer, TEXT / name / "tokenizer.model")
+        writer.add_add_bos_token(name != "spm_plain")
+        finish(writer)
+
+
 if __name__ == "__main__":
     make_blocks()
+    make_few_bits()
+    make_tokenizers()
     for case in CASES:
         make_model(case)

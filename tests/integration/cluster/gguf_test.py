@@ -1,0 +1,84 @@
+"""One GGUF file and nothing else: a cluster serves it as it serves the folder that it was written from, token for token,
+text and chat. With LLAMA_CPP_BIN (a folder with llama-server) llama.cpp's ids for the same file, too."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from support.cluster import DEMO_MODEL, ROOT, Cluster, binary, free_port, http, skip, wait_until  # noqa: E402
+
+PROMPTS = ["The sea was", "It was in the year 1842 that", "“No,” said she;", "été 🦙 12345\n\n  x"]
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell me of <|im_end|> the sea."}]
+
+
+class BareFile(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        from support import gguf_writer
+        cls.folder = tempfile.TemporaryDirectory(prefix="lowkey-gguf-")
+        cls.file = pathlib.Path(cls.folder.name) / "bare.gguf"
+        gguf_writer.write(DEMO_MODEL, cls.file)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def answers(self, model):
+        name = model.stem if model.suffix == ".gguf" else model.name
+        with Cluster(model=model, workers=2, flags=["--dtype", "fp32"]) as cluster:
+            out = []
+            for prompt in PROMPTS:
+                out.append(http(cluster.url + "/tokenize", {"model": name, "prompt": prompt})[1]["tokens"])
+                status, answer = http(cluster.url + "/v1/completions",
+                                      {"model": name, "prompt": prompt, "max_tokens": 24, "temperature": 0, "logprobs": 1})
+                self.assertEqual(status, 200, answer)
+                out.append((answer["choices"][0]["text"], answer["choices"][0]["logprobs"]["tokens"]))
+            status, answer = http(cluster.url + "/v1/chat/completions",
+                                  {"model": name, "messages": CHAT, "max_tokens": 24, "temperature": 0})
+            self.assertEqual(status, 200, answer)
+            out.append((answer["choices"][0]["message"]["content"], answer["usage"]["prompt_tokens"]))
+            return out
+
+    def test_serves_as_its_folder(self):
+        self.assertEqual(self.answers(self.file), self.answers(DEMO_MODEL))
+
+    def test_inspect_reads_it(self):
+        done = subprocess.run([binary(), "inspect", self.file], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(done.stdout.startswith("bare: Llama"), done.stdout)
+
+    def test_llama_cpp_gives_the_same_ids(self):
+        folder = os.environ.get("LLAMA_CPP_BIN")
+        if not folder:
+            self.skipTest("LLAMA_CPP_BIN does not name a folder with llama-server")
+        texts = json.loads((ROOT / "tests/golden/text/strings.json").read_text())[:200]
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        server = subprocess.Popen([pathlib.Path(folder) / "llama-server", "-m", self.file, "-t", "1", "-c", "256", "--port",
+                                   str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            def ready():
+                try:
+                    return http(url + "/health", timeout=5)[0] == 200
+                except OSError:
+                    return False
+            wait_until(ready, 60, "llama-server is ready")
+            theirs = [http(url + "/tokenize", {"content": text, "parse_special": True})[1]["tokens"] for text in texts]
+        finally:
+            server.kill()
+            server.wait(10)
+        with Cluster(model=self.file, workers=1) as cluster:
+            ours = [http(cluster.url + "/tokenize", {"model": "bare", "prompt": text})[1]["tokens"] for text in texts]
+        self.assertEqual(ours, theirs)
+
+
+if __name__ == "__main__":
+    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("safetensors") is None:
+        skip("the packages gguf and safetensors are not installed")
+    unittest.main(verbosity=2)
