@@ -19,6 +19,7 @@ struct ServeConfig {
   int replicas = 0;
   int stores = -1;
   std::string dtype = "bf16";
+  std::string weights = "auto";
   std::string device = "auto";
   uint64_t kv_bytes = 0;             // per host or GPU, divided by its worker ranks; 0: see the help
   uint64_t host_bytes = 512 * kMiB;  // per host, divided by its stores
@@ -46,7 +47,7 @@ struct ServeConfig {
   // v(name, member, Range or choices, help): `name` as in --name; LOWKEY_NAME with underscores.
   template <class Self, class Visitor>
   static void visit_fields(Self& c, Visitor&& v) {
-    v.text("model", c.model, "model folder (config.json, *.safetensors, tokenizer.json)");
+    v.text("model", c.model, "model folder (config.json, *.safetensors, tokenizer.json or tokenizer.model) or GGUF file");
     v.text("recipe", c.recipe, "recipe file of the KV cache (default: exact)");
     v.text("profile", c.profile, "profile file (default: <model>/profiles/<recipe>.profile.safetensors)");
     v.text("listen", c.listen, "address the HTTP server binds to");
@@ -55,6 +56,9 @@ struct ServeConfig {
     v.number("replicas", c.replicas, 0, 1024, "replicas; 0: one");
     v.number("stores", c.stores, -1, 64, "stores; -1: one");
     v.choice("dtype", c.dtype, {"bf16", "fp32"}, "weights and exact KV; fp32 for exactness");
+    v.choice("weights", c.weights, {"auto", "full", "int8", "int4"},
+             "weight matrices; auto: as a GGUF file has them (Q8_0, Q4_0), else full: in --dtype; int8, int4: rounded "
+             "in blocks of 32 (CPU only)");
     v.choice("device", c.device, {"auto", "cpu", "cuda"},
              "what workers compute on; auto: GPUs where every worker finds one, else the CPU");
     v.bytes("kv-bytes", c.kv_bytes, 0,

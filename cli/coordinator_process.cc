@@ -25,9 +25,14 @@ Ending run_coordinator(const Job& job) {
   boost::asio::io_context io(1);
   monitoring::Metrics metrics({{"role", "coordinator"}, {"rank", std::to_string(job.rank())}});
   Ending ending;
-  auto model = coordinator::ServedModel::load(job.config.model);
+  const auto config = worker::ModelConfig::read(job.config.model);
+  const auto model = config.ok() ? coordinator::ServedModel::load(
+                                       job.config.model, static_cast<uint32_t>(config->max_positions))
+                                 : config.error();
   // Whoever dials must serve the model whose tokenizer and template are here.
-  const auto fingerprint = worker::model_fingerprint(job.config.model);
+  auto fingerprint = worker::model_fingerprint(job.config.model);
+  if (fingerprint.ok())
+    *fingerprint = worker::held_fingerprint(*fingerprint, worker::parse_weight_storage(job.config.weights));
   Status loaded = model.ok() ? Status() : Status(model.error());
   if (loaded.ok() && !fingerprint.ok()) loaded = fingerprint.error();
   if (auto agreed = job.agree(loaded, "loading the model"); !agreed.ok()) return {agreed, true};

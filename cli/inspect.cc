@@ -17,6 +17,7 @@ struct Command {
   std::string model_dir;
   int tp = 1;
   std::string dtype = "bf16";
+  std::string weights = "auto";
   std::string kv_bytes = "1GiB";
   std::vector<std::string> recipes;
   std::string profile;
@@ -55,6 +56,7 @@ std::string describe_devices() {
 int report(const Command& command) {
   InspectOptions options{.tp = command.tp,
                          .dtype = command.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16,
+                         .weights = worker::parse_weight_storage(command.weights),
                          .kv_bytes = *parse_bytes(command.kv_bytes),
                          .profile = command.profile};
   std::vector<kvstore::Recipe> recipes;
@@ -80,20 +82,23 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   auto command = std::make_shared<Command>();
   auto* inspect =
       app.add_subcommand("inspect", "what a model is and what fits; or a random model of a shape");
-  auto* model = inspect->add_option("MODEL_DIR", command->model_dir, "Hugging Face model folder");
+  auto* model = inspect->add_option("MODEL", command->model_dir, "Hugging Face model folder, or GGUF file");
   inspect->add_option("--tp", command->tp, "ranks of a replica")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
   inspect->add_option("--dtype", command->dtype, "of weights and exact K and V")
       ->capture_default_str()
       ->check(CLI::IsMember({"bf16", "fp32"}));
+  inspect->add_option("--weights", command->weights, "as serve's; int8 and int4: with the error of rounding")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "full", "int8", "int4"}));
   inspect->add_option("--kv-bytes", command->kv_bytes, "cache of all ranks together")
       ->capture_default_str()
       ->check(check_bytes);
   inspect
       ->add_option("--recipe", command->recipes,
                    "recipe file to describe, beside exact and q8; may be repeated")
-      ->allow_extra_args(false);  // what follows the file is MODEL_DIR
+      ->allow_extra_args(false);  // what follows the file is MODEL
   inspect->add_option(
       "--profile", command->profile,
       "profile file of these recipes (default: <model>/profiles/<recipe>.profile.safetensors)");
@@ -107,7 +112,7 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   inspect->add_option("--seed", command->seed, "of the random weights")->capture_default_str()->needs(random);
   inspect->callback([inspect, command, &exit_code] {
     if (command->model_dir.empty() && command->random_shape.empty()) {
-      fmt::print(stderr, "lowkey inspect: expected MODEL_DIR, or --random SHAPE --out DIR\n");
+      fmt::print(stderr, "lowkey inspect: expected MODEL, or --random SHAPE --out DIR\n");
       exit_code = 2;
       return;
     }

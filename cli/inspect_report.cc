@@ -8,7 +8,9 @@
 
 #include "base/bytes.h"
 #include "cli/model_shape.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "worker/model/decoder_weights.h"
+#include "worker/model/model.h"
 #include "worker/model/model_config.h"
 #include "worker/model/weight_source.h"
 
@@ -46,8 +48,21 @@ std::string describe_model(const ModelConfig& config, uint64_t parameters, size_
                             files == 1 ? "" : "s", fingerprint.hex());
 }
 
+// Of weights that are rounded: loads them.
+Result<std::string> rounding_report(const std::filesystem::path& model, const ModelConfig& config) {
+  if (config.weights != worker::WeightStorage::kInt8 && config.weights != worker::WeightStorage::kInt4)
+    return std::string();
+  const auto backend = kernels::make_cpu_backend({.threads = 1});
+  LOWKEY_ASSIGN(loaded, worker::Model::load(model, config, 0, 1, *backend));
+  return fmt::format("  relative RMS error: {}\n", loaded->weight_report().describe());
+}
+
 std::string weights_table(const ModelConfig& config, kernels::DType dtype) {
-  std::string text = fmt::format("\nWeights per rank ({})\n", kernels::to_string(dtype));
+  const char* few_bits = config.weights == worker::WeightStorage::kInt8 ? ", matrices in 8 bits"
+                         : config.weights == worker::WeightStorage::kInt4
+                             ? ", matrices in 4 bits, the vocabulary in 8"
+                             : "";
+  std::string text = fmt::format("\nWeights per rank ({}{})\n", kernels::to_string(dtype), few_bits);
   for (int tp = 1; tp <= config.num_kv_heads; ++tp) {
     if (!worker::check_tensor_parallel(config, 0, tp).ok()) continue;
     uint64_t most = 0;
@@ -165,6 +180,7 @@ uint64_t tokens_that_fit(const ResolvedCache& cache, uint64_t bytes) {
 Result<std::string> inspect_report(const std::filesystem::path& model_dir, const InspectOptions& options,
                                    std::span<const kvstore::Recipe> recipes) {
   LOWKEY_ASSIGN(config, ModelConfig::read(model_dir));
+  config.weights = options.weights;
   LOWKEY_TRY(worker::check_tensor_parallel(config, 0, options.tp));
   LOWKEY_ASSIGN(weights, worker::WeightSource::open(model_dir, config));
   LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(model_dir));
@@ -175,9 +191,10 @@ Result<std::string> inspect_report(const std::filesystem::path& model_dir, const
     LOWKEY_TRY(inspect_recipe(recipe, model, model_dir, options, &caches, nullptr));
   for (const kvstore::Recipe& recipe : recipes)
     LOWKEY_TRY(inspect_recipe(recipe, model, model_dir, options, &caches, &descriptions));
+  LOWKEY_ASSIGN(rounding, rounding_report(model_dir, config));
   return describe_model(config, weights->num_parameters(), weights->num_files(), fingerprint) +
-         weights_table(config, options.dtype) + cache_table(caches, options.tp) + fit_table(caches, options) +
-         descriptions;
+         weights_table(config, options.dtype) + rounding + cache_table(caches, options.tp) +
+         fit_table(caches, options) + descriptions;
 }
 
 }  // namespace lowkey::cli

@@ -8,12 +8,14 @@
 
 #include "base/result.h"
 #include "cli/inspect_recipe.h"
+#include "worker/model/model_config.h"
 
 namespace lowkey::cli {
 
 struct InspectOptions {
   int tp = 1;
   kernels::DType dtype = kernels::DType::kBf16;
+  worker::WeightStorage weights = worker::WeightStorage::kAuto;
   uint64_t kv_bytes = 0;          // of all ranks together, as serve's --kv-bytes
   std::filesystem::path profile;  // of the recipes that need one; empty: beside the model
 };
@@ -23,7 +25,8 @@ kvstore::Recipe q8_recipe();
 
 // Model, weights per rank for every possible TP, cache bytes and their ratio to plain bf16 for exact, q8 and
 // every one of `recipes`, what fits into the budget, and the description of each of `recipes`. Reads headers
-// and samples of the weight files only. Errors: kBadInput, kUsage.
+// and samples of the weight files only, unless weights are rounded to few bits: then it loads them all.
+// Errors: kBadInput, kUsage.
 Result<std::string> inspect_report(const std::filesystem::path& model_dir, const InspectOptions& options,
                                    std::span<const kvstore::Recipe> recipes);
 

@@ -73,9 +73,15 @@ Result<Replica> load(const Job& job) {
   Replica replica;
   const auto dtype = job.config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
   LOWKEY_ASSIGN(config, worker::ModelConfig::read(job.config.model));
+  config.weights = worker::parse_weight_storage(job.config.weights);
   LOWKEY_ASSIGN(device, open_device(job, dtype));
   replica.device = std::move(device);
   kernels::Backend& backend = *replica.device.backend;
+  if ((job.config.weights == "int8" || job.config.weights == "int4") && !backend.keeps_few_bits())
+    return Error{
+        Code::kUsage,
+        fmt::format("--weights {}: expected --device cpu, found {}", job.config.weights, replica.device.name),
+        "weights"};
   LOWKEY_ASSIGN(recipe, kvstore::read_recipe(job.config.recipe, backend.page_tokens()));
   if (config.num_kv_heads % job.plan.tp != 0) {
     return Error{
@@ -96,7 +102,7 @@ Result<Replica> load(const Job& job) {
   LOWKEY_ASSIGN(memory, kvstore::PageMemory::make(cache.pages, std::move(options)));
   replica.config = std::move(config);
   replica.cache = std::move(cache);
-  replica.model_fingerprint = fingerprint;
+  replica.model_fingerprint = worker::held_fingerprint(fingerprint, replica.config.weights);
   replica.model = std::move(model);
   replica.memory = std::move(memory);
   return replica;
@@ -113,6 +119,10 @@ Status begin_trace(const Job& job) {
 
 void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics) {
   metrics.set(monitoring::Metric::kWeightBytes, static_cast<double>(replica.model->packed_bytes()));
+  const worker::WeightReport& weights = replica.model->weight_report();
+  for (const auto& [name, kind] : weights.kinds())
+    metrics.set(monitoring::Metric::kWeightError, kind.error.relative_rms(), {{"kind", name}});
+  if (!weights.empty()) spdlog::info("weights in few bits, relative RMS error: {}", weights.describe());
   metrics.set(monitoring::Metric::kInfo, 1,
               {{"version", kVersion},
                {"model", replica.config.name},

@@ -135,6 +135,9 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
   X(kKvUsage, "lowkey_kv_cache_usage_ratio", kGauge, kRank, "", kNone,                                       \
     "Used share of the device tier, 0 to 1")                                                                 \
   X(kWeightBytes, "lowkey_weight_bytes", kGauge, kRank, "", kNone, "Packed weights on this rank")            \
+  X(kWeightError, "lowkey_weight_rounding_error_ratio", kGauge, kRank,                                       \
+    "kind=qkv|o|gate_up|down|embedding|head", kNone,                                                         \
+    "Relative RMS error of weights that were rounded to few bits when they were loaded")                     \
   X(kSpillOutcomes, "lowkey_kv_spill_pages_total", kCounter, kRank,                                          \
     "outcome=stored|already_present|dropped_store_full|dropped_staging_full|failed", kNone,                  \
     "Spilled pages: stored, already_present, dropped_store_full, dropped_staging_full, failed")              \

@@ -9,6 +9,7 @@
 #include "kernels/cpu/compute_pool.h"
 #include "kernels/cpu/cpu_attention.h"
 #include "kernels/cpu/cpu_linear.h"
+#include "kernels/cpu/few_bit_linear.h"
 #include "kernels/cpu/matmul_cache.h"
 #include "kernels/cpu/rope_cache.h"
 #include "kernels/cpu/simd_ops.h"
@@ -55,6 +56,10 @@ class CpuBackend final : public HostBackend {
   std::unique_ptr<Linear> pack_embedding(const void* weight, DType dtype, int rows, int cols,
                                          int64_t stride) override {
     return pack_linear(weight, dtype, rows, cols, stride);
+  }
+  bool keeps_few_bits() const override { return true; }
+  std::unique_ptr<Linear> pack_few_bits(const FewBitMatrix& weight) override {
+    return std::make_unique<FewBitLinear>(pool_, weight);
   }
 
   void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate,
@@ -105,6 +110,7 @@ class CpuBackend final : public HostBackend {
   CpuAttention attention_;
   RopeCache rope_;
   std::vector<uint16_t> bf16_input_;  // of the product at hand
+  FewBitLinear::Scratch few_bit_input_;
   std::vector<Piece> pieces_;
   std::vector<Matmul*> planned_;             // [slice][piece]
   std::vector<std::vector<float>> results_;  // of each thread: one piece of one slice
@@ -142,12 +148,14 @@ void CpuBackend::plan_matmuls(const CpuLinear& weight, int rows) {
 
 void CpuBackend::linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate,
                         const Tensor& y) {
-  const auto& w = static_cast<const CpuLinear&>(weight);
-  LOWKEY_CHECK(x.cols == w.in_features() && y.cols == w.out_features() && x.rows == y.rows,
-               "linear [{}, {}] on [{}, {}] -> [{}, {}]", w.out_features(), w.in_features(), x.rows, x.cols,
-               y.rows, y.cols);
+  LOWKEY_CHECK(x.cols == weight.in_features() && y.cols == weight.out_features() && x.rows == y.rows,
+               "linear [{}, {}] on [{}, {}] -> [{}, {}]", weight.out_features(), weight.in_features(), x.rows,
+               x.cols, y.rows, y.cols);
   if (x.rows == 0) return;
   const TraceSpan span("linear", {"rows", x.rows}, {"out", y.cols});
+  if (const auto* few_bits = dynamic_cast<const FewBitLinear*>(&weight))
+    return few_bits->multiply(pool_, few_bit_input_, x, bias, accumulate, y);
+  const auto& w = static_cast<const CpuLinear&>(weight);
   const auto* input = static_cast<const std::byte*>(convert_input(x));
   plan_matmuls(w, x.rows);
   const size_t row_bytes = static_cast<size_t>(x.cols) * dtype_bytes(dtype_);
@@ -172,11 +180,15 @@ void CpuBackend::linear(const Linear& weight, const Tensor& x, const float* bias
 void CpuBackend::embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
                        const Tensor& y) {
   const TraceSpan span("embed", {"rows", y.rows});
-  const auto& w = static_cast<const CpuLinear&>(embedding);
+  const auto* few_bits = dynamic_cast<const FewBitLinear*>(&embedding);
+  const auto copy_row = [&](int row, float* target) {
+    few_bits != nullptr ? few_bits->copy_row(row, target)
+                        : static_cast<const CpuLinear&>(embedding).copy_row(row, target);
+  };
   for_rows(static_cast<int>(ids.size()), y.cols, [&](int i) {
     const int64_t row = int64_t{ids[i]} - first_row;
-    if (row >= 0 && row < w.out_features()) {
-      w.copy_row(static_cast<int>(row), row_of(y, i));
+    if (row >= 0 && row < embedding.out_features()) {
+      copy_row(static_cast<int>(row), row_of(y, i));
       if (scale != 1) simd::scale_row(row_of(y, i), scale, row_of(y, i), y.cols);
     } else {
       std::memset(row_of(y, i), 0, y.cols * sizeof(float));

@@ -21,6 +21,8 @@
 
 namespace lowkey::kernels {
 
+class FewBitMatrix;
+
 // A weight matrix [out, in] packed once for this device's matrix products.
 class Linear {
  public:
@@ -150,6 +152,10 @@ class Backend {
   // Like pack_linear, but rows stay readable for embed().
   virtual std::unique_ptr<Linear> pack_embedding(const void* weight, DType dtype, int rows, int cols,
                                                  int64_t stride) = 0;
+  // Whether matrices of pack_few_bits() stay in few bits; otherwise they are expanded to dtype().
+  virtual bool keeps_few_bits() const { return false; }
+  // As pack_embedding(), of weights in 8 or 4 bits (kernels/ops/few_bit_weights.h).
+  virtual std::unique_ptr<Linear> pack_few_bits(const FewBitMatrix& weight);
 
   // y[M, out] = x[M, in] W^T (+ bias[out], f32, may be null) (+ y when accumulate).
   virtual void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate,

@@ -239,6 +239,8 @@ ROWS = {
         panel("Memory", "Resident memory by kind; anonymous and shared are what the process takes", "bytes",
               (f"lowkey_process_memory_bytes{{{RANK}}}", "{{role}} {{rank}} {{kind}}")),
         panel("Weights", "Packed weights per rank", "bytes", (f"lowkey_weight_bytes{{{RANK}}}", "rank {{rank}}")),
+        panel("Rounding of weights", "Relative RMS error by kind of matrix, where weights are held in few bits", "percentunit",
+              (f"lowkey_weight_rounding_error_ratio{{{RANK}}}", "rank {{rank}} {{kind}}")),
         panel("CPU", "Cores that each process keeps busy", "cores", (f"{rate('lowkey_process_cpu_seconds_total', RANK)}", "{{role}} {{rank}}")),
         panel("Start", "Process start to ready", "s", (f"lowkey_start_seconds{{{RANK}}}", "{{role}} {{rank}}")),
     ],

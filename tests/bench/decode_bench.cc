@@ -1,5 +1,6 @@
-// decode_bench MODEL_DIR [--threads N] [--json FILE]: forward passes of a model in bf16 against what the
-// machine can do at best. Prints `name measured target pass|fail`, then everything as one line of JSON.
+// decode_bench MODEL [--threads N] [--weights auto|full|int8|int4] [--json FILE]: forward passes of a model
+// in bf16 against what the machine can do at best. Prints `name measured target pass|fail`, then everything
+// as one line of JSON.
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
@@ -29,6 +30,7 @@ constexpr int kPrefills = 5;
 struct Options {
   std::filesystem::path model_dir;
   int threads = 2;
+  worker::WeightStorage weights = worker::WeightStorage::kAuto;
   std::string json_file;
 };
 
@@ -37,6 +39,7 @@ class Runner {
  public:
   static Result<std::unique_ptr<Runner>> load(const Options& options) {
     LOWKEY_ASSIGN(config, worker::ModelConfig::read(options.model_dir));
+    config.weights = options.weights;
     auto runner = std::make_unique<Runner>();
     runner->backend_ =
         kernels::make_cpu_backend({.dtype = kernels::DType::kBf16, .threads = options.threads});
@@ -155,6 +158,8 @@ bool parse(int argc, char** argv, Options& options) {
     const bool has_value = i + 1 < argc;
     if (std::strcmp(argv[i], "--threads") == 0 && has_value) {
       options.threads = std::atoi(argv[++i]);
+    } else if (std::strcmp(argv[i], "--weights") == 0 && has_value) {
+      options.weights = worker::parse_weight_storage(argv[++i]);
     } else if (std::strcmp(argv[i], "--json") == 0 && has_value) {
       options.json_file = argv[++i];
     } else if (argv[i][0] != '-' && options.model_dir.empty()) {
@@ -190,7 +195,7 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   lowkey::testing::Options options;
   if (!lowkey::testing::parse(argc, argv, options)) {
-    std::fprintf(stderr, "usage: decode_bench MODEL_DIR [--threads N] [--json FILE]\n");
+    std::fprintf(stderr, "usage: decode_bench MODEL [--threads N] [--weights W] [--json FILE]\n");
     return 2;
   }
   return lowkey::testing::run(options);

@@ -7,11 +7,12 @@ FOLDER holds llama-bench, llama-server and llama-perplexity, built from llama.cp
 Release). Both sides get the same bf16 weights (random values, or the demo model's) and number of threads, and take turns;
 figures are medians.
 
-    steps   one sequence decoding, prompts of 512 and 2,048 tokens: decode_bench against llama-bench
-    users   16 users over HTTP, prompts of 1,024 tokens, answers of 128
+    steps     one sequence decoding, prompts of 512 and 2,048 tokens: decode_bench against llama-bench
+    few_bits  decoding with weights in 8 and 4 bits: beside bf16, and beside llama.cpp on the same GGUF file
+    users     16 users over HTTP, prompts of 1,024 tokens, answers of 128
     contexts  32 users, each with questions about 8k tokens of its own, the same KV bytes for both (6 layers)
-    long    one sequence behind 32,768 tokens: 4-bit pages against a q4_0 cache (6 layers)
-    quality  what these 4 bits cost: KL to a 16-bit cache, demo model
+    long      one sequence behind 32,768 tokens: 4-bit pages against a q4_0 cache (6 layers)
+    quality   what these 4 bits cost: KL to a 16-bit cache, demo model
 """
 
 import argparse
@@ -38,10 +39,10 @@ FOUR_BITS = "name: four-bits\nbits: {quantizer: embedded, width: 4}\nhot: {sink:
 TWO_BITS = "name: two-bits\nbits: {quantizer: embedded, width: 2}\nhot: {sink: 4}\n"
 
 
-def gguf_of(model):
-    file = model / "model-bf16.gguf"
+def gguf_of(model, kind="bf16"):
+    file = model / f"model-{kind}.gguf"
     if not file.exists():
-        gguf_writer.write(model, file)
+        gguf_writer.write(model, file, kind)
     return file
 
 
@@ -54,12 +55,16 @@ def llama_bench(folder, file, *flags):
     return {(run["n_prompt"], run["n_gen"]): run["avg_ts"] for run in json.loads(done.stdout)}
 
 
+def decode_bench(model, *flags):
+    done = subprocess.run([binary().parent / "decode_bench", model, "--threads", str(THREADS), *flags], check=True, timeout=900,
+                          stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def steps(report, arguments, model, file):
     ours, theirs = [], []
     for _ in range(ROUNDS):
-        done = subprocess.run([binary().parent / "decode_bench", model, "--threads", str(THREADS)], check=True, timeout=900,
-                              stdout=subprocess.PIPE, text=True)
-        ours.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        ours.append(decode_bench(model))
         theirs.append(llama_bench(arguments.llama_cpp, file, "-p", "512,2048", "-n", "64"))
     name = arguments.shape
     for what, mine, other, target in (
@@ -75,6 +80,32 @@ def steps(report, arguments, model, file):
     report.line(f"{name}_prefill_over_gemm_rate", median([run["prefill_over_gemm"] for run in ours]), ">=", 0.6)
     report.line(f"{name}_sixteen_decodes_over_one", median([run["batch16_over_one"] for run in ours]), ">=", 9)
     return {"lowkey": ours, "llama_cpp": [{f"{p}+{g}": v for (p, g), v in run.items()} for run in theirs]}
+
+
+def few_bits(report, arguments, model, _):
+    """The folder's weights rounded at load against the same in bf16; a file's blocks against llama.cpp's."""
+    files = {"int8": gguf_of(model, "q8_0"), "int4": gguf_of(model, "q4_0")}
+    runs = {"bf16": [], **{weights: [] for weights in files}}
+    pairs = {weights: [] for weights in files}
+    for _ in range(ROUNDS):
+        runs["bf16"].append(decode_bench(model))
+        for weights, file in files.items():
+            runs[weights].append(decode_bench(model, "--weights", weights))
+            pairs[weights].append((decode_bench(file), llama_bench(arguments.llama_cpp, file, "-p", "512", "-n", "64")))
+    for weights, target in (("int8", 1.5), ("int4", 2.2)):
+        name = f"{arguments.shape}_{weights}"
+        for key in ("decode_seconds", "prefill512_seconds", "packed_bytes"):
+            report.note(f"{name}_{key}", median([run[key] for run in runs[weights]]))
+        report.line(f"{name}_decode_over_bf16",
+                    median([ratio(a["decode_seconds"], b["decode_seconds"]) for a, b in zip(runs["bf16"], runs[weights])]),
+                    ">=", target)
+        report.note(f"{name}_prefill_over_bf16", median(
+            [ratio(a["prefill512_seconds"], b["prefill512_seconds"]) for a, b in zip(runs["bf16"], runs[weights])]))
+        report.line(f"{name}_decode_over_llama_cpp",
+                    median([ratio(1 / a["decode_seconds"], b[0, 64]) for a, b in pairs[weights]]), ">=", 1)
+        report.note(f"{name}_prefill_over_llama_cpp",
+                    median([ratio(512 / a["prefill512_seconds"], b[512, 0]) for a, b in pairs[weights]]))
+    return {"lowkey": runs, "llama_cpp": {weights: [b[0, 64] for _, b in pairs[weights]] for weights in pairs}}
 
 
 # ---- servers -------------------------------------------------------------------------------------------------
@@ -231,7 +262,7 @@ def quality(report, arguments, *_):
     return {"lowkey": ours, "llama_cpp": {"q4_0": theirs, "f16": same}}
 
 
-SECTIONS = {"steps": steps, "users": users, "contexts": contexts, "long": long, "quality": quality}
+SECTIONS = {"steps": steps, "few_bits": few_bits, "users": users, "contexts": contexts, "long": long, "quality": quality}
 
 
 def main():

@@ -167,6 +167,10 @@ class GuardedBackend final : public kernels::Backend {
                                          int64_t stride) override {
     return inner_->pack_embedding(weight, dtype, rows, cols, stride);
   }
+  bool keeps_few_bits() const override { return inner_->keeps_few_bits(); }
+  std::unique_ptr<Linear> pack_few_bits(const kernels::FewBitMatrix& weight) override {
+    return inner_->pack_few_bits(weight);
+  }
   void linear(const Linear& weight, const Tensor& x, const float* bias, bool accumulate,
               const Tensor& y) override {
     inner_->linear(weight, reach(x), memory_.reach(bias), accumulate, reach(y));

@@ -65,6 +65,7 @@ struct ReplicaOptions {
   int threads = 1;  // of each rank's compute pool
   kernels::DType dtype = kernels::DType::kF32;
   kernels::PageSpec pages;
+  worker::WeightStorage weights = worker::WeightStorage::kAuto;
   std::function<std::unique_ptr<kernels::Backend>()> backend;  // of every rank; empty: the CPU's
 };
 
@@ -84,6 +85,7 @@ class Replica {
   static Result<std::unique_ptr<Replica>> load(const std::filesystem::path& dir,
                                                const ReplicaOptions& options) {
     LOWKEY_ASSIGN(config, worker::ModelConfig::read(dir));
+    config.weights = options.weights;
     auto replica = std::make_unique<Replica>();
     auto comms = transport::make_loopback_comms(options.tp);
     for (int rank = 0; rank < options.tp; ++rank) {

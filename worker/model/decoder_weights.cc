@@ -1,133 +1,15 @@
 #include "worker/model/decoder_weights.h"
 
 #include <array>
-#include <cstring>
-#include <optional>
 #include <string>
 
-#include "kernels/page/dtype.h"
+#include "worker/model/weight_loader.h"
 
 namespace lowkey::worker {
 
 using kernels::DType;
-using kernels::Linear;
 
 namespace {
-
-// Some rows of some tensors, as they lie under each other in one packed matrix.
-struct RowPart {
-  std::string tensor;
-  int64_t rows = 0;  // of the whole tensor
-  Shard shard;       // those wanted
-};
-
-// Loads and packs. The first error is kept in status() and makes later calls return null. Owns the one
-// staging buffer, reused over all layers.
-class Loader {
- public:
-  Loader(const WeightSource& reader, kernels::Backend& backend) : reader_(reader), backend_(backend) {}
-
-  const Status& status() const { return status_; }
-  uint64_t packed_bytes() const { return packed_bytes_; }
-
-  // The parts stacked, then zero rows up to `padded_rows`.
-  std::unique_ptr<Linear> rows(std::span<const RowPart> parts, int64_t cols, int64_t padded_rows = 0,
-                               bool embedding = false) {
-    std::vector<TensorView> views;
-    int64_t total = 0;
-    for (const RowPart& part : parts) {
-      const auto view = take(reader_.matrix(part.tensor, part.rows, cols));
-      if (!view) return nullptr;
-      reader_.prefetch(*view, part.shard.first, part.shard.count);
-      total += part.shard.count;
-      views.push_back(*view);
-    }
-    const int64_t out = std::max(total, padded_rows);
-    DType dtype = views[0].dtype;
-    const std::byte* data = views[0].data + parts[0].shard.first * views[0].row_bytes();
-    if (parts.size() > 1 || out > total) data = stack(parts, views, out, dtype);
-    auto packed = embedding ? backend_.pack_embedding(data, dtype, out, cols, cols)
-                            : backend_.pack_linear(data, dtype, out, cols, cols);
-    for (const TensorView& view : views) reader_.release(view);
-    packed_bytes_ += packed->packed_bytes();
-    return packed;
-  }
-
-  // Columns `shard` of a [rows, cols] tensor, read in place with a stride.
-  std::unique_ptr<Linear> columns(const std::string& tensor, int64_t rows, int64_t cols, Shard shard) {
-    const auto view = take(reader_.matrix(tensor, rows, cols));
-    if (!view) return nullptr;
-    reader_.prefetch(*view, 0, rows);
-    const std::byte* data = view->data + shard.first * kernels::dtype_bytes(view->dtype);
-    auto packed = backend_.pack_linear(data, view->dtype, rows, shard.count, cols);
-    reader_.release(*view);
-    packed_bytes_ += packed->packed_bytes();
-    return packed;
-  }
-
-  // Elements of the parts (rows counted as elements), one after the other, as f32, plus `offset`.
-  DeviceVector vector(std::span<const RowPart> parts, float offset = 0) {
-    std::vector<float> values;
-    for (const RowPart& part : parts) {
-      const auto view = take(reader_.vector(part.tensor, part.rows));
-      if (!view) return nullptr;
-      for (int64_t i = 0; i < part.shard.count; ++i)
-        values.push_back(kernels::load_element(view->data, view->dtype, part.shard.first + i) + offset);
-      reader_.release(*view);
-    }
-    DeviceVector result = backend_.allocate(values.size() * sizeof(float));
-    backend_.upload(std::as_bytes(std::span(values)), result->data());
-    packed_bytes_ += result->size();
-    return result;
-  }
-
-  DeviceVector vector(const std::string& tensor, int64_t size, float offset = 0) {
-    const RowPart whole{tensor, size, {0, size}};
-    return vector({&whole, 1}, offset);
-  }
-  // Gemma scales by 1 + weight, as transformers keeps it.
-  DeviceVector norm(const std::string& tensor, int64_t size, bool gemma) {
-    return vector(tensor, size, gemma && reader_.norms_count_from_one() ? 1.0f : 0.0f);
-  }
-
- private:
-  std::optional<TensorView> take(Result<TensorView> view) {
-    if (!status_.ok()) return std::nullopt;
-    if (view.ok()) return *view;
-    status_ = view.error();
-    return std::nullopt;
-  }
-
-  // Copies the parts under each other; mixed dtypes meet as f32.
-  const std::byte* stack(std::span<const RowPart> parts, std::span<const TensorView> views, int64_t rows,
-                         DType& dtype) {
-    for (const TensorView& view : views)
-      if (view.dtype != dtype) dtype = DType::kF32;
-    const int64_t cols = views[0].cols;
-    const size_t row_bytes = cols * kernels::dtype_bytes(dtype);
-    staging_.resize(rows * row_bytes);
-    std::byte* to = staging_.data();
-    for (size_t i = 0; i < parts.size(); ++i) {
-      const std::byte* from = views[i].data + parts[i].shard.first * views[i].row_bytes();
-      const size_t elements = parts[i].shard.count * cols;
-      if (views[i].dtype == dtype) {
-        std::memcpy(to, from, elements * kernels::dtype_bytes(dtype));
-      } else {
-        for (size_t e = 0; e < elements; ++e)
-          kernels::store_element(to, dtype, e, kernels::load_element(from, views[i].dtype, e));
-      }
-      to += parts[i].shard.count * row_bytes;
-    }
-    std::memset(to, 0, staging_.data() + staging_.size() - to);
-    return staging_.data();
-  }
-
-  const WeightSource& reader_;
-  kernels::Backend& backend_;
-  Status status_;
-  std::vector<std::byte> staging_;
-  uint64_t packed_bytes_ = 0;
-};
 
 // What a layer's rows are called and where they lie. Row and column splits as in Megatron-LM, figure 3.
 class LayerParts {
@@ -172,7 +54,8 @@ class LayerParts {
 };
 
 // Norm weights of one layer.
-void load_norms(const ModelConfig& config, const LayerParts& parts, Loader& loader, LayerWeights& layer) {
+void load_norms(const ModelConfig& config, const LayerParts& parts, WeightLoader& loader,
+                LayerWeights& layer) {
   const FamilyTraits& traits = config.traits();
   const auto norm = [&](const char* tensor, int size) {
     return loader.norm(parts.name(tensor), size, traits.gemma);
@@ -192,25 +75,25 @@ void load_norms(const ModelConfig& config, const LayerParts& parts, Loader& load
   layer.mlp_post_norm = norm("post_feedforward_layernorm.weight", hidden);
 }
 
-LayerWeights load_layer(const ModelConfig& config, int index, int rank, int size, Loader& loader) {
+LayerWeights load_layer(const ModelConfig& config, int index, int rank, int size, WeightLoader& loader) {
   const LayerParts parts(config, index, rank, size);
   const int64_t hidden = config.hidden_size;
   LayerWeights layer;
   load_norms(config, parts, loader, layer);
   const auto qkv = parts.qkv("weight");
   if (config.kv_producer.empty()) {
-    layer.qkv = loader.rows(qkv, hidden);
+    layer.qkv = loader.rows("qkv", qkv, hidden);
   } else {
-    layer.qkv = loader.rows(std::span(qkv).first(1), hidden);
+    layer.qkv = loader.rows("qkv", std::span(qkv).first(1), hidden);
     if (config.owns_kv(index)) {
-      layer.kv = loader.rows(std::span(qkv).last(2), hidden);
+      layer.kv = loader.rows("qkv", std::span(qkv).last(2), hidden);
       layer.kv_norm = loader.vector(parts.name("self_attn.kv_layernorm.weight"), hidden);
     }
   }
-  layer.o = loader.columns(parts.name("self_attn.o_proj.weight"), hidden, parts.q(), parts.q_shard());
-  layer.gate_up = loader.rows(parts.gate_up("weight"), hidden);
-  layer.down =
-      loader.columns(parts.name("mlp.down_proj.weight"), hidden, config.intermediate_size, parts.ffn_shard());
+  layer.o = loader.columns("o", parts.name("self_attn.o_proj.weight"), hidden, parts.q(), parts.q_shard());
+  layer.gate_up = loader.rows("gate_up", parts.gate_up("weight"), hidden);
+  layer.down = loader.columns("down", parts.name("mlp.down_proj.weight"), hidden, config.intermediate_size,
+                              parts.ffn_shard());
   if (config.qkv_bias) layer.qkv_bias = loader.vector(parts.qkv("bias"));
   if (config.output_bias && rank == 0)
     layer.o_bias = loader.vector(parts.name("self_attn.o_proj.bias"), hidden);
@@ -244,31 +127,41 @@ uint64_t weight_bytes(const ModelConfig& config, int rank, int size, DType dtype
   const DecoderShape shape(config, rank, size);
   const uint64_t hidden = config.hidden_size;
   const uint64_t qkv = shape.q_features + 2 * shape.kv_features;
-  const uint64_t vocab = padded_shard(config.vocab_size, 0, size).count * hidden;
-  const uint64_t layer = hidden * (qkv + shape.q_features + 3 * shape.ffn);
   const uint64_t banks = config.num_banks();
+  const auto bytes = [&](std::string_view kind, uint64_t out, uint64_t in) {
+    return matrix_bytes(out, in, rounded_bits(config.weights, kind), dtype);
+  };
+  uint64_t total = bytes(kEmbeddingKind, padded_shard(config.vocab_size, 0, size).count, hidden);
+  if (!config.tie_word_embeddings)
+    total += bytes(kHeadKind, padded_shard(config.vocab_size, 0, size).count, hidden);
+  const uint64_t mlp = bytes("o", hidden, shape.q_features) + bytes("gate_up", 2 * shape.ffn, hidden) +
+                       bytes("down", hidden, shape.ffn);
+  total += config.num_layers * mlp;
+  if (config.kv_producer.empty()) {
+    total += config.num_layers * bytes("qkv", qkv, hidden);
+  } else {  // only those that own k and v have them
+    total += config.num_layers * bytes("qkv", shape.q_features, hidden) +
+             banks * bytes("qkv", 2 * shape.kv_features, hidden);
+  }
   uint64_t layer_f32 = (config.traits().post_norms ? 4 : 2) * hidden;
   if (config.traits().qk_norm) layer_f32 += 2 * config.head_dim;
   if (config.qkv_bias) layer_f32 += qkv;
   if (config.output_bias && rank == 0) layer_f32 += hidden;
   if (config.mlp_bias) layer_f32 += 2 * shape.ffn + (rank == 0 ? hidden : 0);
-  const uint64_t shared =
-      (config.num_layers - banks) * hidden * 2 * shape.kv_features;  // k and v that are not there
-  const uint64_t matrices = vocab * (config.tie_word_embeddings ? 1 : 2) + config.num_layers * layer - shared;
   const uint64_t kv_norms = config.kv_producer.empty() ? 0 : banks * hidden;
-  return matrices * kernels::dtype_bytes(dtype) +
-         (hidden + config.num_layers * layer_f32 + kv_norms) * sizeof(float);
+  return total + (hidden + config.num_layers * layer_f32 + kv_norms) * sizeof(float);
 }
 
 Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const WeightSource& reader, int rank,
                                             int size, kernels::Backend& backend) {
-  Loader loader(reader, backend);
+  WeightLoader loader(reader, config.weights, backend);
   DecoderWeights weights;
   weights.vocab = padded_shard(config.vocab_size, rank, size);
   weights.vocab_rows = static_cast<int>(padded_shard(config.vocab_size, 0, size).count);
   const auto vocab_rows = [&](const char* tensor, bool embedding) {
     const RowPart part{tensor, config.vocab_size, weights.vocab};
-    return loader.rows({&part, 1}, config.hidden_size, weights.vocab_rows, embedding);
+    return loader.rows(embedding ? kEmbeddingKind : kHeadKind, {&part, 1}, config.hidden_size,
+                       weights.vocab_rows, embedding);
   };
   weights.embedding = vocab_rows("model.embed_tokens.weight", true);
   if (!config.tie_word_embeddings) weights.head = vocab_rows("lm_head.weight", false);
@@ -279,6 +172,7 @@ Result<DecoderWeights> load_decoder_weights(const ModelConfig& config, const Wei
     LOWKEY_TRY(loader.status());
   }
   weights.packed_bytes = loader.packed_bytes();
+  weights.report = loader.report();
   return weights;
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/ops/backend.h"
 #include "worker/model/model_config.h"
 #include "worker/model/shard.h"
+#include "worker/model/weight_report.h"
 #include "worker/model/weight_source.h"
 
 namespace lowkey::worker {
@@ -49,6 +50,7 @@ struct DecoderWeights {
   DeviceVector final_norm;
   std::vector<LayerWeights> layers;
   uint64_t packed_bytes = 0;  // of everything above
+  WeightReport report;
 
   const kernels::Linear& output_head() const { return head ? *head : *embedding; }
 };
@@ -68,7 +70,8 @@ struct DecoderShape {
 // ffn.
 Status check_tensor_parallel(const ModelConfig& config, int rank, int size);
 
-// Bytes of one rank's weights in `dtype` (norms and biases in f32); a backend's padding comes on top.
+// Bytes of one rank's weights in `dtype`, or in the few bits of config.weights (norms and biases in f32); a
+// backend's padding comes on top. What a GGUF file has in blocks counts as `dtype`.
 uint64_t weight_bytes(const ModelConfig& config, int rank, int size, kernels::DType dtype);
 
 // Reads only this rank's rows and columns, packs them, and gives the files' pages back tensor by tensor.

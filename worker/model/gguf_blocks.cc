@@ -1,5 +1,6 @@
 #include "worker/model/gguf_blocks.h"
 
+#include <array>
 #include <cstring>
 
 #include "base/check.h"
@@ -14,21 +15,11 @@ float half_at(const std::byte* p) {
   return kernels::f16_to_f32(bits);
 }
 
-// f16 scale; 32 signed bytes.
-void q8_0(const std::byte* block, float* out) {
-  const float d = half_at(block);
-  const auto* codes = reinterpret_cast<const int8_t*>(block + 2);
+template <GgufType kType>
+void from_codes(const std::byte* block, float* out) {
+  std::array<int8_t, 32> codes;
+  const float d = kernels::f16_to_f32(gguf_codes(kType, block, codes));
   for (int i = 0; i < 32; ++i) out[i] = static_cast<float>(codes[i]) * d;
-}
-
-// f16 scale; 16 bytes, element i in the low half of byte i, element i + 16 in its high half, 8 too large.
-void q4_0(const std::byte* block, float* out) {
-  const float d = half_at(block);
-  const auto* codes = reinterpret_cast<const uint8_t*>(block + 2);
-  for (int i = 0; i < 16; ++i) {
-    out[i] = static_cast<float>((codes[i] & 15) - 8) * d;
-    out[i + 16] = static_cast<float>((codes[i] >> 4) - 8) * d;
-  }
 }
 
 // f16 scale and minimum of the scales; 8 scales and minima of 6 bits in 12 bytes; 128 bytes of 4-bit codes,
@@ -89,14 +80,33 @@ void dequantize_gguf(GgufType type, const std::byte* data, int64_t elements, flo
         *to = kernels::bf16_to_f32(bits);
       });
     case GgufType::kQ8_0:
-      return each(q8_0);
+      return each(from_codes<GgufType::kQ8_0>);
     case GgufType::kQ4_0:
-      return each(q4_0);
+      return each(from_codes<GgufType::kQ4_0>);
     case GgufType::kQ4_K:
       return each(q4_k);
     case GgufType::kQ6_K:
       return each(q6_k);
   }
+}
+
+// Q8_0: f16 scale; 32 signed bytes. Q4_0: f16 scale; 16 bytes, element i in the low half of byte i, element
+// i + 16 in its high half, 8 too large.
+uint16_t gguf_codes(GgufType type, const std::byte* block, std::span<int8_t, 32> codes) {
+  LOWKEY_CHECK(type == GgufType::kQ8_0 || type == GgufType::kQ4_0, "codes of type {}",
+               static_cast<uint32_t>(type));
+  uint16_t scale;
+  std::memcpy(&scale, block, sizeof(scale));
+  if (type == GgufType::kQ8_0) {
+    std::memcpy(codes.data(), block + 2, codes.size());
+    return scale;
+  }
+  const auto* packed = reinterpret_cast<const uint8_t*>(block + 2);
+  for (int i = 0; i < 16; ++i) {
+    codes[i] = static_cast<int8_t>((packed[i] & 15) - 8);
+    codes[i + 16] = static_cast<int8_t>((packed[i] >> 4) - 8);
+  }
+  return scale;
 }
 
 }  // namespace lowkey::worker

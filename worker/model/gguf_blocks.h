@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/gguf/gguf_header.h"
 
@@ -11,5 +12,8 @@ namespace lowkey::worker {
 
 // `elements`: whole blocks of the type. Quantized types: Q8_0, Q4_0, Q4_K, Q6_K; F32, F16 and BF16 too.
 void dequantize_gguf(GgufType type, const std::byte* data, int64_t elements, float* out);
+
+// The codes of one block of Q8_0 or Q4_0, and its scale, a half: element i is scale * codes[i].
+uint16_t gguf_codes(GgufType type, const std::byte* block, std::span<int8_t, 32> codes);
 
 }  // namespace lowkey::worker

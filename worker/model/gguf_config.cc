@@ -150,12 +150,25 @@ void Translation::add_scores() {
   }
 }
 
+// Files seldom name every token that ends an answer (a chat's turn, beside the text): like llama.cpp, the
+// usual ones are known by their texts.
 void Translation::add_tokens() {
+  constexpr std::array<std::string_view, 9> kEnds = {
+      "</s>",       "<eos>",      "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",
+      "<|eom_id|>", "<|im_end|>", "<|end|>",       "<end_of_turn>"};
+  constexpr int64_t kControl = 3;  // of tokenizer.ggml.token_type
   if (const auto bos = file_.header.integer("tokenizer.ggml.bos_token_id")) out_["bos_token_id"] = *bos;
   json::array ends;
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
+  for (const char* key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
     if (const auto id = file_.header.integer(key)) ends.push_back(*id);
   }
+  const auto* tokens = file_.header.texts("tokenizer.ggml.tokens");
+  const auto* types = file_.header.integers("tokenizer.ggml.token_type");
+  for (size_t id = 0; tokens != nullptr && types != nullptr && id < std::min(tokens->size(), types->size());
+       ++id)
+    if ((*types)[id] == kControl && std::ranges::find(kEnds, (*tokens)[id]) != kEnds.end())
+      ends.push_back(id);
   if (!ends.empty()) out_["eos_token_id"] = std::move(ends);
 }
 
@@ -168,12 +181,6 @@ json::object Translation::config() && {
 }
 
 }  // namespace
-
-Result<GgufFile> GgufFile::open(const std::filesystem::path& path) {
-  LOWKEY_ASSIGN(map, MappedFile::open(path));
-  LOWKEY_ASSIGN(header, parse_gguf_header(map.bytes(), path.string()));
-  return GgufFile{std::move(map), std::move(header)};
-}
 
 Result<json::object> gguf_config(const GgufFile& file, const std::string& name) {
   const std::string* architecture = file.header.text("general.architecture");

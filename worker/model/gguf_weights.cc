@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/safetensors/safetensors_header.h"
+#include "kernels/ops/few_bit_weights.h"
 #include "worker/model/gguf_blocks.h"
 
 namespace lowkey::worker {
@@ -57,11 +58,6 @@ std::optional<kernels::DType> plain_dtype(GgufType type) {
 }
 
 }  // namespace
-
-bool is_gguf(const std::filesystem::path& model) {
-  std::error_code ec;
-  return model.extension() == ".gguf" && std::filesystem::is_regular_file(model, ec);
-}
 
 Result<std::unique_ptr<GgufWeights>> GgufWeights::open(const std::filesystem::path& file,
                                                        const ModelConfig& config) {
@@ -116,6 +112,32 @@ Result<TensorView> GgufWeights::vector(const std::string& tensor, int64_t size) 
   return view;
 }
 
+int64_t GgufWeights::stored_row(int64_t row, int64_t rows, int heads) {
+  if (heads == 0) return row;
+  const int64_t dim = rows / heads, head = row / dim, i = row % dim;
+  return head * dim + (i % (dim / 2)) * 2 + i / (dim / 2);
+}
+
+Result<int> GgufWeights::stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const {
+  LOWKEY_ASSIGN(found, find(tensor, std::array{rows, cols}));
+  return found->type == GgufType::kQ8_0 ? 8 : found->type == GgufType::kQ4_0 ? 4 : 0;
+}
+
+void GgufWeights::read_blocks(const std::string& tensor, int64_t row, int64_t first_block,
+                              kernels::FewBitMatrix& to, int to_row) const {
+  const GgufTensor& from = file_.header.tensors.at(their_name(tensor, post_norms_));
+  const int64_t rows = from.shape.front(), row_bytes = static_cast<int64_t>(from.end - from.begin) / rows;
+  const int64_t block_bytes = gguf_block(from.type)->bytes;
+  const std::byte* block = file_.map.bytes().data() + from.begin +
+                           stored_row(row, rows, interleaved_heads(tensor)) * row_bytes +
+                           first_block * block_bytes;
+  std::array<int8_t, kernels::kWeightBlock> codes;
+  for (int i = 0; i < to.blocks(); ++i, block += block_bytes) {
+    const uint16_t scale = gguf_codes(from.type, block, codes);
+    to.set_block(to_row, i, scale, codes);
+  }
+}
+
 TensorView GgufWeights::decoded(const GgufTensor& tensor, int64_t rows, int64_t cols, int heads) const {
   const int64_t elements = rows * cols;
   std::vector<std::byte> memory(static_cast<size_t>(elements) * sizeof(float));
@@ -125,12 +147,8 @@ TensorView GgufWeights::decoded(const GgufTensor& tensor, int64_t rows, int64_t 
     dequantize_gguf(tensor.type, data, elements, out);
   } else {
     const int64_t row_bytes = static_cast<int64_t>(tensor.end - tensor.begin) / rows;
-    const int64_t dim = rows / heads;
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t head = row / dim, i = row % dim;
-      const int64_t from = head * dim + (i % (dim / 2)) * 2 + i / (dim / 2);
-      dequantize_gguf(tensor.type, data + from * row_bytes, cols, out + row * cols);
-    }
+    for (int64_t row = 0; row < rows; ++row)
+      dequantize_gguf(tensor.type, data + stored_row(row, rows, heads) * row_bytes, cols, out + row * cols);
   }
   const std::byte* where = memory.data();
   decoded_.emplace(where, std::move(memory));

@@ -7,21 +7,11 @@
 #include <optional>
 #include <vector>
 
-#include "base/gguf/gguf_header.h"
-#include "base/safetensors/mapped_file.h"
+#include "base/gguf/gguf_file.h"
 #include "worker/model/model_config.h"
 #include "worker/model/weight_source.h"
 
 namespace lowkey::worker {
-
-bool is_gguf(const std::filesystem::path& model);  // a file, not a folder
-
-struct GgufFile {
-  static Result<GgufFile> open(const std::filesystem::path& path);
-
-  MappedFile map;
-  GgufHeader header;
-};
 
 // config.json as transformers would have it, out of the metadata: what ModelConfig::read() checks as any
 // other. Errors: kBadInput naming `name` (the file) and key.
@@ -36,6 +26,9 @@ class GgufWeights final : public WeightSource {
 
   Result<TensorView> matrix(const std::string& tensor, int64_t rows, int64_t cols) const override;
   Result<TensorView> vector(const std::string& tensor, int64_t size) const override;
+  Result<int> stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const override;
+  void read_blocks(const std::string& tensor, int64_t row, int64_t first_block, kernels::FewBitMatrix& to,
+                   int to_row) const override;
   void prefetch(const TensorView& view, int64_t first, int64_t count) const override;
   void release(const TensorView& view) const override;
   uint64_t num_parameters() const override;
@@ -47,6 +40,8 @@ class GgufWeights final : public WeightSource {
   Result<const GgufTensor*> find(const std::string& tensor, std::span<const int64_t> shape) const;
   // Heads of q or k whose rows llama.cpp has interleaved; 0: none.
   int interleaved_heads(const std::string& tensor) const;
+  // The file's row of row `row` of `rows`, where `heads` are interleaved.
+  static int64_t stored_row(int64_t row, int64_t rows, int heads);
   TensorView decoded(const GgufTensor& tensor, int64_t rows, int64_t cols, int heads) const;
 
   std::filesystem::path path_;

@@ -17,6 +17,7 @@ class LlamaModel : public Model {
 
   const ModelConfig& config() const override { return config_; }
   uint64_t packed_bytes() const override { return weights_.packed_bytes; }
+  const WeightReport& weight_report() const override { return weights_.report; }
   int vocab_shard() const override { return weights_.vocab_rows; }
   bool draws_tokens() const override { return !backend_.host_accessible(); }
 

@@ -14,6 +14,7 @@
 #include "kernels/ops/backend.h"
 #include "transport/device_comm.h"
 #include "worker/model/model_config.h"
+#include "worker/model/weight_report.h"
 
 namespace lowkey::worker {
 
@@ -40,8 +41,8 @@ struct Batch {
 class Model {
  public:
   // Maps the weight files and packs this rank's shard; pages of the files that belong to other ranks are
-  // never touched. Errors: kBadInput naming file, tensor, expected and found; kUsage when tp_size does not
-  // divide the KV heads. `backend` outlives the model.
+  // never touched. config.weights says what they are held in. Errors: kBadInput naming file, tensor, expected
+  // and found; kUsage when tp_size does not divide the KV heads. `backend` outlives the model.
   static Result<std::unique_ptr<Model>> load(const std::filesystem::path& model_dir,
                                              const ModelConfig& config, int tp_rank, int tp_size,
                                              kernels::Backend& backend);
@@ -51,6 +52,7 @@ class Model {
   virtual uint64_t packed_bytes() const = 0;  // weights held in memory on this rank
   // Whether `draws` of a batch are heeded: the logits lie on a device.
   virtual bool draws_tokens() const { return false; }
+  virtual const WeightReport& weight_report() const = 0;
   virtual int vocab_shard()
       const = 0;  // logits per row on every rank: ceil(vocab / tp_size), last one padded
 

@@ -273,6 +273,13 @@ Result<ModelConfig> read_gguf(const std::filesystem::path& path) {
 
 }  // namespace
 
+WeightStorage parse_weight_storage(std::string_view name) {
+  constexpr std::array<std::string_view, 4> kNames = {"auto", "full", "int8", "int4"};
+  const auto found = std::ranges::find(kNames, name);
+  LOWKEY_CHECK(found != kNames.end(), "weights '{}'", name);
+  return static_cast<WeightStorage>(found - kNames.begin());
+}
+
 Result<ModelConfig> ModelConfig::read(const std::filesystem::path& model_dir) {
   std::error_code ec;
   if (is_gguf(model_dir)) return read_gguf(model_dir);

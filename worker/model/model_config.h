@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/hash128.h"
@@ -15,6 +16,14 @@
 #include "worker/model/rope_config.h"
 
 namespace lowkey::worker {
+
+// What weight matrices are held in. kAuto: few bits where a GGUF file has them so (Q8_0, Q4_0), else the
+// backend's dtype, as kFull has it always. kInt8, kInt4: rounded when they are loaded
+// (kernels/ops/few_bit_weights.h); embedding and output head are in 8 bits in both.
+enum class WeightStorage : uint8_t { kAuto, kFull, kInt8, kInt4 };
+
+// Of "auto", "full", "int8" and "int4". REQUIRES: one of them.
+WeightStorage parse_weight_storage(std::string_view name);
 
 // Field names follow config.json; units: elements unless said otherwise.
 struct ModelConfig {
@@ -47,6 +56,7 @@ struct ModelConfig {
   bool mlp_bias = false;
   std::optional<int32_t> bos_token_id;
   std::vector<int32_t> eos_token_ids;
+  WeightStorage weights = WeightStorage::kAuto;  // not config.json's: whoever serves decides
 
   static Result<ModelConfig> read(const std::filesystem::path& model_dir);
 
@@ -71,5 +81,7 @@ struct ModelConfig {
 // Identity of the weights: H(config.json, tensor names, shapes, dtypes and sampled content of every file).
 // Equal on all ranks; part of every page's identity.
 Result<Hash128> model_fingerprint(const std::filesystem::path& model_dir);
+// The same of weights as they are held: what they compute is another model's.
+Hash128 held_fingerprint(const Hash128& fingerprint, WeightStorage weights);
 
 }  // namespace lowkey::worker

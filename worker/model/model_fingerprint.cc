@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <span>
 
 #include "worker/model/gguf_weights.h"
 #include "worker/model/json_fields.h"
@@ -55,6 +57,12 @@ Result<Hash128> model_fingerprint(const std::filesystem::path& model_dir) {
   for (size_t file = 0; file < reader.num_files(); ++file)
     hash = hash_file(reader.file(file), reader.header(file), hash);
   return hash;
+}
+
+Hash128 held_fingerprint(const Hash128& fingerprint, WeightStorage weights) {
+  if (weights == WeightStorage::kAuto) return fingerprint;
+  const std::array<WeightStorage, 1> storage{weights};
+  return hash128(std::as_bytes(std::span(storage)), fingerprint);
 }
 
 }  // namespace lowkey::worker

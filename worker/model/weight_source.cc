@@ -1,5 +1,6 @@
 #include "worker/model/weight_source.h"
 
+#include "base/check.h"
 #include "worker/model/gguf_weights.h"
 #include "worker/model/safetensors_reader.h"
 
@@ -13,6 +14,15 @@ Result<std::unique_ptr<WeightSource>> WeightSource::open(const std::filesystem::
   }
   LOWKEY_ASSIGN(reader, SafetensorsReader::open(model));
   return std::unique_ptr<WeightSource>(std::make_unique<SafetensorsReader>(std::move(reader)));
+}
+
+Result<int> WeightSource::stored_bits(const std::string&, int64_t, int64_t) const {
+  return 0;
+}
+
+void WeightSource::read_blocks(const std::string& tensor, int64_t, int64_t, kernels::FewBitMatrix&,
+                               int) const {
+  LOWKEY_CHECK(false, "'{}' is not in blocks", tensor);
 }
 
 }  // namespace lowkey::worker

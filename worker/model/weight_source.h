@@ -9,6 +9,10 @@
 #include "base/result.h"
 #include "kernels/page/dtype.h"
 
+namespace lowkey::kernels {
+class FewBitMatrix;
+}
+
 namespace lowkey::worker {
 
 struct ModelConfig;
@@ -33,6 +37,13 @@ class WeightSource {
   // The tensor, checked: kBadInput naming file, tensor, expected and found shape or dtype.
   virtual Result<TensorView> matrix(const std::string& tensor, int64_t rows, int64_t cols) const = 0;
   virtual Result<TensorView> vector(const std::string& tensor, int64_t size) const = 0;
+  // Bits of a matrix that the file holds in blocks as FewBitMatrix has them (8 or 4); 0: it does not. Errors
+  // as matrix().
+  virtual Result<int> stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const;
+  // Blocks of one row, from `first_block` on as many as `to` has, into its row `to_row`. REQUIRES:
+  // stored_bits() says so.
+  virtual void read_blocks(const std::string& tensor, int64_t row, int64_t first_block,
+                           kernels::FewBitMatrix& to, int to_row) const;
   // Rows [first, first + count) will be read; others stay untouched.
   virtual void prefetch(const TensorView& view, int64_t first, int64_t count) const = 0;
   // Nothing of the tensor will be read any more.

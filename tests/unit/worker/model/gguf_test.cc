@@ -5,7 +5,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "base/gguf/gguf_header.h"
+#include "base/gguf/gguf_file.h"
 #include "tests/support/replica.h"
 #include "tests/support/temp_folder.h"
 #include "tests/unit/worker/model/golden.h"
@@ -20,7 +20,7 @@ std::filesystem::path gguf_dir() {
 }
 
 TEST(GgufBlocks, EqualThePackageBitForBit) {
-  const auto file = worker::GgufFile::open(gguf_dir() / "blocks.gguf");
+  const auto file = GgufFile::open(gguf_dir() / "blocks.gguf");
   ASSERT_TRUE(file.ok()) << file.error().message;
   for (const char* name : {"Q8_0", "Q4_0", "Q4_K", "Q6_K"}) {
     const GgufTensor& tensor = file->header.tensors.at(name);
