@@ -77,7 +77,7 @@ TEST(FewBits, BlocksOfAFileAreTakenAsTheyAre) {
     config.weights = weights;
     EXPECT_EQ(bytes, worker::weight_bytes(config, 0, 1, kernels::DType::kF32));
     // Expanded they are the same weights, and the activations are not rounded.
-    EXPECT_LE(relative_error(of_file, logits_of(gguf_dir() / file, WeightStorage::kFull)), 0.03) << file;
+    EXPECT_LE(relative_error(of_file, logits_of(gguf_dir() / file, WeightStorage::kFull)), 0.08) << file;
   }
 }
 
@@ -100,7 +100,7 @@ TEST(FewBits, BackendsThatExpandThemAgree) {
     ASSERT_TRUE(replica.ok()) << replica.error().message;
     EXPECT_LE(relative_error(logits_of(gguf_dir() / "few_bits", weights),
                              (*replica)->step(0, some_tokens()).value()),
-              0.03);
+              0.08);
   }
 }
 
@@ -144,8 +144,8 @@ TEST(FewBits, DivergenceOfTheDemoModelIsBounded) {
   RecordProperty("kl_int8", std::to_string(eight));
   RecordProperty("kl_int4", std::to_string(four));
   EXPECT_GT(eight, 0);
-  EXPECT_LT(eight, 0.002);
-  EXPECT_LT(four, 0.1);
+  EXPECT_LT(eight, 0.0006);
+  EXPECT_LT(four, 0.015);
 }
 
 }  // namespace
