@@ -168,7 +168,7 @@ void Translation::add_tokens() {
   for (size_t id = 0; tokens != nullptr && types != nullptr && id < std::min(tokens->size(), types->size());
        ++id)
     if ((*types)[id] == kControl && std::ranges::find(kEnds, (*tokens)[id]) != kEnds.end())
-      ends.push_back(id);
+      ends.push_back(static_cast<int64_t>(id));
   if (!ends.empty()) out_["eos_token_id"] = std::move(ends);
 }
 
