@@ -52,7 +52,10 @@ class Model {
   virtual uint64_t packed_bytes() const = 0;  // weights held in memory on this rank
   // Whether `draws` of a batch are heeded: the logits lie on a device.
   virtual bool draws_tokens() const { return false; }
-  virtual const WeightReport& weight_report() const = 0;
+  virtual const WeightReport& weight_report() const {  // empty: nothing is held in few bits
+    static const WeightReport kNothing;
+    return kNothing;
+  }
   virtual int vocab_shard()
       const = 0;  // logits per row on every rank: ceil(vocab / tp_size), last one padded
 
