@@ -162,6 +162,27 @@ TEST_F(Serving, TokensEqualTheCpus) {
   }
 }
 
+// Drawn where the logits are, with the seeds of the requests.
+TEST_F(Serving, DrawnTokensEqualTheCpus) {
+  std::vector<std::vector<int32_t>> found[2];
+  for (const bool on_device : {false, true}) {
+    EngineReplica replica(engine(model(), on_device, 1, DType::kF32, {}));
+    std::vector<uint64_t> requests;
+    for (const auto& prompt : inputs()) {
+      wire::SamplingParams sampling = EngineReplica::greedy();
+      sampling.set_ignore_eos(true);
+      sampling.set_temperature(0.8);
+      sampling.set_seed(40 + requests.size());
+      if (requests.empty()) sampling.set_top_p(0.9);
+      if (requests.size() == 1) sampling.set_top_k(20);
+      requests.push_back(replica.submit(prompt, count(), sampling));
+    }
+    replica.run();
+    for (const uint64_t request : requests) found[on_device].push_back(replica.answer(request).tokens);
+  }
+  EXPECT_EQ(found[1], found[0]);
+}
+
 // A value on the edge of two codes may take the other one when sums are in another order, and the CPU rounds
 // queries to 8 bits where it attends on codes.
 TEST_F(Serving, CodedPagesStayNearTheCpus) {
