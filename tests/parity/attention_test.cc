@@ -164,6 +164,28 @@ TEST_P(DeviceAttention, DecodedRowsDoNotDependOnTheBatch) {
   EXPECT_EQ(std::memcmp(alone.data(), together.data(), alone.size() * sizeof(float)), 0);
 }
 
+// Nor of how a prompt is cut, as long as its pieces go the same way.
+TEST_P(DeviceAttention, PrefilledRowsDoNotDependOnTheirTile) {
+  const Shape s{6, 2, 64};
+  const PageLayout layout = make_layout(recipe, s, dtype);
+  const int written = 70, end = 200;
+  const Inputs inputs(s, end, 5);
+  std::vector<std::vector<float>> results;
+  for (const std::vector<int>& pieces : {std::vector{130}, {37, 16, 77}}) {
+    SequenceMemory memory(layout, end);
+    const auto writer = make_cpu_backend({.dtype = dtype, .threads = 1});
+    attend(*writer, layout, s, {{&inputs, &memory, 0, written}});
+    std::vector<float>& all = results.emplace_back();
+    int first = written;
+    for (const int rows : pieces) {
+      const auto part = attend_anywhere(*backend, layout, s, {{&inputs, &memory, first, rows}})[0];
+      all.insert(all.end(), part.begin(), part.end());
+      first += rows;
+    }
+  }
+  EXPECT_EQ(std::memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)), 0);
+}
+
 TEST_P(AttentionParity, LayersThatShareABankSeeWhatOneWould) {
   const Shape s{4, 2, 64};
   const PageLayout layout = make_layout(recipe, s, dtype);
@@ -276,6 +298,35 @@ TEST_P(DecodeParity, EqualsTheReference) {
         expect_attention(
             actual[i], expected[i], {.decibel = rounds ? c.decibel : 80},
             testing::PrintToString(std::array{s.q_heads, s.dim, s.page_tokens, parts[i].first, levels}));
+      }
+    }
+  }
+}
+
+// The same layouts where a sequence brings many rows: several tiles, pieces that begin and end inside pages.
+TEST_P(DecodeParity, PrefillsEqualTheReference) {
+  const auto& [backend_case, c] = GetParam();
+  const auto backend = backend_case.make();
+  if (backend == nullptr) GTEST_SKIP() << no_device();
+  const auto reference = make_reference_backend(backend_case.dtype);
+  for (const Shape& s : {Shape{4, 1, 128, 64}, Shape{12, 1, 64, 32}, Shape{2, 2, 96, 128}}) {
+    const PageLayout layout = decode_layout(c, s, backend_case.dtype);
+    const std::pair<int, int> parts[] = {{0, 2 * s.page_tokens + 5}, {3 * s.page_tokens + 7, 45}};
+    const auto writer = make_cpu_backend({.dtype = backend_case.dtype, .threads = 1});
+    for (const auto& [first, rows] : parts) {
+      const Inputs inputs(s, first + rows, 700 + static_cast<uint32_t>(first));
+      for (int levels = c.num_levels; levels >= 1; --levels) {
+        std::vector<float> results[2];
+        for (int i = 0; i < 2; ++i) {
+          SequenceMemory memory(layout, first + rows);
+          if (first > 0) attend(*writer, layout, s, {{&inputs, &memory, 0, first}});
+          results[i] = attend_anywhere(i == 0 ? *backend : *reference, layout, s,
+                                       {{&inputs, &memory, first, rows, levels}})[0];
+        }
+        const bool rounds = backend_case.dtype == DType::kBf16 || backend->host_accessible();
+        expect_attention(
+            results[0], results[1], {.decibel = rounds ? c.decibel : 80},
+            testing::PrintToString(std::array{s.q_heads, s.dim, s.page_tokens, first, rows, levels}));
       }
     }
   }
