@@ -47,9 +47,8 @@ std::string describe_devices() {
   if (survey.devices.empty()) return "the CPU (no GPU: " + survey.reason + ")";
   std::string text;
   for (const kernels::DeviceInfo& device : survey.devices)
-    text +=
-        fmt::format("{}cuda:{} {}, {} of {} free, {}", text.empty() ? "" : "; ", device.index, device.name,
-                    format_bytes(device.free_bytes), format_bytes(device.total_bytes), device.driver);
+    text += fmt::format("{}cuda:{} {}, {}, {}", text.empty() ? "" : "; ", device.index, device.name,
+                        format_bytes(device.total_bytes), device.driver);
   return text;
 }
 

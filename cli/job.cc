@@ -201,7 +201,14 @@ Status Job::choose_devices(const std::vector<std::string>& hosts, Deadline deadl
   devices.choice.index = worker ? index % static_cast<int>(mine.size()) : 0;
   LOWKEY_ASSIGN(uuids, world->all_gather(worker ? mine[devices.choice.index].uuid : "", deadline));
   devices.choice.sharers = static_cast<int>(std::ranges::count(uuids, uuids[rank()]));
-  const uint64_t free = worker ? mine[devices.choice.index].free_bytes / devices.choice.sharers : 0;
+  uint64_t free = 0;
+  Status found;
+  if (worker) {
+    const auto bytes = devices.survey.module->library->free_bytes(mine[devices.choice.index].index);
+    if (bytes.ok()) free = *bytes / devices.choice.sharers;
+    if (!bytes.ok()) found = bytes.error();
+  }
+  LOWKEY_TRY(agree(found, "opening the devices"));
   LOWKEY_ASSIGN(shares, world->all_gather(worker ? std::to_string(free) : "", deadline));
   devices.free_bytes = UINT64_MAX;
   for (const int other : workers)
@@ -259,6 +266,7 @@ transport::ControlOptions Job::control_options(transport::PeerInfo self_info) co
   self_info.replica_size = plan.tp;
   self_info.host = transport::host_identity();
   options.self = std::move(self_info);
+  options.on_gpu = devices.cuda && self().role == Role::kWorker;
   options.cluster_secret = secret;
   options.listen_host = listen_host;
   if (self().role == Role::kCoordinator) options.listen_port = static_cast<uint16_t>(config.cluster_port);

@@ -189,7 +189,13 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
   X(kPeersDown, "lowkey_peer_losses_total", kCounter, kProcess, "reason=killed|silent|refused", kNone,       \
     "Peers lost: killed, silent, refused")                                                                   \
   X(kCollectiveSeconds, "lowkey_collective_seconds_total", kCounter, kRank, "", kNone,                       \
-    "Step time spent in collectives")                                                                        \
+    "Step time spent in collectives through the host; NCCL's are on the GPU's queue and not told apart")     \
+  X(kModelSteps, "lowkey_model_steps_total", kCounter, kRank, "launch=direct|captured|replayed", kNone,      \
+    "Steps of the model: call by call, recorded as a graph, or a graph replayed")                            \
+  X(kStepGraphs, "lowkey_step_graphs", kGauge, kRank, "", kNone,                                             \
+    "Recorded decode steps that are kept for replay")                                                        \
+  X(kStepGraphBytes, "lowkey_step_graph_bytes", kGauge, kRank, "", kNone,                                    \
+    "Device memory of recorded decode steps")                                                                \
   /* process */                                                                                              \
   X(kResidentBytes, "lowkey_process_memory_bytes", kGauge, kProcess, "kind=anonymous|shared|file", kNone,    \
     "Resident memory; shared counts a store's pages in every process that touched them")                     \

@@ -29,16 +29,35 @@ const char* to_string(Path path) {
   LOWKEY_CHECK(false, "path {}", static_cast<int>(path));
 }
 
+const char* to_string(GpuMemory memory) {
+  switch (memory) {
+    case GpuMemory::kNone:
+      return "none";
+    case GpuMemory::kStaged:
+      return "staged";
+    case GpuMemory::kReachable:
+      return "staged, reachable";
+  }
+  LOWKEY_CHECK(false, "memory {}", static_cast<int>(memory));
+}
+
+GpuMemory gpu_memory(bool on_gpu, bool reached_by_ucx) {
+  if (!on_gpu) return GpuMemory::kNone;
+  return reached_by_ucx ? GpuMemory::kReachable : GpuMemory::kStaged;
+}
+
 Path expected_path(const PeerInfo& a, const PeerInfo& b) {
   if (!a.host.empty() && a.host == b.host) return Path::kShm;
   return a.rdma && b.rdma ? Path::kRdma : Path::kTcp;
 }
 
 std::string describe(const Attestation& attestation) {
-  return fmt::format("{} {}: {} ({}), expected {}; put {}, get {} (host memory)",
-                     to_string(attestation.peer_role), attestation.peer_rank, to_string(attestation.found),
-                     attestation.device, to_string(attestation.expected),
-                     speed(attestation.put_bytes_per_second), speed(attestation.get_bytes_per_second));
+  return fmt::format(
+      "{} {}: {} ({}), expected {}; put {}, get {} (host memory{})", to_string(attestation.peer_role),
+      attestation.peer_rank, to_string(attestation.found), attestation.device,
+      to_string(attestation.expected), speed(attestation.put_bytes_per_second),
+      speed(attestation.get_bytes_per_second),
+      attestation.gpu == GpuMemory::kNone ? "" : fmt::format("; GPU memory {}", to_string(attestation.gpu)));
 }
 
 Status check_required(const Attestation& attestation, std::string_view required) {

@@ -16,6 +16,13 @@ namespace lowkey::transport {
 enum class Path : uint8_t { kShm = 0, kRdma = 1, kTcp = 2, kLoopback = 3 };
 const char* to_string(Path path);  // "shm", "rdma", "tcp", "loopback"
 
+// How pages in the memory of this process's GPU take the pair's path. They are staged in page-locked host
+// memory wherever they go, because their checksums are made and verified there; `kReachable` says that UCX
+// itself could read and write them on this path (it was built for GPUs, and its context found them).
+enum class GpuMemory : uint8_t { kNone = 0, kStaged = 1, kReachable = 2 };
+const char* to_string(GpuMemory memory);  // "none", "staged", "staged, reachable"
+GpuMemory gpu_memory(bool on_gpu, bool reached_by_ucx);
+
 struct Attestation {
   uint64_t connection = 0;  // ControlConnection::id()
   Role peer_role = Role::kStore;
@@ -23,7 +30,8 @@ struct Attestation {
   Path found = Path::kTcp;
   Path expected = Path::kTcp;
   std::string device;  // as UCX names them: "sysv/memory,posix/memory", "tcp/eth0"
-  // Of local host memory (the only kind there is today), flush included; 0: not measured.
+  GpuMemory gpu = GpuMemory::kNone;
+  // Of local host memory, flush included; 0: not measured.
   double put_bytes_per_second = 0;
   double get_bytes_per_second = 0;
 

@@ -68,6 +68,7 @@ struct ControlHandlers {
 
 struct ControlOptions {
   PeerInfo self;
+  bool on_gpu = false;  // this process's pages lie in a GPU's memory
   std::string cluster_secret;               // >= 16 bytes
   std::string listen_host = "127.0.0.1";    // address the control port is bound to
   uint16_t listen_port = 0;                 // 0: any free one

@@ -21,6 +21,9 @@ class DeviceComm {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual std::string kind() const = 0;  // "host", "staged", "nccl": for people and metrics
+  // Whether all_reduce_sum() only puts work on the backend's queue, so that it can be part of a recorded
+  // step.
+  virtual bool on_device() const = 0;
   // In place, over an f32 tensor of the same shape on every rank.
   virtual Status all_reduce_sum(const kernels::Tensor& x, Deadline deadline) = 0;
   // Rank 0 receives size() times the elements of `mine` in `all`, host memory, by rank, and has them on

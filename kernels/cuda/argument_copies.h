@@ -15,6 +15,11 @@ class ArgumentCopies {
  public:
   static Result<ArgumentCopies> create();
 
+  // Arrays of a step whose copies have their places (StepTables): copy() answers with these, by address, and
+  // until unbind() knows no others.
+  void bind(std::span<const int32_t> values, const int32_t* device) { bound_.push_back({values, device}); }
+  void unbind() { bound_.clear(); }
+
   // Device copy of `values`, for what is put on `stream` before kSlots further calls. An array that was
   // copied lately (positions are the same in every layer) is not copied again.
   const int32_t* copy(std::span<const int32_t> values, cudaStream_t stream);
@@ -29,9 +34,14 @@ class ArgumentCopies {
     std::vector<int32_t> content;
     uint64_t last_used = 0;
   };
+  struct Bound {
+    std::span<const int32_t> values;
+    const int32_t* device;
+  };
   static constexpr int kSlots = 8;
 
   std::vector<Slot> slots_;
+  std::vector<Bound> bound_;
   uint64_t uses_ = 0;
   std::map<std::vector<float>, DeviceBuffer> kept_;
 };

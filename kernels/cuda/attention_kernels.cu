@@ -9,8 +9,9 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kTile = 16;    // tokens decoded at a time
-constexpr int kMapRows = 8;  // rows that share a read of the map
+constexpr int kTile = 16;          // tokens decoded at a time
+constexpr int kMapRows = 8;        // rows that share a read of the map
+constexpr int kItemBlocks = 2112;  // enough to fill a device
 
 // Grid: (tiles of rows, query heads).
 __global__ void map_queries(StepView step, DeviceMap map) {
@@ -96,11 +97,9 @@ struct Softmax {
   }
 };
 
-// Grid: (item). Shared: queries and sums [group][max_dim], tile [kTile][max_dim], scores [group][kTile],
-// softmax.
-__global__ void attend_pages(StepView step, const DeviceItem* items, int max_dim, Partials partials) {
-  LOWKEY_SHARED(float, queries);
-  const DeviceItem item = items[blockIdx.x];
+// Shared: queries and sums [group][max_dim], tile [kTile][max_dim], scores [group][kTile], softmax.
+__device__ void attend_item(const StepView& step, const DeviceItem& item, int max_dim,
+                            const Partials& partials, float* queries) {
   const DeviceRow row = step.rows[item.row];
   const DeviceSegment segment = step.segments[item.segment];
   const DeviceLayout& layout = *segment.layout;
@@ -161,6 +160,16 @@ __global__ void attend_pages(StepView step, const DeviceItem* items, int max_dim
     partials.of(item.state, group, g)[f] = f == 0   ? softmax.maxima[g]
                                            : f == 1 ? softmax.sums[g]
                                                     : sums[g * max_dim + f - 2];
+  }
+}
+
+// Grid: some blocks, which take the items in turn.
+__global__ void attend_pages(StepView step, ItemList items, int max_dim, Partials partials) {
+  LOWKEY_SHARED(float, shared);
+  const int count = items.size();
+  for (int i = blockIdx.x; i < count; i += gridDim.x) {
+    attend_item(step, items.items[i], max_dim, partials, shared);
+    __syncthreads();
   }
 }
 
@@ -392,11 +401,11 @@ void launch_map_queries(cudaStream_t stream, const StepView& step, const DeviceM
          stream, step, map);
 }
 
-void launch_attend_pages(cudaStream_t stream, const StepView& step, const DeviceItem* items, int num_items,
+void launch_attend_pages(cudaStream_t stream, const StepView& step, const ItemList& items,
                          const StepExtents& extents, const Partials& partials) {
   const size_t floats = size_t(2 * step.group + kTile) * extents.max_dim + size_t(step.group) * (kTile + 3);
-  launch(attend_pages, {dim3(num_items), dim3(kThreads), floats * sizeof(float)}, stream, step, items,
-         extents.max_dim, partials);
+  launch(attend_pages, {dim3(min(items.most, kItemBlocks)), dim3(kThreads), floats * sizeof(float)}, stream,
+         step, items, extents.max_dim, partials);
 }
 
 void launch_finish_rows(cudaStream_t stream, const StepView& step, const StepExtents& extents,

@@ -19,7 +19,7 @@ struct StepExtents {
 void launch_map_queries(cudaStream_t stream, const StepView& step, const DeviceMap& map);
 
 // One partial result per item.
-void launch_attend_pages(cudaStream_t stream, const StepView& step, const DeviceItem* items, int num_items,
+void launch_attend_pages(cudaStream_t stream, const StepView& step, const ItemList& items,
                          const StepExtents& extents, const Partials& partials);
 
 // Merges each row's partial results in their order, maps them back, adds what it sees exact, and stores the

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "base/check.h"
+#include "kernels/cuda/attention_split.h"
 #include "kernels/cuda/encode_kernels.h"
 #include "kernels/ops/attention_window.h"
 #include "kernels/ops/exact_pages.h"
@@ -11,13 +12,10 @@
 namespace lowkey::kernels::cuda {
 namespace {
 
-// Tokens of an item: long enough that a partial result costs little beside what it was made of, short enough
-// that one long sequence feeds all multiprocessors. Of the sequence's own length alone.
-constexpr int kShortSplit = 512, kLongSplit = 1024, kLongSequence = 64 << 10;
-
 // Bounds of scratch memory: partial results and features are made in parts where a step has more.
 constexpr size_t kMaxPartialBytes = size_t{256} << 20;
 constexpr size_t kMaxFeatureBytes = size_t{64} << 20;
+constexpr size_t kLeastUploadBytes = size_t{64} << 10;  // steps of many sizes fit every slot
 
 }  // namespace
 
@@ -46,8 +44,9 @@ struct CudaAttention::Plan {
   const DevicePage* device_pages = nullptr;
 };
 
-Result<CudaAttention> CudaAttention::create(cudaStream_t stream, const DeviceLimits& limits) {
-  CudaAttention attention(stream, limits);
+Result<CudaAttention> CudaAttention::create(std::shared_ptr<DevicePool> pool, cudaStream_t stream,
+                                            LayoutCache& layouts, const DeviceLimits& limits) {
+  CudaAttention attention(std::move(pool), stream, layouts, limits);
   for (int i = 0; i < kUploads; ++i) {
     LOWKEY_ASSIGN(event, Event::create());
     attention.uploads_.emplace_back(std::move(event));
@@ -67,9 +66,10 @@ std::byte* CudaAttention::upload(const DeviceImage& image) {
   const Status copied = oldest->copied.synchronize();
   LOWKEY_CHECK(copied.ok(), "{}", copied.error().message);
   if (oldest->device.size() < image.size()) {
-    auto host = PinnedBuffer::create(image.size() * 3 / 2);
+    const size_t room = std::max(kLeastUploadBytes, image.size() * 3 / 2);
+    auto host = PinnedBuffer::create(room);
     LOWKEY_CHECK(host.ok(), "{}", host.error().message);
-    auto device = DeviceBuffer::create(image.size() * 3 / 2);
+    auto device = DeviceBuffer::create(room);
     LOWKEY_CHECK(device.ok(), "{}", device.error().message);
     oldest->host = std::move(host).value();
     oldest->device = std::move(device).value();
@@ -145,19 +145,11 @@ void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice&
 
 // The fast kernel of a layout's bank, if there is one; without its queries.
 FastStep CudaAttention::fast_step(const AttentionStep& step, const PageLayout& layout, int bank) const {
-  const FastBank& fast = layouts_.known(layout).fast(bank);
   // Observers want every row's softmax to the last digit.
   const bool observed = std::ranges::any_of(
       step.sequences, [](const SequenceSlice& slice) { return slice.observer != nullptr; });
-  if (observed || fast.kind == FastKind::kNone || step.num_q_heads / layout.num_kv_heads > kFastQueries ||
-      !fits_fast_attention(fast.kind, fast.stage_bytes, limits_))
-    return {};
-  return {.plans = fast.plans,
-          .num_levels = layout.num_levels,
-          .kind = fast.kind,
-          .page_tokens = layout.page_tokens,
-          .max_groups = fast.max_groups,
-          .stage_bytes = fast.stage_bytes};
+  if (observed) return {};
+  return layouts_.known(layout).fast_step(layout, bank, step.num_q_heads, limits_);
 }
 
 // Rows and items of the sequence added last.
@@ -171,7 +163,7 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
   const uint8_t* levels = sequence.page_levels;
   // Rows of one page see the same pages: as many as the fast kernel has room for are one item.
   const int together = step.window == 0 ? std::max(1, kFastQueries / (step.num_q_heads / heads)) : 1;
-  const int split = sequence.first_slot + sequence.num_rows < kLongSequence ? kShortSplit : kLongSplit;
+  const int split = split_tokens(sequence.first_slot + sequence.num_rows);
   for (int i = 0; i < sequence.num_rows; ++i) {
     const int slot = sequence.first_slot + i;
     DeviceRow row{.sequence = static_cast<int>(plan.sequences.size()) - 1,
@@ -182,14 +174,11 @@ void CudaAttention::add_rows(const AttentionStep& step, const SequenceSlice& seq
       const bool own = plan.segments[s].own;
       const PageLayout& layout = own ? *step.layout : *sequence.archives[step.bank].layout;
       const int end = own ? slot / layout.page_tokens : sequence.archives[step.bank].num_pages;
-      const int step_pages = std::max(1, split / layout.page_tokens);
       const int begin = own ? row.first_seen / layout.page_tokens : 0;
-      // Pages of an item are read at equally many levels.
-      for (int first = begin, next; first < end; first = next) {
-        const int most = std::min((first / step_pages + 1) * step_pages, end);
-        for (next = first + 1; next < most && (!own || levels[next] == levels[first]);) ++next;
-        pieces.push_back({s, first, next - first});
-      }
+      for_each_piece(begin, end, split, layout.page_tokens, own ? levels : nullptr,
+                     [&](int first, int count) {
+                       pieces.push_back({s, first, count});
+                     });
     }
     row.num_states = static_cast<int>(pieces.size());
     plan.extents.max_states = std::max(plan.extents.max_states, row.num_states);
@@ -398,10 +387,11 @@ void CudaAttention::write_pages(const AttentionStep& step, const Plan& plan) {
   const FeatureBlock features{features_.get<float>(std::min(part, count) * floats), stride};
   for (int first = 0; first < count; first += part) {
     const int pages = std::min(part, count - first);
-    launch_map_step_rows(stream_, plan.view, shape_of(layout), plan.device_pages + first, pages, features);
-    launch_quantize_step(stream_, plan.view, shape_of(layout), plan.device_pages + first, pages, features);
+    const PageList list{plan.device_pages + first, pages};
+    launch_map_step_rows(stream_, plan.view, shape_of(layout), list, features);
+    launch_quantize_step(stream_, plan.view, shape_of(layout), list, features);
   }
-  launch_write_sinks(stream_, plan.view, shape_of(layout), plan.device_pages, count);
+  launch_write_sinks(stream_, plan.view, shape_of(layout), {plan.device_pages, count});
 }
 
 // Buffers of the fast kernels' queries.
@@ -443,12 +433,12 @@ void CudaAttention::attend(const AttentionStep& step) {
         launch_round_queries(stream_, view, plan.maps[map], plan.fast[map], step.layout->num_kv_heads);
     }
     for (const Batch& batch : wave.batches) {
-      const DeviceItem* items = plan.device_items + batch.first_item;
+      const ItemList items{plan.device_items + batch.first_item, batch.num_items};
       const FastStep& fast = plan.fast[batch.map];
       if (fast.kind == FastKind::kNone) {
-        launch_attend_pages(stream_, view, items, batch.num_items, plan.extents, partials);
+        launch_attend_pages(stream_, view, items, plan.extents, partials);
       } else {
-        launch_decode_attention(stream_, view, fast, items, batch.num_items, limits_, partials);
+        launch_decode_attention(stream_, view, fast, items, limits_, partials);
       }
     }
     launch_finish_rows(stream_, view, plan.extents, partials, softmax);

@@ -11,7 +11,7 @@
 #include "kernels/cuda/attention_kernels.h"
 #include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/device_image.h"
-#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/device_pool.h"
 #include "kernels/cuda/layout_tables.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/stream.h"
@@ -21,7 +21,9 @@ namespace lowkey::kernels::cuda {
 
 class CudaAttention {
  public:
-  static Result<CudaAttention> create(cudaStream_t stream, const DeviceLimits& limits);
+  // `layouts` outlives it.
+  static Result<CudaAttention> create(std::shared_ptr<DevicePool> pool, cudaStream_t stream,
+                                      LayoutCache& layouts, const DeviceLimits& limits);
 
   void attend(const AttentionStep& step);
   void compact(const Compaction& compaction);
@@ -50,8 +52,17 @@ class CudaAttention {
   };
   struct Plan;
 
-  CudaAttention(cudaStream_t stream, const DeviceLimits& limits)
-      : stream_(stream), limits_(limits), layouts_(stream) {}
+  CudaAttention(std::shared_ptr<DevicePool> pool, cudaStream_t stream, LayoutCache& layouts,
+                const DeviceLimits& limits)
+      : stream_(stream),
+        limits_(limits),
+        layouts_(layouts),
+        queries_(pool),
+        rounded_queries_(pool),
+        partials_(pool),
+        features_(pool),
+        softmax_(pool),
+        kept_(pool) {}
   void make_plan(const AttentionStep& step, Plan& plan);
   void add_sequence(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan);
   void add_rows(const AttentionStep& step, const SequenceSlice& sequence, Plan& plan);
@@ -72,7 +83,7 @@ class CudaAttention {
 
   cudaStream_t stream_;
   DeviceLimits limits_;
-  LayoutCache layouts_;
+  LayoutCache& layouts_;
   std::vector<Upload> uploads_;
   uint64_t uses_ = 0;
   Scratch queries_, rounded_queries_, partials_, features_, softmax_, kept_;

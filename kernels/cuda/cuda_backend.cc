@@ -8,6 +8,7 @@
 #include "kernels/cuda/draw_kernels.h"
 #include "kernels/cuda/elementwise_kernels.h"
 #include "kernels/cuda/page_copies.h"
+#include "kernels/cuda/step_recorder.h"
 #include "kernels/cuda/weights.h"
 
 namespace lowkey::kernels::cuda {
@@ -22,13 +23,19 @@ class CudaBackend final : public Backend {
   // Members in the order they are made; freed in the opposite one, the stream last.
   struct Parts {
     Stream stream;
+    std::shared_ptr<DevicePool> pool;
     std::unique_ptr<CudaPageCopies> copies;
     Weights weights;
+    std::unique_ptr<LayoutCache> layouts;
     CudaAttention attention;
+    StepAttention step_attention;
     ArgumentCopies arguments;
   };
   CudaBackend(DType dtype, Parts parts)
-      : dtype_(dtype), parts_(std::move(parts)), stream_(parts_.stream.get()) {}
+      : dtype_(dtype),
+        parts_(std::move(parts)),
+        stream_(parts_.stream.get()),
+        recorder_(parts_.pool, stream_, parts_.step_attention, parts_.arguments) {}
   ~CudaBackend() override { (void)cudaStreamSynchronize(stream_); }
 
   DType dtype() const override { return dtype_; }
@@ -38,6 +45,7 @@ class CudaBackend final : public Backend {
   void download(const std::byte* from, std::span<std::byte> to) override;
   void synchronize() override { LOWKEY_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
   PageCopies* page_copies() override { return parts_.copies.get(); }
+  StepGraphs* step_graphs() override { return &recorder_; }
   int page_tokens() const override { return kPageTokens; }
   void* native_stream() override { return stream_; }
 
@@ -77,17 +85,21 @@ class CudaBackend final : public Backend {
   void draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
                    DrawnToken* tokens) override;
 
-  void attend(const AttentionStep& step) override { parts_.attention.attend(step); }
+  void attend(const AttentionStep& step) override {
+    if (parts_.step_attention.active()) return parts_.step_attention.attend(step);
+    parts_.attention.attend(step);
+  }
   void compact(const Compaction& compaction) override { parts_.attention.compact(compaction); }
 
  private:
   const DType dtype_;
   Parts parts_;
   const cudaStream_t stream_;
+  StepRecorder recorder_;
 };
 
 std::unique_ptr<Buffer> CudaBackend::allocate(size_t bytes) {
-  auto buffer = DeviceBuffer::create(bytes);
+  auto buffer = parts_.pool->allocate(bytes);
   LOWKEY_CHECK(buffer.ok(), "{}", buffer.error().message);
   LOWKEY_CUDA_CHECK(cudaMemsetAsync(buffer.value().data(), 0, bytes, stream_));
   synchronize();  // restored pages come on a stream of their own: none may be zeroed after it
@@ -158,16 +170,20 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(int device, DType dtype) {
   LOWKEY_ASSIGN(stream, Stream::create());
   const cudaStream_t view = stream.get();
   LOWKEY_ASSIGN(copies, CudaPageCopies::create(device, view));
-  LOWKEY_ASSIGN(weights, Weights::create(view));
+  const auto pool = DevicePool::create();
+  LOWKEY_ASSIGN(weights, Weights::create(pool, view));
   cudaDeviceProp properties;
   LOWKEY_CUDA_TRY(cudaGetDeviceProperties(&properties, device));
   const DeviceLimits limits{properties.multiProcessorCount,
                             static_cast<uint32_t>(properties.sharedMemPerBlockOptin)};
-  LOWKEY_ASSIGN(attention, CudaAttention::create(view, limits));
+  auto layouts = std::make_unique<LayoutCache>(view);
+  LOWKEY_ASSIGN(attention, CudaAttention::create(pool, view, *layouts, limits));
+  LOWKEY_ASSIGN(step_attention, StepAttention::create(pool, view, *layouts, limits));
   LOWKEY_ASSIGN(arguments, ArgumentCopies::create());
   return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(
-      dtype, CudaBackend::Parts{std::move(stream), std::move(copies), std::move(weights),
-                                std::move(attention), std::move(arguments)}));
+      dtype,
+      CudaBackend::Parts{std::move(stream), pool, std::move(copies), std::move(weights), std::move(layouts),
+                         std::move(attention), std::move(step_attention), std::move(arguments)}));
 }
 
 }  // namespace lowkey::kernels::cuda

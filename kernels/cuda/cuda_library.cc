@@ -34,22 +34,25 @@ class CudaLibrary final : public DeviceLibrary {
       cudaDeviceProp properties;
       LOWKEY_CUDA_TRY(cudaGetDeviceProperties(&properties, i));
       if (properties.major < kOldestMajor) continue;
-      LOWKEY_CUDA_TRY(cudaSetDevice(i));
-      size_t free = 0, total = 0;
-      LOWKEY_CUDA_TRY(cudaMemGetInfo(&free, &total));
       devices.push_back(
           {.index = i,
            .name = properties.name,
            .uuid = uuid_text(properties),
            .driver = fmt::format("CUDA driver {}, runtime {}", version_text(driver), version_text(runtime)),
-           .free_bytes = free,
-           .total_bytes = total});
+           .total_bytes = properties.totalGlobalMem});
     }
     if (devices.empty())
       return Error{
           Code::kUnavailable,
           fmt::format("CUDA: {} device(s), none of compute capability {}.0 or later", count, kOldestMajor)};
     return devices;
+  }
+
+  Result<uint64_t> free_bytes(int index) override {
+    LOWKEY_CUDA_TRY(cudaSetDevice(index));
+    size_t free = 0, total = 0;
+    LOWKEY_CUDA_TRY(cudaMemGetInfo(&free, &total));
+    return free;
   }
 
   Result<std::unique_ptr<Backend>> make_backend(int index, DType dtype) override {

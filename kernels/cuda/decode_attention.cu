@@ -109,8 +109,7 @@ __host__ __device__ constexpr uint32_t warp_bytes(uint32_t stage_bytes) {
 
 template <FastKind kKind, int kTile, int kGroups>
 __global__ void __launch_bounds__(kMaxWarps* kWarpSize, 1)
-    decode_attention(StepView step, FastStep fast, const DeviceItem* items, int num_items,
-                     Partials partials) {
+    decode_attention(StepView step, FastStep fast, ItemList items, Partials partials) {
   LOWKEY_SHARED(std::byte, shared);
   constexpr int kStages = stages_of(kKind);
   const int warp = threadIdx.x / kWarpSize, num_warps = blockDim.x / kWarpSize;
@@ -132,8 +131,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize, 1)
   // Neighbouring items go to different multiprocessors, so that few of them still use all.
   Cursor fetch{step,
                fast,
-               items,
-               num_items,
+               items.items,
+               items.size(),
                static_cast<int>(gridDim.x) * num_warps,
                static_cast<int>(warp * gridDim.x + blockIdx.x)};
   fetch.load();
@@ -165,20 +164,20 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpSize, 1)
 }
 
 template <FastKind kKind, int kTile, int kGroups>
-void launch_kind(cudaStream_t stream, const StepView& step, const FastStep& fast, const DeviceItem* items,
-                 int num_items, const DeviceLimits& limits, const Partials& partials) {
+void launch_kind(cudaStream_t stream, const StepView& step, const FastStep& fast, const ItemList& items,
+                 const DeviceLimits& limits, const Partials& partials) {
   const uint32_t bytes = warp_bytes<kKind, kTile>(fast.stage_bytes);
   const int warps = min(kMaxWarps, static_cast<int>((limits.shared_bytes - kHeaderBytes) / bytes));
-  const int blocks = min(limits.multiprocessors, num_items);
+  const int blocks = min(limits.multiprocessors, items.most);
   launch(decode_attention<kKind, kTile, kGroups>,
          {dim3(blocks), dim3(warps * kWarpSize), kHeaderBytes + warps * bytes}, stream, step, fast, items,
-         num_items, partials);
+         partials);
 }
 
 template <FastKind kKind>
-void launch_shape(cudaStream_t stream, const StepView& step, const FastStep& fast, const DeviceItem* items,
-                  int num_items, const DeviceLimits& limits, const Partials& partials) {
-  const auto run = [&](auto kernel) { kernel(stream, step, fast, items, num_items, limits, partials); };
+void launch_shape(cudaStream_t stream, const StepView& step, const FastStep& fast, const ItemList& items,
+                  const DeviceLimits& limits, const Partials& partials) {
+  const auto run = [&](auto kernel) { kernel(stream, step, fast, items, limits, partials); };
   const bool wide_tile = fast.page_tokens % 64 == 0;
   if (fast.max_groups <= 4) {
     wide_tile ? run(launch_kind<kKind, 64, 4>) : run(launch_kind<kKind, 32, 4>);
@@ -201,18 +200,17 @@ bool fits_fast_attention(FastKind kind, uint32_t stage_bytes, const DeviceLimits
 }
 
 void launch_decode_attention(cudaStream_t stream, const StepView& step, const FastStep& fast,
-                             const DeviceItem* items, int num_items, const DeviceLimits& limits,
-                             const Partials& partials) {
-  if (num_items == 0) return;
+                             const ItemList& items, const DeviceLimits& limits, const Partials& partials) {
+  if (items.most == 0) return;
   switch (fast.kind) {
     case FastKind::kCrumbs:
-      return launch_shape<FastKind::kCrumbs>(stream, step, fast, items, num_items, limits, partials);
+      return launch_shape<FastKind::kCrumbs>(stream, step, fast, items, limits, partials);
     case FastKind::kNibbles:
-      return launch_shape<FastKind::kNibbles>(stream, step, fast, items, num_items, limits, partials);
+      return launch_shape<FastKind::kNibbles>(stream, step, fast, items, limits, partials);
     case FastKind::kMixed:
-      return launch_shape<FastKind::kMixed>(stream, step, fast, items, num_items, limits, partials);
+      return launch_shape<FastKind::kMixed>(stream, step, fast, items, limits, partials);
     case FastKind::kFull:
-      return launch_shape<FastKind::kFull>(stream, step, fast, items, num_items, limits, partials);
+      return launch_shape<FastKind::kFull>(stream, step, fast, items, limits, partials);
     case FastKind::kNone:
       break;
   }

@@ -45,7 +45,6 @@ struct DeviceLimits {
 bool fits_fast_attention(FastKind kind, uint32_t stage_bytes, const DeviceLimits& limits);
 
 void launch_decode_attention(cudaStream_t stream, const StepView& step, const FastStep& fast,
-                             const DeviceItem* items, int num_items, const DeviceLimits& limits,
-                             const Partials& partials);
+                             const ItemList& items, const DeviceLimits& limits, const Partials& partials);
 
 }  // namespace lowkey::kernels::cuda

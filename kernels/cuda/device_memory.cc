@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include "base/check.h"
+#include "kernels/cuda/device_pool.h"
 
 namespace lowkey::kernels::cuda {
 
@@ -36,12 +37,20 @@ Result<PinnedBuffer> PinnedBuffer::create(size_t bytes) {
   return buffer;
 }
 
+void DeviceBuffer::Free::operator()(std::byte* memory) const {
+  if (pool == nullptr) {
+    (void)cudaFree(memory);
+  } else {
+    pool->give_back(memory, block);
+  }
+}
+
 std::byte* Scratch::bytes(size_t count) {
   if (count > buffer_.size() || buffer_.data() == nullptr) {
-    auto larger = DeviceBuffer::create(count + count / 2);
-    if (!larger.ok()) larger = DeviceBuffer::create(count);
+    auto larger = pool_->allocate(count + count / 2);
+    if (!larger.ok()) larger = pool_->allocate(count);
     LOWKEY_CHECK(larger.ok(), "{}", larger.error().message);
-    buffer_ = std::move(larger).value();  // cudaFree waits for what uses the old one
+    buffer_ = std::move(larger).value();
   }
   return buffer_.data();
 }

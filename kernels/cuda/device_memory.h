@@ -9,7 +9,10 @@
 
 namespace lowkey::kernels::cuda {
 
-// 256-byte aligned. Contents are undefined until written.
+class DevicePool;
+
+// 256-byte aligned. Contents are undefined until written. Owns its memory: of the device itself, or a block
+// of a pool (device_pool.h). A view of it is its address, data() or as<T>().
 class DeviceBuffer final : public Buffer {
  public:
   // Error kResourceExhausted with the bytes asked for and those free.
@@ -24,8 +27,13 @@ class DeviceBuffer final : public Buffer {
   }
 
  private:
+  friend class DevicePool;
   struct Free {
-    void operator()(std::byte* memory) const { (void)cudaFree(memory); }
+    Free() noexcept {}
+    Free(std::shared_ptr<DevicePool> pool_, size_t block_) : pool(std::move(pool_)), block(block_) {}
+    std::shared_ptr<DevicePool> pool;  // null: of the device itself
+    size_t block = 0;                  // its size there
+    void operator()(std::byte* memory) const;
   };
   std::unique_ptr<std::byte, Free> memory_;
   size_t size_ = 0;
@@ -51,6 +59,7 @@ class PinnedBuffer final : public Buffer {
 // buffer that was outgrown lives until the stream has passed what used it.
 class Scratch {
  public:
+  explicit Scratch(std::shared_ptr<DevicePool> pool) : pool_(std::move(pool)) {}
   // At least `count` elements, valid until the next call of get(). Aborts when the device has no more memory.
   template <class T>
   T* get(size_t count) {
@@ -59,6 +68,7 @@ class Scratch {
 
  private:
   std::byte* bytes(size_t count);
+  std::shared_ptr<DevicePool> pool_;
   DeviceBuffer buffer_;
 };
 

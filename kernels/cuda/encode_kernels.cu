@@ -15,17 +15,20 @@ constexpr int kNormLanes = 8;  // partial sums of a norm, as embedded_row_scalar
 // Exact rows of the pages that a step completes.
 struct StepRows {
   StepView step;
-  const DevicePage* pages;
+  PageList list;
 
   __device__ const DeviceLayout& layout() const { return *step.layout; }
   __device__ int bank() const { return step.bank; }
+  __device__ int size() const { return list.size(); }
+  __device__ bool is_first(int index) const { return list.pages[index].page == 0; }
   __device__ float row(int index, Side side, int head, int token, int f) const {
-    const DevicePage& page = pages[index];
+    const DevicePage& page = list.pages[index];
     return exact_value(step, step.sequences[page.sequence], side, head,
                        page.page * step.layout->page_tokens + token, f);
   }
   __device__ std::byte* const* slabs(int index) const {
-    return step.sequences[pages[index].sequence].slabs + int64_t{pages[index].page} * kMaxSlabs;
+    const DevicePage& page = list.pages[index];
+    return step.sequences[page.sequence].slabs + int64_t{page.page} * kMaxSlabs;
   }
 };
 
@@ -45,10 +48,12 @@ __device__ float source_value(const CompactionView& view, Side side, int head, i
 // Kept rows, page by page.
 struct KeptRows {
   CompactionView view;
-  int first_page;
+  int first_page, num_pages;
 
   __device__ const DeviceLayout& layout() const { return *view.to; }
   __device__ int bank() const { return view.to_bank; }
+  __device__ int size() const { return num_pages; }
+  __device__ bool is_first(int) const { return true; }
   __device__ float row(int index, Side side, int head, int token, int f) const {
     const int kept = (first_page + index) * view.to->page_tokens + token;
     return source_value(view, side, head, view.keep[int64_t{head} * view.num_kept + kept], f);
@@ -70,17 +75,12 @@ __device__ float* features_at(const FeatureBlock& features, int page, int vector
 }
 
 // y = encode (x - mean): sums start at 0 and run over the inputs in ascending order with fused multiply-adds,
-// as the reference's do. Grid: (page * token tiles, feature tiles, vector); a thread has one feature of a
-// tile's tokens.
+// as the reference's do. A thread has one feature of a tile's tokens. `centred`: [input_dim][kMapTokens].
 template <class Rows>
-__global__ void map_rows(Rows rows, FeatureBlock features) {
-  LOWKEY_SHARED(float, centred);  // [input_dim][kMapTokens]
+__device__ void map_tile(const Rows& rows, const DeviceVector& vector, const FeatureBlock& features, int page,
+                         int first, float* centred) {
   const DeviceLayout& layout = rows.layout();
-  const DeviceVector& vector = vector_at(rows, blockIdx.z);
   const int input = vector.layout.input_dim, dim = vector.layout.dim;
-  const int tiles = (layout.page_tokens + kMapTokens - 1) / kMapTokens;
-  const int page = blockIdx.x / tiles, first = blockIdx.x % tiles * kMapTokens;
-  if (static_cast<int>(blockIdx.y) * kMapThreads >= dim) return;
   for (int i = threadIdx.x; i < input * kMapTokens; i += kMapThreads) {
     const int token = first + i / input, f = i % input;
     float x = 0;
@@ -108,6 +108,19 @@ __global__ void map_rows(Rows rows, FeatureBlock features) {
   for (int t = 0; t < kMapTokens; ++t) {
     if (first + t < layout.page_tokens)
       features_at(features, page, blockIdx.z, gridDim.z, layout.page_tokens, first + t)[j] = sums[t];
+  }
+}
+
+// Grid: (pages, taken in turn, * token tiles, feature tiles, vector).
+template <class Rows>
+__global__ void map_rows(Rows rows, FeatureBlock features) {
+  LOWKEY_SHARED(float, centred);
+  const DeviceVector& vector = vector_at(rows, blockIdx.z);
+  if (static_cast<int>(blockIdx.y) * kMapThreads >= vector.layout.dim) return;
+  const int tiles = (rows.layout().page_tokens + kMapTokens - 1) / kMapTokens, count = rows.size();
+  for (int page = blockIdx.x / tiles; page < count; page += gridDim.x / tiles) {
+    map_tile(rows, vector, features, page, blockIdx.x % tiles * kMapTokens, centred);
+    __syncthreads();
   }
 }
 
@@ -238,14 +251,13 @@ __device__ void write_plane(const DeviceLayout& layout, const DeviceVector& vect
   }
 }
 
-// Grid: (page, vector).
+// `norms`: [page_tokens].
 template <class Rows>
-__global__ void quantize(Rows rows, FeatureBlock block) {
-  LOWKEY_SHARED(float, norms);  // [page_tokens]
+__device__ void quantize_page(const Rows& rows, const DeviceVector& vector, const FeatureBlock& block,
+                              int page, float* norms) {
   const DeviceLayout& layout = rows.layout();
-  const DeviceVector& vector = vector_at(rows, blockIdx.y);
-  std::byte* const* slabs = rows.slabs(blockIdx.x);
-  const float* features = features_at(block, blockIdx.x, blockIdx.y, gridDim.y, layout.page_tokens, 0);
+  std::byte* const* slabs = rows.slabs(page);
+  const float* features = features_at(block, page, blockIdx.y, gridDim.y, layout.page_tokens, 0);
   if (vector.layout.quantizer == Quantizer::kEmbedded && vector.layout.num_scalars > 0)
     write_norms(vector, layout.page_tokens, features, block.stride, slabs, norms);
   if (vector.layout.quantizer == Quantizer::kAffine)
@@ -255,19 +267,33 @@ __global__ void quantize(Rows rows, FeatureBlock block) {
     write_plane(layout, vector, vector.planes[p], features, block.stride, norms, slabs);
 }
 
-// Grid: (page, side * heads). With `pages`, only page 0 of its sequence has a sink.
+// Grid: (pages, taken in turn, vector).
 template <class Rows>
-__global__ void write_sinks(Rows rows, const DevicePage* pages) {
-  if (pages != nullptr && pages[blockIdx.x].page != 0) return;
+__global__ void quantize(Rows rows, FeatureBlock block) {
+  LOWKEY_SHARED(float, norms);
+  const DeviceVector& vector = vector_at(rows, blockIdx.y);
+  const int count = rows.size();
+  for (int page = blockIdx.x; page < count; page += gridDim.x) {
+    quantize_page(rows, vector, block, page, norms);
+    __syncthreads();
+  }
+}
+
+// Grid: (pages, taken in turn, side * heads). Of a sequence's own pages only the first has a sink.
+template <class Rows>
+__global__ void write_sinks(Rows rows) {
   const DeviceLayout& layout = rows.layout();
   const Side side = static_cast<int>(blockIdx.y) < layout.num_kv_heads ? Side::kKey : Side::kValue;
-  const int head = blockIdx.y % layout.num_kv_heads;
-  std::byte* slab = rows.slabs(blockIdx.x)[layout.num_levels];
-  if (slab == nullptr) return;
-  slab += rows_of(layout, rows.bank(), side, head).sink_offset;
-  for (int i = threadIdx.x; i < layout.sink_tokens * layout.head_dim; i += blockDim.x)
-    store_value(slab, layout.dtype, i,
-                rows.row(blockIdx.x, side, head, i / layout.head_dim, i % layout.head_dim));
+  const int head = blockIdx.y % layout.num_kv_heads, count = rows.size();
+  for (int page = blockIdx.x; page < count; page += gridDim.x) {
+    if (!rows.is_first(page)) continue;
+    std::byte* slab = rows.slabs(page)[layout.num_levels];
+    if (slab == nullptr) continue;
+    slab += rows_of(layout, rows.bank(), side, head).sink_offset;
+    for (int i = threadIdx.x; i < layout.sink_tokens * layout.head_dim; i += blockDim.x)
+      store_value(slab, layout.dtype, i,
+                  rows.row(page, side, head, i / layout.head_dim, i % layout.head_dim));
+  }
 }
 
 // Grid: (row of the step). Rows of complete pages are theirs alone.
@@ -276,6 +302,7 @@ __global__ void write_tails(StepView step) {
   const DeviceSequence& sequence = step.sequences[row.sequence];
   const DeviceLayout& layout = *step.layout;
   const int end = sequence.first_slot + sequence.num_rows;
+  if (sequence.tail == nullptr) return;
   if (row.slot / layout.page_tokens != end / layout.page_tokens) return;
   const int width = layout.num_kv_heads * layout.head_dim;
   for (int i = threadIdx.x; i < 2 * width; i += blockDim.x) {
@@ -326,20 +353,20 @@ void launch_codes(cudaStream_t stream, const Rows& rows, const LayoutShape& layo
 }  // namespace
 
 void launch_map_step_rows(cudaStream_t stream, const StepView& step, const LayoutShape& layout,
-                          const DevicePage* pages, int num_pages, const FeatureBlock& features) {
-  launch_map(stream, StepRows{step, pages}, layout, num_pages, features);
+                          const PageList& pages, const FeatureBlock& features) {
+  launch_map(stream, StepRows{step, pages}, layout, pages.most, features);
 }
 
 void launch_quantize_step(cudaStream_t stream, const StepView& step, const LayoutShape& layout,
-                          const DevicePage* pages, int num_pages, const FeatureBlock& features) {
-  launch_codes(stream, StepRows{step, pages}, layout, num_pages, features);
+                          const PageList& pages, const FeatureBlock& features) {
+  launch_codes(stream, StepRows{step, pages}, layout, pages.most, features);
 }
 
 void launch_write_sinks(cudaStream_t stream, const StepView& step, const LayoutShape& layout,
-                        const DevicePage* pages, int num_pages) {
+                        const PageList& pages) {
   if (layout.sink_tokens == 0) return;
-  launch(write_sinks<StepRows>, {dim3(num_pages, 2 * layout.num_kv_heads), dim3(128)}, stream,
-         StepRows{step, pages}, pages);
+  launch(write_sinks<StepRows>, {dim3(pages.most, 2 * layout.num_kv_heads), dim3(128)}, stream,
+         StepRows{step, pages});
 }
 
 void launch_write_tails(cudaStream_t stream, const StepView& step) {
@@ -348,18 +375,19 @@ void launch_write_tails(cudaStream_t stream, const StepView& step) {
 
 void launch_map_kept_rows(cudaStream_t stream, const CompactionView& view, const LayoutShape& to,
                           int first_page, int num_pages, const FeatureBlock& features) {
-  launch_map(stream, KeptRows{view, first_page}, to, num_pages, features);
+  launch_map(stream, KeptRows{view, first_page, num_pages}, to, num_pages, features);
 }
 
 void launch_quantize_kept(cudaStream_t stream, const CompactionView& view, const LayoutShape& to,
                           int first_page, int num_pages, const FeatureBlock& features) {
-  launch_codes(stream, KeptRows{view, first_page}, to, num_pages, features);
+  launch_codes(stream, KeptRows{view, first_page, num_pages}, to, num_pages, features);
 }
 
 void launch_write_kept_sink(cudaStream_t stream, const CompactionView& view, const LayoutShape& to) {
   if (to.sink_tokens == 0 || view.num_kept < to.page_tokens) return;
-  launch(write_sinks<KeptRows>, {dim3(view.num_kept / to.page_tokens, 2 * to.num_kv_heads), dim3(128)},
-         stream, KeptRows{view, 0}, static_cast<const DevicePage*>(nullptr));
+  const int pages = view.num_kept / to.page_tokens;
+  launch(write_sinks<KeptRows>, {dim3(pages, 2 * to.num_kv_heads), dim3(128)}, stream,
+         KeptRows{view, 0, pages});
 }
 
 void launch_write_kept_tail(cudaStream_t stream, const CompactionView& view, const LayoutShape& from,

@@ -30,12 +30,12 @@ struct CompactionView {
 
 // `pages`: completed in this step, in device memory.
 void launch_map_step_rows(cudaStream_t stream, const StepView& step, const LayoutShape& layout,
-                          const DevicePage* pages, int num_pages, const FeatureBlock& features);
+                          const PageList& pages, const FeatureBlock& features);
 void launch_quantize_step(cudaStream_t stream, const StepView& step, const LayoutShape& layout,
-                          const DevicePage* pages, int num_pages, const FeatureBlock& features);
+                          const PageList& pages, const FeatureBlock& features);
 // The exact first tokens of those of `pages` that are page 0 of their sequence.
 void launch_write_sinks(cudaStream_t stream, const StepView& step, const LayoutShape& layout,
-                        const DevicePage* pages, int num_pages);
+                        const PageList& pages);
 // The rows of each sequence's incomplete page that this step brings.
 void launch_write_tails(cudaStream_t stream, const StepView& step);
 

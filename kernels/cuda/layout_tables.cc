@@ -174,6 +174,20 @@ Result<LayoutTables> LayoutTables::create(const PageLayout& layout, cudaStream_t
   return tables;
 }
 
+FastStep LayoutTables::fast_step(const PageLayout& layout, int bank, int num_q_heads,
+                                 const DeviceLimits& limits) const {
+  const FastBank& fast = fast_[bank];
+  if (fast.kind == FastKind::kNone || num_q_heads / layout.num_kv_heads > kFastQueries ||
+      !fits_fast_attention(fast.kind, fast.stage_bytes, limits))
+    return {};
+  return {.plans = fast.plans,
+          .num_levels = layout.num_levels,
+          .kind = fast.kind,
+          .page_tokens = layout.page_tokens,
+          .max_groups = fast.max_groups,
+          .stage_bytes = fast.stage_bytes};
+}
+
 const LayoutTables& LayoutCache::of(const PageLayout& layout) {
   LOWKEY_CHECK(layout.id != 0, "layout of recipe {} has no id", layout.recipe);
   if (const auto found = tables_.find(layout.id); found != tables_.end()) return found->second;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/cuda/decode_attention.h"
 #include "kernels/cuda/device_layout.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/fast_plan.h"
@@ -33,7 +34,9 @@ class LayoutTables {
 
   const DeviceLayout* device() const { return device_; }
   int max_dim() const { return max_dim_; }  // of any stored vector
-  const FastBank& fast(int bank) const { return fast_[bank]; }
+  // The fast kernel of a bank of `layout`, whose tables these are, if there is one on such a device; without
+  // its queries.
+  FastStep fast_step(const PageLayout& layout, int bank, int num_q_heads, const DeviceLimits& limits) const;
 
  private:
   DeviceBuffer buffer_;

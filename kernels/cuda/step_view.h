@@ -23,7 +23,7 @@ struct DeviceSegment {
 };
 
 struct DeviceSequence {
-  std::byte* tail = nullptr;
+  std::byte* tail = nullptr;          // null: a row that only fills up the step
   std::byte* const* slabs = nullptr;  // of the pages completed in this step too
   int first_row = 0, num_rows = 0, first_slot = 0;
   int first_segment = 0, num_segments = 0;
@@ -68,6 +68,21 @@ struct DeviceMap {
 struct DevicePage {
   int sequence = 0;
   int page = 0;
+};
+
+// Lists as kernels take them. Where `count` is set the device knows how long the list is (recorded steps,
+// whose launches do not depend on it), and blocks take more than one entry each, or none.
+struct ItemList {
+  const DeviceItem* items = nullptr;
+  int most = 0;  // to choose a grid by; their number, where `count` is null
+  const int* count = nullptr;
+  __device__ int size() const { return count == nullptr ? most : *count; }
+};
+struct PageList {
+  const DevicePage* pages = nullptr;
+  int most = 0;
+  const int* count = nullptr;
+  __device__ int size() const { return count == nullptr ? most : *count; }
 };
 
 struct StepView {

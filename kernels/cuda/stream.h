@@ -12,6 +12,7 @@ namespace lowkey::kernels::cuda {
 struct HandleDeleter {
   void operator()(cudaStream_t stream) const { (void)cudaStreamDestroy(stream); }
   void operator()(cudaEvent_t event) const { (void)cudaEventDestroy(event); }
+  void operator()(cudaGraph_t graph) const { (void)cudaGraphDestroy(graph); }
   void operator()(cudaGraphExec_t graph) const { (void)cudaGraphExecDestroy(graph); }
 };
 template <class Handle>

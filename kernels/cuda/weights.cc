@@ -29,9 +29,9 @@ void convert_row(const void* from, DType from_dtype, size_t first, std::byte* to
 
 }  // namespace
 
-Result<Weights> Weights::create(cudaStream_t stream) {
+Result<Weights> Weights::create(std::shared_ptr<DevicePool> pool, cudaStream_t stream) {
   LOWKEY_ASSIGN(gemm, Gemm::create(stream));
-  Weights weights(stream, std::move(gemm));
+  Weights weights(std::move(pool), stream, std::move(gemm));
   for (int i = 0; i < kStagings; ++i) {
     LOWKEY_ASSIGN(event, Event::create());
     LOWKEY_ASSIGN(memory, PinnedBuffer::create(kStagingBytes));
@@ -45,7 +45,7 @@ Result<std::unique_ptr<Linear>> Weights::pack(const void* weight, DType from, DT
   const int row = (in + kRowElements - 1) / kRowElements * kRowElements;
   const size_t row_bytes = row * dtype_bytes(to);
   LOWKEY_CHECK(row_bytes <= kStagingBytes, "weight with rows of {} elements", in);
-  LOWKEY_ASSIGN(buffer, DeviceBuffer::create(row_bytes * out));
+  LOWKEY_ASSIGN(buffer, pool_->allocate(row_bytes * out));
   const int part = static_cast<int>(kStagingBytes / row_bytes);
   for (int first = 0, turn = 0; first < out; first += part, turn = (turn + 1) % kStagings) {
     const Staging& staging = staging_[turn];

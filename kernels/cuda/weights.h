@@ -1,7 +1,7 @@
 // Weights on the device, and products with them.
 #pragma once
 
-#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/device_pool.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/backend.h"
@@ -29,7 +29,7 @@ class CudaLinear final : public Linear {
 
 class Weights {
  public:
-  static Result<Weights> create(cudaStream_t stream);
+  static Result<Weights> create(std::shared_ptr<DevicePool> pool, cudaStream_t stream);
 
   // Converts and copies, part by part, through page-locked memory; complete on return.
   Result<std::unique_ptr<Linear>> pack(const void* weight, DType from, DType to, int out, int in,
@@ -43,12 +43,14 @@ class Weights {
     PinnedBuffer memory;
     Event copied;
   };
-  Weights(cudaStream_t stream, std::unique_ptr<Gemm> gemm) : stream_(stream), gemm_(std::move(gemm)) {}
+  Weights(std::shared_ptr<DevicePool> pool, cudaStream_t stream, std::unique_ptr<Gemm> gemm)
+      : pool_(std::move(pool)), stream_(stream), gemm_(std::move(gemm)) {}
 
+  std::shared_ptr<DevicePool> pool_;
   cudaStream_t stream_;
   std::unique_ptr<Gemm> gemm_;
   std::vector<Staging> staging_;  // filled in turn
-  Scratch rounded_;
+  Scratch rounded_{pool_};
 };
 
 }  // namespace lowkey::kernels::cuda

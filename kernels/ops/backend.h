@@ -15,6 +15,7 @@
 
 #include "base/result.h"
 #include "kernels/ops/page_copies.h"
+#include "kernels/ops/step_graphs.h"
 #include "kernels/ops/tensor.h"
 #include "kernels/ops/token_draw.h"
 #include "kernels/page/page_layout.h"
@@ -77,7 +78,9 @@ struct SequenceSlice {
   // all their slabs, whatever is read of them. 0: the page is wholly behind the step's window for every row,
   // and may have no slabs any more.
   const uint8_t* page_levels = nullptr;
-  std::byte* tail = nullptr;  // exact rows of the incomplete page (layout.tail_bytes); read and updated
+  // Exact rows of the incomplete page (layout.tail_bytes); read and updated. Null: a row that only fills up a
+  // step (StepGraphs::Step); slabs and page_levels are null, too, first_slot is 0.
+  std::byte* tail = nullptr;
   const ArchivedPages* archives = nullptr;  // [num_banks], attended before the pages; null: none
   const TokenObserver* observer = nullptr;  // null: nobody asks
 };
@@ -142,6 +145,8 @@ class Backend {
   virtual void synchronize() = 0;  // returns when everything that was called before is complete
   // Copies of pages beside the steps; null where the host copies pages itself (host_accessible()).
   virtual PageCopies* page_copies() = 0;
+  // Decode steps that are recorded once and repeated; null: every call is made every time.
+  virtual StepGraphs* step_graphs() { return nullptr; }
   virtual int page_tokens() const = 0;  // that its kernels like best, where a recipe does not say
   // The queue that the calls are ordered on, as the device's own API has it (cudaStream_t); null on hosts.
   virtual void* native_stream() = 0;

@@ -18,7 +18,6 @@ struct DeviceInfo {
   std::string name;    // "NVIDIA H200"
   std::string uuid;    // the same for every process that sees it
   std::string driver;  // versions of driver and runtime, for people
-  uint64_t free_bytes = 0;
   uint64_t total_bytes = 0;
 };
 
@@ -27,13 +26,16 @@ class DeviceLibrary {
   virtual ~DeviceLibrary() = default;
   // Those that this process sees, at least one. Error kUnavailable in one line: no driver, too old a driver,
   // no device, a device that this build has no code for.
+  // Nothing is begun on any of them: a context takes hundreds of megabytes of a device, and others use it.
   virtual Result<std::vector<DeviceInfo>> devices() = 0;
+  // Memory that device `index` has left. From here on this process is one of the device's users.
+  virtual Result<uint64_t> free_bytes(int index) = 0;
   // `dtype`: kBf16 or kF32. Errors: kUnavailable, kResourceExhausted.
   virtual Result<std::unique_ptr<Backend>> make_backend(int index, DType dtype) = 0;
 };
 
 // Of these interfaces and everything they name; to be raised with them.
-inline constexpr char kDeviceInterface[] = "2";
+inline constexpr char kDeviceInterface[] = "3";
 
 // Exported by the shared object: "<kVersion of base/version.h>/<kDeviceInterface>", and the library, which is
 // never destroyed.

@@ -74,12 +74,13 @@ class Bench {
   double read_bytes_per_second = 0;  // measured first; what fractions are of
 };
 
-// cuda_attention_bench.cc and cuda_model_bench.cc.
+// cuda_attention_bench.cc, cuda_model_bench.cc and cuda_step_bench.cc.
 boost::json::array bench_decode_attention(Bench& bench);
 boost::json::object bench_cache_write(Bench& bench);
 boost::json::array bench_prefill_attention(Bench& bench, double products_per_second);
 boost::json::array bench_draws(Bench& bench);
 boost::json::object bench_layers(Bench& bench);
+boost::json::object bench_decode_step(Bench& bench);
 boost::json::object bench_products(Bench& bench);
 
 }  // namespace lowkey::testing

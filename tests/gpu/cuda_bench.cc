@@ -82,6 +82,7 @@ boost::json::object run(BenchSizes sizes) {
   part("cache_write", bench_cache_write(bench));
   part("layers", bench_layers(bench));
   part("draws", bench_draws(bench));
+  part("decode_step", bench_decode_step(bench));
   part("prefill_attention",
        bench_prefill_attention(bench, results["products"].at("operations_per_second").as_double()));
   return results;

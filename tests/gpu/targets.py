@@ -28,7 +28,11 @@ def measured(results):
     yield from attention(bench.get("decode_attention", []), torch)
     one = bench.get("layers", {}).get("1_rows")
     if one:
-        yield "layers at batch 1: weights over read bandwidth", one["fraction_of_read_bandwidth"], 0.80
+        yield "layers at batch 1: weights over read bandwidth", one["fraction_of_read_bandwidth"], None
+    if "decode_step" in bench:
+        step = bench["decode_step"]
+        yield "decode step at batch 1, recorded: weights over read bandwidth", step["fraction_of_read_bandwidth"], 0.80
+        yield "decode step at batch 1: told call by call, times recorded", step["seconds_told_call_by_call"] / step["seconds"], None
     for case in bench.get("prefill_attention", []):
         name = f"prefill attention, {case['tokens']} tokens, {case['bits']} bits{', mapped' if case['basis'] else ''}"
         yield f"{name}: of cuBLASLt's bf16 rate", case["fraction_of_products"], 0.60 if case["bits"] == 4 else None

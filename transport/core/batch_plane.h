@@ -26,6 +26,8 @@ class PoolView : public RemotePool {
   const char* transport() const override { return to_string(path()); }
   virtual Path path() const = 0;
   virtual std::string device() const = 0;
+  // Whether transfers may name a GPU's memory.
+  virtual bool reaches_gpu_memory() const { return false; }
   uint64_t connection_id() const { return connection_id_; }
   uint64_t scratch_bytes() const { return scratch_bytes_; }
 

@@ -27,6 +27,7 @@ class NcclComm final : public DeviceComm {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   std::string kind() const override { return "nccl"; }
+  bool on_device() const override { return true; }
   Status all_reduce_sum(const kernels::Tensor& x, Deadline deadline) override;
   Status gather(const kernels::Tensor& mine, std::span<float> all, Deadline deadline) override;
   bool gathers_on_device() const override { return true; }

@@ -51,6 +51,7 @@ class UcxRemotePool final : public PoolView {
         path_(lanes_.empty() ? presumed : path_of(lanes_)) {}
   Path path() const override { return path_; }
   std::string device() const override { return device_names(lanes_); }
+  bool reaches_gpu_memory() const override { return endpoint().worker()->context()->reaches_gpu_memory(); }
   const RemoteKey& key() const { return *key_; }
   Endpoint& endpoint() const { return *key_->endpoint(); }
   uint64_t at(uint64_t offset) const { return base_ + offset; }

@@ -91,6 +91,19 @@ Status Executor::execute(const wire::StepPlan& plan, std::span<const kernels::To
   return {};
 }
 
+// How the step's calls came to the device.
+void Executor::count_step() {
+  kernels::StepGraphs* const graphs = options_.backend ? options_.backend->step_graphs() : nullptr;
+  const kernels::StepGraphs::Counts now = graphs ? graphs->counts() : kernels::StepGraphs::Counts{};
+  const char* launch = now.captured > graphs_.captured   ? "captured"
+                       : now.replayed > graphs_.replayed ? "replayed"
+                                                         : "direct";
+  metrics_.add(Metric::kModelSteps, 1, {{"launch", launch}});
+  metrics_.set(Metric::kStepGraphs, static_cast<double>(now.graphs));
+  metrics_.set(Metric::kStepGraphBytes, static_cast<double>(now.bytes));
+  graphs_ = now;
+}
+
 // Brings the sequence's table up to date.
 Status Executor::apply(const wire::PlannedSequence& planned, Table* table) {
   if (planned.tail() >= memory_.tails().max_slabs()) return bad_plan("a tail beyond this rank's memory");
@@ -187,6 +200,7 @@ Status Executor::run_model(const wire::StepPlan& plan, std::span<const kernels::
     const TraceSpan span("model", {"rows", int64_t(tokens.size())}, {"sequences", int64_t(slices.size())});
     LOWKEY_TRY(model_.forward(batch, memory_.layout(), collectives_, deadline, gathered_));
   }
+  count_step();
   for (const wire::PlannedSequence& planned : plan.sequences()) {
     if (planned.has_compaction()) LOWKEY_TRY(compact(planned, &tables_[planned.sequence_id()]));
   }

@@ -93,6 +93,7 @@ class Executor {
   Status compact(const wire::PlannedSequence& planned, Table* table);
   Status add_archived(const wire::Compaction& compaction, Table* table) const;
   Status run_model(const wire::StepPlan& plan, std::span<const kernels::TokenDraw> draws);
+  void count_step();
   void take_logits(size_t rows);
   Result<std::vector<std::byte*>> addresses(const wire::PlacedPage& page) const;
   Status spill(const wire::StepPlan& plan);
@@ -113,6 +114,7 @@ class Executor {
   monitoring::Metrics& metrics_;
   std::shared_ptr<StagingPool> staging_;
   std::unordered_map<uint64_t, Table> tables_;  // by sequence id
+  kernels::StepGraphs::Counts graphs_;          // after the last step
   struct Spilled {
     std::mutex mutex;
     uint64_t bytes = 0;

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "base/trace.h"
 #include "worker/model/weight_source.h"
@@ -45,8 +46,24 @@ LlamaModel::LlamaModel(ModelConfig config, int rank, int size, DecoderWeights we
 Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
                            Deadline deadline, std::span<float> logits) {
   LOWKEY_TRY(check(batch, layout, comm, logits));
+  Batch step = batch;
+  const bool recorded = fill_up(layout, comm, &step);
+  reserve(static_cast<int>(step.tokens.size()));
+  Tensor out = logits_tensor(step, logits);
+  kernels::StepGraphs* const graphs = backend_.step_graphs();
+  if (!recorded || graphs->begin(graph_step(step, layout))) {
+    const Status made = compute(step, layout, comm, deadline, out);
+    if (recorded) made.ok() ? graphs->end() : graphs->abandon();
+    if (!made.ok()) return made;
+  }
+  if (batch.logit_rows.empty()) return comm.settle(deadline);
+  out.rows = static_cast<int>(batch.logit_rows.size());
+  return deliver_logits(batch, out, comm, deadline, logits);
+}
+
+Status LlamaModel::compute(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
+                           Deadline deadline, const Tensor& logits) {
   const int rows = static_cast<int>(batch.tokens.size());
-  reserve(rows);
   const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
   backend_.embed(*weights_.embedding, batch.tokens, static_cast<int>(weights_.vocab.first),
                  config_.embedding_scale(), residual);
@@ -56,8 +73,44 @@ Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout
     LOWKEY_TRY(attention_block(i, batch, layout, comm, deadline));
     LOWKEY_TRY(mlp_block(weights_.layers[i], rows, comm, deadline));
   }
-  if (!batch.logit_rows.empty()) return write_logits(batch, comm, deadline, logits);
-  return comm.settle(deadline);
+  if (!batch.logit_rows.empty()) write_logits(batch, logits);
+  return {};
+}
+
+// Every sequence has one row and wants its logits; sums stay on the device. Rows are filled up at the end, so
+// that those of the batch stay the first ones.
+bool LlamaModel::fill_up(const kernels::PageLayout& layout, const transport::DeviceComm& comm, Batch* step) {
+  const size_t rows = step->tokens.size();
+  kernels::StepGraphs* const graphs = backend_.step_graphs();
+  if (graphs == nullptr || step->tap != nullptr || (size_ > 1 && !comm.on_device()) ||
+      step->sequences.size() != rows || step->logit_rows.size() != rows)
+    return false;
+  const int padded = graphs->padded_rows(graph_step(*step, layout));
+  if (padded == 0) return false;
+  filled_.tokens.assign(step->tokens.begin(), step->tokens.end());
+  filled_.tokens.resize(padded, 0);
+  filled_.positions.assign(step->positions.begin(), step->positions.end());
+  filled_.positions.resize(padded, 0);
+  filled_.logit_rows.resize(padded);
+  std::iota(filled_.logit_rows.begin(), filled_.logit_rows.end(), 0);
+  filled_.sequences.assign(step->sequences.begin(), step->sequences.end());
+  for (int row = static_cast<int>(rows); row < padded; ++row)
+    filled_.sequences.push_back({.first_row = row, .num_rows = 1});
+  step->tokens = filled_.tokens;
+  step->positions = filled_.positions;
+  step->logit_rows = filled_.logit_rows;
+  step->sequences = filled_.sequences;
+  return true;
+}
+
+kernels::StepGraphs::Step LlamaModel::graph_step(const Batch& step, const kernels::PageLayout& layout) const {
+  return {.owner = this,
+          .layout = &layout,
+          .num_q_heads = shape_.num_heads,
+          .tokens = step.tokens,
+          .positions = step.positions,
+          .logit_rows = step.logit_rows,
+          .sequences = step.sequences};
 }
 
 // The engine builds batches from checked requests; what is wrong here is a broken invariant.
@@ -216,23 +269,28 @@ Status LlamaModel::project(const kernels::Linear& weight, const DeviceVector& bi
   return {};
 }
 
-Status LlamaModel::write_logits(const Batch& batch, transport::DeviceComm& comm, Deadline deadline,
-                                std::span<float> logits) {
-  const int rows = static_cast<int>(batch.logit_rows.size());
+Tensor LlamaModel::logits_tensor(const Batch& step, std::span<float> logits) {
+  Tensor out{
+      .data = logits.data(), .rows = static_cast<int>(step.logit_rows.size()), .cols = weights_.vocab_rows};
+  if (out.rows == 0 || (backend_.host_accessible() && !(step.gather_logits && size_ > 1))) return out;
+  if (!logits_ || logits_->size() < out.bytes()) logits_ = backend_.allocate(out.bytes());
+  out.data = logits_->data();
+  return out;
+}
+
+void LlamaModel::write_logits(const Batch& step, const Tensor& out) {
   const Tensor residual =
-      matrix(buffers_.residual, static_cast<int>(batch.tokens.size()), config_.hidden_size);
-  const Tensor wanted = matrix(buffers_.normed, rows, config_.hidden_size);
-  const bool gather = batch.gather_logits && size_ > 1;
-  const bool in_place = backend_.host_accessible() && !gather;
-  Tensor out{.data = logits.data(), .rows = rows, .cols = weights_.vocab_rows};
-  if (!in_place) {
-    if (!logits_ || logits_->size() < out.bytes()) logits_ = backend_.allocate(out.bytes());
-    out.data = logits_->data();
-  }
-  backend_.gather_rows(residual, batch.logit_rows, wanted);
+      matrix(buffers_.residual, static_cast<int>(step.tokens.size()), config_.hidden_size);
+  const Tensor wanted = matrix(buffers_.normed, out.rows, config_.hidden_size);
+  backend_.gather_rows(residual, step.logit_rows, wanted);
   backend_.rms_norm(wanted, floats(weights_.final_norm), config_.rms_norm_eps, wanted);
   backend_.linear(weights_.output_head(), wanted, nullptr, false, out);
   if (config_.logit_soft_cap > 0) backend_.soft_cap(config_.logit_soft_cap, out);
+}
+
+Status LlamaModel::deliver_logits(const Batch& batch, const Tensor& out, transport::DeviceComm& comm,
+                                  Deadline deadline, std::span<float> logits) {
+  const bool gather = batch.gather_logits && size_ > 1;
   if (!batch.draws.empty()) {
     Tensor all = out;
     if (gather) LOWKEY_TRY(comm.gather_on_device(out, &all, deadline));
@@ -240,8 +298,10 @@ Status LlamaModel::write_logits(const Batch& batch, transport::DeviceComm& comm,
   }
   if (gather) return comm.gather(out, logits, deadline);
   LOWKEY_TRY(comm.settle(deadline));
-  if (!in_place) backend_.download(logits_->data(), std::as_writable_bytes(logits.first(out.bytes() / 4)));
-  for (int row = 0; row < rows; ++row)
+  if (out.data != logits.data())
+    backend_.download(static_cast<const std::byte*>(out.data),
+                      std::as_writable_bytes(logits.first(out.bytes() / sizeof(float))));
+  for (int row = 0; row < out.rows; ++row)
     std::fill(logits.begin() + size_t(row) * out.cols + weights_.vocab.count,
               logits.begin() + size_t(row + 1) * out.cols, -std::numeric_limits<float>::infinity());
   return {};

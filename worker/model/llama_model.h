@@ -42,6 +42,15 @@ class LlamaModel : public Model {
   Status check(const Batch& batch, const kernels::PageLayout& layout, const transport::DeviceComm& comm,
                std::span<float> logits) const;
   void reserve(int rows);
+  // A step that the backend can record: `step` becomes it, filled up, with arrays of this model's. False: it
+  // stays as it is.
+  bool fill_up(const kernels::PageLayout& layout, const transport::DeviceComm& comm, Batch* step);
+  kernels::StepGraphs::Step graph_step(const Batch& step, const kernels::PageLayout& layout) const;
+  // Where the calls of a step write its logits: `logits` itself, or the device.
+  kernels::Tensor logits_tensor(const Batch& step, std::span<float> logits);
+  // The calls of a step, up to the logits.
+  Status compute(const Batch& step, const kernels::PageLayout& layout, transport::DeviceComm& comm,
+                 Deadline deadline, const kernels::Tensor& logits);
   // What attention wants of a layer, rotated.
   struct Qkv {
     kernels::Tensor q, k, v;
@@ -56,8 +65,10 @@ class LlamaModel : public Model {
   // residual += norm(all-reduce(x weight^T + bias)); without `post_norm` unnormed
   Status project(const kernels::Linear& weight, const DeviceVector& bias, const DeviceVector& post_norm,
                  const kernels::Tensor& x, transport::DeviceComm& comm, Deadline deadline);
-  Status write_logits(const Batch& batch, transport::DeviceComm& comm, Deadline deadline,
-                      std::span<float> logits);
+  void write_logits(const Batch& step, const kernels::Tensor& out);
+  // Completes the step; `out`, of the batch's rows, goes to where it is wanted.
+  Status deliver_logits(const Batch& batch, const kernels::Tensor& out, transport::DeviceComm& comm,
+                        Deadline deadline, std::span<float> logits);
   Status draw_tokens(const Batch& batch, const kernels::Tensor& logits, int parts,
                      transport::DeviceComm& comm, Deadline deadline, std::span<float> undrawn);
 
@@ -71,6 +82,12 @@ class LlamaModel : public Model {
   std::vector<int> bank_of_layer_;
   kernels::Backend& backend_;
   Activations buffers_;
+  // Of a step that is filled up.
+  struct FilledUp {
+    std::vector<int32_t> tokens, positions, logit_rows;
+    std::vector<kernels::SequenceSlice> sequences;
+  };
+  FilledUp filled_;
   std::unique_ptr<kernels::Buffer> logits_;  // where they cannot be written to where they are wanted; grown
   std::unique_ptr<kernels::Buffer> drawn_;   // grown
 };

@@ -3,13 +3,16 @@
 //
 // Streams are lazy: what is put on one runs only when somebody waits for it. So host memory that is reused
 // too early, a forgotten synchronization or a missing order between streams show in results. "Device" memory
-// is host memory, poisoned when allocated, one allocation each (AddressSanitizer sees its ends).
+// is host memory, poisoned when allocated, one allocation each (AddressSanitizer sees its ends). While a
+// thread captures a stream, what the real runtime refuses then is refused, and the capture is lost; copies of
+// host memory that is not page-locked are, too, which the real one would repeat from wherever it was.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <set>
 
 #include "kernels/cuda/emulation/fibers.h"
 
@@ -39,6 +42,10 @@ enum cudaError_t : int {
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorNotReady = 600,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureIsolation = 905,
+  cudaErrorCapturedEvent = 907,
   cudaErrorUnknown = 999,
 };
 struct alignas(8) uint2 {
@@ -56,12 +63,13 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeT
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline constexpr unsigned cudaEventDefault = 0;
 inline constexpr unsigned cudaEventDisableTiming = 2;
+inline constexpr unsigned cudaEventRecordExternal = 1;
 inline constexpr unsigned cudaHostAllocDefault = 0;
 
 using cudaStream_t = struct EmulatedStream*;
 using cudaEvent_t = struct EmulatedEvent*;
 using cudaGraph_t = struct EmulatedGraph*;
-using cudaGraphExec_t = struct EmulatedGraph*;
+using cudaGraphExec_t = struct EmulatedExecutable*;
 
 struct cudaUUID_t {
   char bytes[16];
@@ -98,6 +106,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+// With cudaEventRecordExternal, in a capture alone: recorded whenever the graph is launched.
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
@@ -116,9 +126,20 @@ struct Machine {
   int devices = 1;
   int driver = 13000, runtime = 13000;
   size_t device_bytes = size_t{1} << 30;
+  int compute_major = 9;
 };
 Machine& machine();
 size_t allocated_bytes();
+
+// What was asked of the runtime since the process began, by all threads.
+struct Calls {
+  uint64_t device_allocations = 0, device_frees = 0, host_allocations = 0, host_frees = 0;
+  uint64_t launches = 0, graph_launches = 0, synchronizations = 0;
+  uint64_t allocations() const { return device_allocations + device_frees + host_allocations + host_frees; }
+};
+Calls calls();
+// Devices on which something was begun, by index, since the last call of this.
+std::set<int> take_contexts();
 
 void enqueue(cudaStream_t stream, std::function<void()> work);
 

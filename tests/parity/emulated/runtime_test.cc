@@ -8,6 +8,9 @@
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/page_copies.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/ops/device_library.h"
+
+extern "C" lowkey::kernels::DeviceLibrary* lowkey_device_library();
 
 namespace lowkey::kernels::cuda {
 namespace {
@@ -44,6 +47,35 @@ TEST(CudaErrors, SayWhatIsMissingInOneLine) {
   EXPECT_NE(backend.error().message.find("cudaErrorInvalidDevice"), std::string::npos)
       << backend.error().message;
   EXPECT_NE(backend.error().message.find("cuda_backend.cc:"), std::string::npos) << backend.error().message;
+}
+
+// A context takes hundreds of megabytes of a device that somebody else may need.
+TEST(CudaLibrary, LooksAtDevicesWithoutUsingThem) {
+  const OnMachine machine({.devices = 3});
+  (void)emulation::take_contexts();
+  const auto devices = lowkey_device_library()->devices();
+  ASSERT_TRUE(devices.ok()) << devices.error().message;
+  ASSERT_EQ(devices->size(), 3u);
+  EXPECT_NE(devices->at(1).uuid, devices->at(2).uuid);
+  EXPECT_EQ(devices->at(1).total_bytes, size_t{1} << 30);
+  EXPECT_TRUE(emulation::take_contexts().empty());
+  EXPECT_TRUE(lowkey_device_library()->free_bytes(2).ok());
+  EXPECT_EQ(emulation::take_contexts(), std::set<int>{2});
+  (void)lowkey_device_library()->make_backend(1, DType::kBf16).value();
+  EXPECT_EQ(emulation::take_contexts(), std::set<int>{1});
+  LOWKEY_CUDA_CHECK(cudaSetDevice(0));
+}
+
+TEST(CudaLibrary, SaysWhyThereIsNoDevice) {
+  const auto reason = [](const emulation::Machine& what) {
+    const OnMachine machine(what);
+    const auto devices = lowkey_device_library()->devices();
+    return devices.ok() ? "" : devices.error().message;
+  };
+  EXPECT_EQ(reason({.devices = 0, .driver = 0}), "CUDA: no driver is installed");
+  EXPECT_EQ(reason({.devices = 0}), "CUDA: no device: the driver sees none");
+  EXPECT_EQ(reason({.driver = 12040}), "CUDA: driver for 12.4: expected 13.0 or later");
+  EXPECT_EQ(reason({.compute_major = 7}), "CUDA: 1 device(s), none of compute capability 8.0 or later");
 }
 
 TEST(CudaErrors, ExhaustedMemoryIsAValueWithTheBytes) {

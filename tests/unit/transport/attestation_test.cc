@@ -56,6 +56,18 @@ TEST(Attestation, SaysWhatItFoundInOneLine) {
   EXPECT_NE(describe(path).find("put 117.3 MB/s, get 8.2 GB/s"), std::string::npos) << describe(path);
 }
 
+// Where UCX does not reach the GPU's memory, and where it does: the pages pass through host memory, and the
+// pair says so.
+TEST(Attestation, SaysHowGpuMemoryTravels) {
+  EXPECT_EQ(gpu_memory(false, false), GpuMemory::kNone);
+  EXPECT_EQ(gpu_memory(false, true), GpuMemory::kNone);
+  EXPECT_EQ(gpu_memory(true, false), GpuMemory::kStaged);
+  EXPECT_EQ(gpu_memory(true, true), GpuMemory::kReachable);
+  Attestation path = attestation(Path::kTcp, Path::kTcp);
+  path.gpu = gpu_memory(true, false);
+  EXPECT_NE(describe(path).find("(host memory; GPU memory staged)"), std::string::npos) << describe(path);
+}
+
 TEST(Attestation, ReadsRdmaPortsOffTheKernel) {
   const lowkey::testing::TempFolder folder;
   EXPECT_FALSE(has_active_rdma(folder.path() / "absent"));
