@@ -34,6 +34,7 @@ class LayoutTables {
 
   const DeviceLayout* device() const { return device_; }
   int max_dim() const { return max_dim_; }  // of any stored vector
+  const FastBank& fast(int bank) const { return fast_[bank]; }
   // The fast kernel of a bank of `layout`, whose tables these are, if there is one on such a device; without
   // its queries.
   FastStep fast_step(const PageLayout& layout, int bank, int num_q_heads, const DeviceLimits& limits) const;
