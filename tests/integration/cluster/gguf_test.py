@@ -1,5 +1,5 @@
 """One GGUF file and nothing else: a cluster serves it as it serves the folder that it was written from, token for token,
-text and chat. With LLAMA_CPP_BIN (a folder with llama-server) llama.cpp's ids for the same file, too."""
+text and chat; one in blocks of 8 bits as the folder with --weights int8. With LLAMA_CPP_BIN (a folder with llama-server) llama.cpp's ids for the same file, too."""
 
 import importlib.util
 import json
@@ -11,6 +11,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from bench.report import samples  # noqa: E402
 from support.cluster import DEMO_MODEL, ROOT, Cluster, binary, free_port, http, skip, wait_until  # noqa: E402
 
 PROMPTS = ["The sea was", "It was in the year 1842 that", "“No,” said she;", "été 🦙 12345\n\n  x"]
@@ -29,9 +30,12 @@ class BareFile(unittest.TestCase):
     def tearDownClass(cls):
         cls.folder.cleanup()
 
-    def answers(self, model):
+    def answers(self, model, *flags):
         name = model.stem if model.suffix == ".gguf" else model.name
-        with Cluster(model=model, workers=2, flags=["--dtype", "fp32"]) as cluster:
+        with Cluster(model=model, workers=2, flags=["--dtype", "fp32", *flags]) as cluster:
+            self.weights = sum(value for _, value in samples(cluster, "lowkey_weight_bytes"))
+            self.errors = {labels["kind"]: value
+                           for labels, value in samples(cluster, "lowkey_weight_rounding_error_ratio") if value > 0}
             out = []
             for prompt in PROMPTS:
                 out.append(http(cluster.url + "/tokenize", {"model": name, "prompt": prompt})[1]["tokens"])
@@ -47,6 +51,20 @@ class BareFile(unittest.TestCase):
 
     def test_serves_as_its_folder(self):
         self.assertEqual(self.answers(self.file), self.answers(DEMO_MODEL))
+
+    def test_blocks_serve_as_weights_rounded_at_load(self):
+        from support import gguf_writer
+        file = pathlib.Path(self.folder.name) / "blocks.gguf"
+        gguf_writer.write(DEMO_MODEL, file, "q8_0")
+        stored = self.answers(file)
+        weights, errors = self.weights, self.errors
+        self.assertEqual(errors, {}, "nothing was rounded")
+        self.assertEqual(self.answers(DEMO_MODEL, "--weights", "int8"), stored)
+        self.assertEqual(self.weights, weights)
+        self.assertEqual(set(self.errors), {"qkv", "o", "gate_up", "down", "embedding"})
+        self.assertTrue(all(0.003 < error < 0.01 for error in self.errors.values()), self.errors)
+        self.answers(DEMO_MODEL, "--weights", "full")
+        self.assertGreater(self.weights, 3.6 * weights, "4 bytes against 1 and a sixteenth")
 
     def test_inspect_reads_it(self):
         done = subprocess.run([binary(), "inspect", self.file], capture_output=True, text=True, timeout=60)
