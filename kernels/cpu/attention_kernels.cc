@@ -89,7 +89,8 @@ HWY_INLINE float exp_one(float x) {
   return hn::GetLane(exp_f32(d1, hn::Set(d1, x)));
 }
 
-void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, float* acc, int dim) {
+// The largest of the first `valid` scores.
+HWY_INLINE float largest(const float* scores, int valid) {
   const D d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   const V lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
@@ -98,14 +99,13 @@ void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, fl
     const V s = hn::LoadU(d, scores + i);
     maxima = hn::Max(maxima, i + lanes <= valid ? s : hn::IfThenElse(hn::FirstN(d, valid - i), s, lowest));
   }
-  const float page_maximum = hn::GetLane(hn::MaxOfLanes(d, maxima));
-  if (page_maximum > maximum) {
-    const float shrink = exp_one(maximum - page_maximum);
-    maximum = page_maximum;
-    sum *= shrink;
-    for (int f = 0; f < dim; f += lanes)
-      hn::StoreU(hn::Mul(hn::LoadU(d, acc + f), hn::Set(d, shrink)), d, acc + f);
-  }
+  return hn::GetLane(hn::MaxOfLanes(d, maxima));
+}
+
+// Scores become weights; their sum.
+HWY_INLINE float weigh(float* scores, int valid, int n, float maximum) {
+  const D d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
   V sums = hn::Zero(d);
   const V shift = hn::Set(d, maximum);
   for (int i = 0; i < n; i += lanes) {
@@ -117,7 +117,34 @@ void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, fl
     hn::StoreU(weight, d, scores + i);
     sums = hn::Add(sums, weight);
   }
-  sum += hn::GetLane(hn::SumOfLanes(d, sums));
+  return hn::GetLane(hn::SumOfLanes(d, sums));
+}
+
+// In two passes over some rows: one row's reductions wait for each other, those of several overlap.
+void softmax_rows(const SoftmaxRows& s) {
+  const D d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  constexpr int kTogether = 16;
+  for (int first = 0; first < s.rows; first += kTogether) {
+    const int end = first + kTogether < s.rows ? first + kTogether : s.rows;
+    const auto valid = [&](int row) {
+      const int seen = s.first_valid + row / s.group;
+      return seen < s.tokens ? seen : s.tokens;
+    };
+    const auto scores = [&](int row) { return s.scores + static_cast<ptrdiff_t>(row) * s.stride; };
+    for (int row = first; row < end; ++row) {
+      const float page_maximum = largest(scores(row), valid(row));
+      if (!(page_maximum > s.maximum[row])) continue;
+      const float shrink = exp_one(s.maximum[row] - page_maximum);
+      s.maximum[row] = page_maximum;
+      s.sum[row] *= shrink;
+      float* acc = s.acc + static_cast<ptrdiff_t>(row) * s.acc_stride;
+      for (int f = 0; f < s.dim; f += lanes)
+        hn::StoreU(hn::Mul(hn::LoadU(d, acc + f), hn::Set(d, shrink)), d, acc + f);
+    }
+    for (int row = first; row < end; ++row)
+      s.sum[row] += weigh(scores(row), valid(row), s.stride, s.maximum[row]);
+  }
 }
 
 void soft_cap_row(float* scores, float offset, float cap, int n) {
@@ -190,7 +217,7 @@ HWY_AFTER_NAMESPACE();
 namespace lowkey::kernels::simd {
 
 HWY_EXPORT(multiply_tile);
-HWY_EXPORT(softmax_row);
+HWY_EXPORT(softmax_rows);
 HWY_EXPORT(soft_cap_row);
 HWY_EXPORT(merge_row);
 HWY_EXPORT(add_weights);
@@ -201,8 +228,8 @@ HWY_EXPORT(dot_row);
 void multiply_tile(const TileProduct& product) {
   HWY_DYNAMIC_DISPATCH(multiply_tile)(product);
 }
-void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, float* acc, int dim) {
-  HWY_DYNAMIC_DISPATCH(softmax_row)(scores, valid, n, maximum, sum, acc, dim);
+void softmax_rows(const SoftmaxRows& softmax) {
+  HWY_DYNAMIC_DISPATCH(softmax_rows)(softmax);
 }
 void soft_cap_row(float* scores, float offset, float cap, int n) {
   HWY_DYNAMIC_DISPATCH(soft_cap_row)(scores, offset, cap, n);

@@ -17,10 +17,23 @@ struct TileProduct {
 };
 void multiply_tile(const TileProduct& product);
 
-// Online softmax of one query row over one page (Milakov & Gimelshein 2018): scores[0 .. valid) become
-// weights e^(score - new maximum), the rest up to `n` becomes 0; `sum` and `acc` are rescaled to the new
-// maximum. REQUIRES: valid >= 1.
-void softmax_row(float* scores, int valid, int n, float& maximum, float& sum, float* acc, int dim);
+// Online softmax of query rows over one page (Milakov & Gimelshein 2018): of row r, scores[0 .. valid) with
+// valid = min(tokens, first_valid + r / group) become weights e^(score - new maximum), the rest up to
+// `stride` becomes 0; its sum and acc are rescaled to the new maximum. REQUIRES: first_valid >= 1.
+struct SoftmaxRows {
+  float* scores;  // [rows][stride], a multiple of kTileLanes
+  int stride;
+  int rows;
+  int tokens;
+  int first_valid;
+  int group;
+  float* maximum;  // [rows]
+  float* sum;      // [rows]
+  float* acc;      // [rows][acc_stride]
+  int acc_stride;
+  int dim;
+};
+void softmax_rows(const SoftmaxRows& softmax);
 
 // scores = cap * tanh((scores + offset) / cap).
 void soft_cap_row(float* scores, float offset, float cap, int n);

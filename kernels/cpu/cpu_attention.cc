@@ -273,11 +273,20 @@ void CpuAttention::see_rows(const ExactRows& exact, const AttentionState& state,
   for (int i = 0; i < rows; ++i) {
     float* row = scores + static_cast<size_t>(i) * extent;
     if (step_->soft_cap != 0) simd::soft_cap_row(row, 0, step_->soft_cap, extent);
-    std::fill_n(row, std::max(0, hidden + (first_query + i) / group_),
-                -std::numeric_limits<float>::infinity());
-    simd::softmax_row(row, std::min(tokens, first_valid + i / group_), extent, state.maximum[first_query + i],
-                      state.sum[first_query + i], acc + static_cast<size_t>(i) * state.stride, value_stride);
+    const int out_of_sight = hidden + (first_query + i) / group_;
+    if (out_of_sight > 0) std::fill_n(row, out_of_sight, -std::numeric_limits<float>::infinity());
   }
+  simd::softmax_rows({.scores = scores,
+                      .stride = extent,
+                      .rows = rows,
+                      .tokens = tokens,
+                      .first_valid = first_valid,
+                      .group = group_,
+                      .maximum = state.maximum + first_query,
+                      .sum = state.sum + first_query,
+                      .acc = acc,
+                      .acc_stride = state.stride,
+                      .dim = value_stride});
   simd::multiply_tile({scores, extent, scratch.value_tile.data(), value_stride, acc, state.stride, rows,
                        extent, value_stride, /*accumulate=*/true});
 }

@@ -11,6 +11,7 @@
 #include "kernels/cpu/cpu_linear.h"
 #include "kernels/cpu/few_bit_linear.h"
 #include "kernels/cpu/matmul_cache.h"
+#include "kernels/cpu/panel_products.h"
 #include "kernels/cpu/rope_cache.h"
 #include "kernels/cpu/simd_ops.h"
 #include "kernels/ops/host_backend.h"
@@ -36,6 +37,11 @@ int piece_rows(int rows_left) {
   return rows_left >= kRowStep ? rows_left / kRowStep * kRowStep : rows_left;
 }
 
+bool in_panels(const Linear& weight) {
+  const auto* linear = dynamic_cast<const CpuLinear*>(&weight);
+  return linear != nullptr && linear->has_panels();
+}
+
 class CpuBackend final : public HostBackend {
  public:
   explicit CpuBackend(const CpuBackendOptions& options)
@@ -43,13 +49,15 @@ class CpuBackend final : public HostBackend {
         pool_(options.threads),
         matmuls_(options.threads),
         attention_(pool_),
+        panels_(pool_),
+        has_panels_(options.dtype == DType::kBf16 && !options.onednn_only && has_bf16_panels()),
         results_(options.threads) {}
 
   DType dtype() const override { return dtype_; }
 
   std::unique_ptr<Linear> pack_linear(const void* weight, DType dtype, int out, int in,
                                       int64_t stride) override {
-    return std::make_unique<CpuLinear>(pool_, matmuls_, weight, dtype, out, in, stride, dtype_);
+    return std::make_unique<CpuLinear>(pool_, matmuls_, weight, dtype, out, in, stride, dtype_, has_panels_);
   }
   // Packed like any other: a row is gathered from the packed form, which costs nothing beside a layer, and a
   // tied head runs at the full speed of linear().
@@ -71,6 +79,8 @@ class CpuBackend final : public HostBackend {
   void gated(Activation activation, const Tensor& gate_up, const Tensor& y) override;
   void soft_cap(float cap, const Tensor& x) override;
   void add(const Tensor& x, const Tensor& y) override;
+  void project_heads(const HeadsStep& step) override;
+  void gated_mlp(const MlpStep& step) override;
   void attend(const AttentionStep& step) override {
     const TraceSpan span("attend", {"rows", step.q.rows}, {"bank", step.bank});
     attention_.attend(step);
@@ -108,6 +118,8 @@ class CpuBackend final : public HostBackend {
   ComputePool pool_;
   MatmulCache matmuls_;
   CpuAttention attention_;
+  PanelProducts panels_;
+  const bool has_panels_;
   RopeCache rope_;
   std::vector<uint16_t> bf16_input_;  // of the product at hand
   FewBitLinear::Scratch few_bit_input_;
@@ -156,6 +168,7 @@ void CpuBackend::linear(const Linear& weight, const Tensor& x, const float* bias
   if (const auto* few_bits = dynamic_cast<const FewBitLinear*>(&weight))
     return few_bits->multiply(pool_, few_bit_input_, x, bias, accumulate, y);
   const auto& w = static_cast<const CpuLinear&>(weight);
+  if (w.has_panels()) return panels_.linear(w, x, bias, accumulate, y);
   const auto* input = static_cast<const std::byte*>(convert_input(x));
   plan_matmuls(w, x.rows);
   const size_t row_bytes = static_cast<size_t>(x.cols) * dtype_bytes(dtype_);
@@ -175,6 +188,20 @@ void CpuBackend::linear(const Linear& weight, const Tensor& x, const float* bias
       }
     }
   });
+}
+
+void CpuBackend::project_heads(const HeadsStep& step) {
+  if (!in_panels(*step.weight) || step.x.rows == 0) return Backend::project_heads(step);
+  const TraceSpan span("heads", {"rows", step.x.rows}, {"out", step.qkv.cols});
+  panels_.project_heads(step, rope_.find(*step.rope, step.positions));
+}
+
+void CpuBackend::gated_mlp(const MlpStep& step) {
+  const bool fused = in_panels(*step.gate_up) && in_panels(*step.down) && step.x.rows > 0 &&
+                     PanelProducts::can_gate(static_cast<const CpuLinear&>(*step.gate_up));
+  if (!fused) return Backend::gated_mlp(step);
+  const TraceSpan span("mlp", {"rows", step.x.rows}, {"ffn", step.hidden.cols});
+  panels_.gated_mlp(step);
 }
 
 void CpuBackend::embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,

@@ -1,4 +1,5 @@
-// The CPU backend: oneDNN for matrix products, Highway for the rest, on a compute pool of its own.
+// The CPU backend: matrix products in AVX-512 BF16 panels where the machine has them, else oneDNN; Highway
+// for the rest; on a compute pool of its own.
 #pragma once
 
 #include <memory>
@@ -10,6 +11,7 @@ namespace lowkey::kernels {
 struct CpuBackendOptions {
   DType dtype = DType::kBf16;  // kBf16 or kF32
   int threads = 1;             // of the compute pool, the calling thread included
+  bool onednn_only = false;    // for tests and comparisons: no panels
 };
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuBackendOptions& options);

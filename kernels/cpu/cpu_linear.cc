@@ -10,8 +10,9 @@
 namespace lowkey::kernels {
 namespace {
 
-// oneDNN blocks weights in panels of 64 outputs; a slice is a whole number of them.
-constexpr int kPanel = 64;
+// oneDNN blocks weights by 64 outputs; a slice is a whole number of these.
+constexpr int kBlockOut = 64;
+static_assert(kBlockOut % kPanelOut == 0);
 // Small enough for the threads to share a layer evenly, large enough for the cost of a call (2 us) not to
 // count.
 constexpr size_t kSliceBytes = size_t{1} << 20;
@@ -45,12 +46,24 @@ void pack_from(const void* weight, DType dtype, int64_t first, int64_t stride, i
   }
 }
 
+// Panels as bf16_panels.h says, of up to `out` outputs.
+WeightFormat panel_format(int in, int out) {
+  WeightFormat format;
+  for (int i = 0; i < in; ++i) format.in_offset.push_back(i / 2 * 2 * kPanelOut + i % 2);
+  for (int o = 0; o < out; ++o)
+    format.out_offset.push_back(
+        static_cast<uint32_t>(o / kPanelOut * panel_elements(in) + o % kPanelOut * 2));
+  return format;
+}
+
 }  // namespace
 
 CpuLinear::CpuLinear(ComputePool& pool, MatmulCache& cache, const void* weight, DType dtype, int out, int in,
-                     int64_t stride, DType packed_dtype)
+                     int64_t stride, DType packed_dtype, bool panels)
     : in_(in), out_(out), packed_dtype_(packed_dtype) {
+  if (panels) panel_format_ = std::make_unique<WeightFormat>();
   plan_slices(cache, pool.threads());
+  if (panels) *panel_format_ = panel_format(in, max_slice_out_);
   pool.parallel_for(static_cast<int>(slices_.size()),
                     [&](int task, int) { pack_slice(slices_[task], weight, dtype, stride); });
 }
@@ -58,19 +71,24 @@ CpuLinear::CpuLinear(ComputePool& pool, MatmulCache& cache, const void* weight, 
 CpuLinear::~CpuLinear() = default;
 
 void CpuLinear::plan_slices(MatmulCache& cache, int threads) {
-  const size_t panel_bytes = size_t{kPanel} * in_ * dtype_bytes(packed_dtype_);
-  const int panels = (out_ + kPanel - 1) / kPanel;
+  const size_t panel_bytes = size_t{kBlockOut} * in_ * dtype_bytes(packed_dtype_);
+  const int panels = (out_ + kBlockOut - 1) / kBlockOut;
   int count = static_cast<int>((panels * panel_bytes + kSliceBytes - 1) / kSliceBytes);
   count = std::min(panels, (count + threads - 1) / threads * threads);  // the same number for every thread
   size_t offset = 0;
   for (int i = 0; i < count; ++i) {
     Slice slice;
-    slice.first_out = static_cast<int>(int64_t{panels} * i / count) * kPanel;
+    slice.first_out = static_cast<int>(int64_t{panels} * i / count) * kBlockOut;
     slice.num_out =
-        std::min(out_, static_cast<int>(int64_t{panels} * (i + 1) / count) * kPanel) - slice.first_out;
+        std::min(out_, static_cast<int>(int64_t{panels} * (i + 1) / count) * kBlockOut) - slice.first_out;
     slice.offset = offset;
-    slice.format = &cache.weight_format(in_, slice.num_out, packed_dtype_);
-    offset += (slice.format->bytes + 63) / 64 * 64;
+    if (panel_format_ != nullptr) {
+      slice.format = panel_format_.get();
+      offset += (slice.num_out + kPanelOut - 1) / kPanelOut * panel_elements(in_) * sizeof(uint16_t);
+    } else {
+      slice.format = &cache.weight_format(in_, slice.num_out, packed_dtype_);
+      offset += (slice.format->bytes + 63) / 64 * 64;
+    }
     max_slice_out_ = std::max(max_slice_out_, slice.num_out);
     slices_.push_back(slice);
   }

@@ -40,11 +40,20 @@ void FloatPages::see(const PageRun& run, const AttentionState& state) {
         simd::soft_cap_row(scores, queries_.offsets == nullptr ? 0 : queries_.offsets[first + row],
                            queries_.soft_cap, tokens);
       }
-      std::fill_n(scores, std::max(masked, run.hidden_tokens(page, first + row, tokens)),
-                  -std::numeric_limits<float>::infinity());
-      simd::softmax_row(scores, tokens, stride, state.maximum[first + row], state.sum[first + row],
-                        acc + static_cast<size_t>(row) * state.stride, value_stride);
+      const int hidden = std::max(masked, run.hidden_tokens(page, first + row, tokens));
+      if (hidden > 0) std::fill_n(scores, hidden, -std::numeric_limits<float>::infinity());
     }
+    simd::softmax_rows({.scores = scores_.data(),
+                        .stride = stride,
+                        .rows = rows,
+                        .tokens = tokens,
+                        .first_valid = tokens,
+                        .group = 1,
+                        .maximum = state.maximum + first,
+                        .sum = state.sum + first,
+                        .acc = acc,
+                        .acc_stride = state.stride,
+                        .dim = value_stride});
     add(run, page, rows, acc, state.stride);
   }
 }

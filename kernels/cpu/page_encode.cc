@@ -71,10 +71,11 @@ void PageEncoder::encode(const PageLayout& layout, const VectorLayout& vector,
   if (!has_fast_version(layout, vector)) return encode_vector(layout, vector, head_rows, page);
   if (vector.dim == 0) return;
   Job job{layout, vector, page};
+  find_groups(layout, vector, groups_);
   make_features(head_rows, job);
   if (vector.quantizer == Quantizer::kEmbedded) make_norms(job);
   if (vector.quantizer == Quantizer::kAffine) make_pairs(job);
-  for (const PlaneGroup& group : groups_of(layout, vector)) code_group(job, group);
+  for (const PlaneGroup& group : groups_) code_group(job, group);
 }
 
 void PageEncoder::make_features(std::span<const std::byte* const> head_rows, Job& job) {
@@ -125,12 +126,10 @@ void PageEncoder::make_pairs(const Job& job) {
   float* steps = grow(steps_, pairs + kEncodeLanes);
   block_extremes(channel ? job.rows : job.columns, channel ? job.row_stride : inner, outer, inner,
                  vector.scale_span, minima, steps);
-  std::vector<int> bits;  // of every group
-  for (const PlaneGroup& group : groups_of(job.layout, vector)) bits.push_back(group.bits);
   auto* out = reinterpret_cast<AffinePair*>(job.page.slabs[0] + vector.scales_offset);
   for (size_t i = 0; i < pairs; ++i) {
     const size_t feature = channel ? i % inner : i / inner * vector.scale_span;
-    out[i] = affine_pair(minima[i], steps[i], bits[feature / kGroupFeatures]);
+    out[i] = affine_pair(minima[i], steps[i], groups_[feature / kGroupFeatures].bits);
     minima[i] = f16_to_f32(out[i].minimum);
     steps[i] = f16_to_f32(out[i].step);
   }

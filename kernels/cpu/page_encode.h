@@ -45,6 +45,7 @@ class PageEncoder {
   std::vector<float> norms_;           // of every token; 1 without norms
   std::vector<float> minima_, steps_;  // as the pairs are ordered
   std::vector<uint32_t> codes_;
+  std::vector<PlaneGroup> groups_;  // of the vector at hand
 };
 
 }  // namespace lowkey::kernels::simd

@@ -15,21 +15,23 @@ namespace lowkey::kernels::simd::HWY_NAMESPACE {
 
 using D = hn::ScalableTag<float>;
 
-void f32_to_bf16_row(const float* x, uint16_t* y, size_t n) {
+HWY_INLINE hn::Vec<hn::Rebind<uint16_t, hn::ScalableTag<uint32_t>>> to_bf16(hn::Vec<D> value) {
   const hn::ScalableTag<uint32_t> du;
-  const hn::Rebind<uint16_t, decltype(du)> dh;
-  const size_t lanes = hn::Lanes(du);
-  auto convert = [&](size_t i, size_t count) {
-    const auto value = load_first(D(), x + i, count);
-    const auto bits = hn::BitCast(du, value);
-    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-    const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
-    const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));  // NaN must not round to infinity
-    const auto nan = hn::RebindMask(du, hn::IsNaN(value));
-    const auto top = hn::ShiftRight<16>(hn::IfThenElse(nan, quiet, rounded));
-    return hn::TruncateTo(dh, top);
-  };
-  for (size_t i = 0; i < n; i += lanes) store_first(convert(i, n - i), dh, y + i, n - i);
+  const auto bits = hn::BitCast(du, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));  // NaN must not round to infinity
+  const auto nan = hn::RebindMask(du, hn::IsNaN(value));
+  return hn::TruncateTo(hn::Rebind<uint16_t, decltype(du)>(),
+                        hn::ShiftRight<16>(hn::IfThenElse(nan, quiet, rounded)));
+}
+
+HWY_INLINE void store_bf16(hn::Vec<D> value, uint16_t* y, size_t count) {
+  store_first(to_bf16(value), hn::Rebind<uint16_t, hn::ScalableTag<uint32_t>>(), y, count);
+}
+
+void f32_to_bf16_row(const float* x, uint16_t* y, size_t n) {
+  for (size_t i = 0; i < n; i += hn::Lanes(D())) store_bf16(load_first(D(), x + i, n - i), y + i, n - i);
 }
 
 void bf16_to_f32_row(const uint16_t* x, float* y, size_t n) {
@@ -46,20 +48,31 @@ void bf16_to_f32_row(const uint16_t* x, float* y, size_t n) {
   }
 }
 
-void rms_norm_row(const float* x, const float* weight, float epsilon, float* y, size_t n) {
+HWY_INLINE hn::Vec<D> norm_scale(const float* x, float epsilon, size_t n) {
   const D d;
-  const size_t lanes = hn::Lanes(d);
   auto sums = hn::Zero(d);
-  for (size_t i = 0; i < n; i += lanes) {
+  for (size_t i = 0; i < n; i += hn::Lanes(d)) {
     const auto v = load_first(d, x + i, n - i);
     sums = hn::MulAdd(v, v, sums);
   }
   const float mean = hn::GetLane(hn::SumOfLanes(d, sums)) / static_cast<float>(n);
-  const auto scale = hn::Set(d, 1.0f / std::sqrt(mean + epsilon));
-  for (size_t i = 0; i < n; i += lanes) {
-    const auto v = hn::Mul(hn::Mul(load_first(d, x + i, n - i), scale), load_first(d, weight + i, n - i));
-    store_first(v, d, y + i, n - i);
-  }
+  return hn::Set(d, 1.0f / std::sqrt(mean + epsilon));
+}
+
+HWY_INLINE hn::Vec<D> normed(const float* x, const float* weight, hn::Vec<D> scale, size_t count) {
+  return hn::Mul(hn::Mul(load_first(D(), x, count), scale), load_first(D(), weight, count));
+}
+
+void rms_norm_row(const float* x, const float* weight, float epsilon, float* y, size_t n) {
+  const auto scale = norm_scale(x, epsilon, n);
+  for (size_t i = 0; i < n; i += hn::Lanes(D()))
+    store_first(normed(x + i, weight + i, scale, n - i), D(), y + i, n - i);
+}
+
+void rms_norm_row_to_bf16(const float* x, const float* weight, float epsilon, uint16_t* y, size_t n) {
+  const auto scale = norm_scale(x, epsilon, n);
+  for (size_t i = 0; i < n; i += hn::Lanes(D()))
+    store_bf16(normed(x + i, weight + i, scale, n - i), y + i, n - i);
 }
 
 void rotate_row(float* x, const float* cos, const float* sin, size_t half) {
@@ -75,30 +88,53 @@ void rotate_row(float* x, const float* cos, const float* sin, size_t half) {
   }
 }
 
-void silu_mul_row(const float* gate, const float* up, float* y, size_t n) {
+HWY_INLINE hn::Vec<D> silu(hn::Vec<D> gate) {
   const D d;
-  const size_t lanes = hn::Lanes(d);
-  const auto one = hn::Set(d, 1.0f);
-  for (size_t i = 0; i < n; i += lanes) {
-    const auto g = load_first(d, gate + i, n - i);
-    const auto silu = hn::Div(g, hn::Add(one, exp_f32(d, hn::Neg(g))));
-    const auto v = hn::Mul(silu, load_first(d, up + i, n - i));
-    store_first(v, d, y + i, n - i);
-  }
+  return hn::Div(gate, hn::Add(hn::Set(d, 1.0f), exp_f32(d, hn::Neg(gate))));
 }
 
 // tanh GELU as x / (1 + e^(-2 u)): (1 + tanh u) / 2 = 1 / (1 + e^(-2 u)).
+HWY_INLINE hn::Vec<D> gelu(hn::Vec<D> gate) {
+  const D d;
+  const auto linear = hn::Set(d, -2 * 0.7978845608f), cubic = hn::Set(d, -2 * 0.7978845608f * 0.044715f);
+  const auto exponent = hn::Mul(gate, hn::MulAdd(hn::Mul(gate, gate), cubic, linear));
+  return hn::Div(gate, hn::Add(hn::Set(d, 1.0f), exp_f32(d, exponent)));
+}
+
+void silu_mul_row(const float* gate, const float* up, float* y, size_t n) {
+  const D d;
+  for (size_t i = 0; i < n; i += hn::Lanes(d)) {
+    const auto activated = silu(load_first(d, gate + i, n - i));
+    store_first(hn::Mul(activated, load_first(d, up + i, n - i)), d, y + i, n - i);
+  }
+}
+
 void gelu_mul_row(const float* gate, const float* up, float* y, size_t n) {
   const D d;
-  const size_t lanes = hn::Lanes(d);
-  const auto one = hn::Set(d, 1.0f);
-  const auto linear = hn::Set(d, -2 * 0.7978845608f), cubic = hn::Set(d, -2 * 0.7978845608f * 0.044715f);
-  for (size_t i = 0; i < n; i += lanes) {
-    const auto g = load_first(d, gate + i, n - i);
-    const auto exponent = hn::Mul(g, hn::MulAdd(hn::Mul(g, g), cubic, linear));
-    const auto gelu = hn::Div(g, hn::Add(one, exp_f32(d, exponent)));
-    store_first(hn::Mul(gelu, load_first(d, up + i, n - i)), d, y + i, n - i);
+  for (size_t i = 0; i < n; i += hn::Lanes(d)) {
+    const auto activated = gelu(load_first(d, gate + i, n - i));
+    store_first(hn::Mul(activated, load_first(d, up + i, n - i)), d, y + i, n - i);
   }
+}
+
+template <bool kGelu>
+HWY_INLINE void gate_rows(const GatedBlock& b) {
+  const D d;
+  const size_t cols = b.cols;
+  for (int row = 0; row < b.rows; ++row) {
+    const float *gates = b.gate + row * b.stride, *ups = b.up + row * b.stride;
+    for (size_t i = 0; i < cols; i += hn::Lanes(d)) {
+      const size_t left = cols - i;
+      auto gate = load_first(d, gates + i, left), up = load_first(d, ups + i, left);
+      if (b.gate_bias != nullptr) gate = hn::Add(gate, load_first(d, b.gate_bias + i, left));
+      if (b.up_bias != nullptr) up = hn::Add(up, load_first(d, b.up_bias + i, left));
+      store_bf16(hn::Mul(kGelu ? gelu(gate) : silu(gate), up), b.y + row * b.y_stride + i, left);
+    }
+  }
+}
+
+void gate_block_to_bf16(const GatedBlock& block) {
+  return block.gelu ? gate_rows<true>(block) : gate_rows<false>(block);
 }
 
 void add_row(const float* x, float* y, size_t n) {
@@ -108,14 +144,23 @@ void add_row(const float* x, float* y, size_t n) {
   }
 }
 
-void store_row(const float* x, const float* bias, bool accumulate, float* y, size_t n) {
+void store_block(const StoredBlock& b) {
   const D d;
-  for (size_t i = 0; i < n; i += hn::Lanes(d)) {
-    auto v = load_first(d, x + i, n - i);
-    if (bias != nullptr) v = hn::Add(v, load_first(d, bias + i, n - i));
-    if (accumulate) v = hn::Add(v, load_first(d, y + i, n - i));
-    store_first(v, d, y + i, n - i);
+  const size_t cols = b.cols;
+  for (int row = 0; row < b.rows; ++row) {
+    const float* x = b.x + row * b.x_stride;
+    float* y = b.y + row * b.y_stride;
+    for (size_t i = 0; i < cols; i += hn::Lanes(d)) {
+      auto v = load_first(d, x + i, cols - i);
+      if (b.bias != nullptr) v = hn::Add(v, load_first(d, b.bias + i, cols - i));
+      if (b.accumulate) v = hn::Add(v, load_first(d, y + i, cols - i));
+      store_first(v, d, y + i, cols - i);
+    }
   }
+}
+
+void store_row(const float* x, const float* bias, bool accumulate, float* y, size_t n) {
+  store_block({x, 0, bias, accumulate, y, 0, 1, static_cast<int>(n)});
 }
 
 }  // namespace lowkey::kernels::simd::HWY_NAMESPACE
@@ -132,6 +177,9 @@ HWY_EXPORT(silu_mul_row);
 HWY_EXPORT(gelu_mul_row);
 HWY_EXPORT(add_row);
 HWY_EXPORT(store_row);
+HWY_EXPORT(store_block);
+HWY_EXPORT(rms_norm_row_to_bf16);
+HWY_EXPORT(gate_block_to_bf16);
 
 void f32_to_bf16_row(const float* x, uint16_t* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(f32_to_bf16_row)(x, y, n);
@@ -156,6 +204,15 @@ void add_row(const float* x, float* y, size_t n) {
 }
 void store_row(const float* x, const float* bias, bool accumulate, float* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(store_row)(x, bias, accumulate, y, n);
+}
+void store_block(const StoredBlock& block) {
+  HWY_DYNAMIC_DISPATCH(store_block)(block);
+}
+void rms_norm_row_to_bf16(const float* x, const float* weight, float epsilon, uint16_t* y, size_t n) {
+  HWY_DYNAMIC_DISPATCH(rms_norm_row_to_bf16)(x, weight, epsilon, y, n);
+}
+void gate_block_to_bf16(const GatedBlock& block) {
+  HWY_DYNAMIC_DISPATCH(gate_block_to_bf16)(block);
 }
 
 }  // namespace lowkey::kernels::simd

@@ -18,5 +18,35 @@ void gelu_mul_row(const float* gate, const float* up, float* y, size_t n);  // i
 void add_row(const float* x, float* y, size_t n);
 // y = x (+ bias unless null) (+ y if accumulate)
 void store_row(const float* x, const float* bias, bool accumulate, float* y, size_t n);
+// The same of every row of a block.
+struct StoredBlock {
+  const float* x;
+  ptrdiff_t x_stride;
+  const float* bias;
+  bool accumulate;
+  float* y;
+  ptrdiff_t y_stride;
+  int rows;
+  int cols;
+};
+void store_block(const StoredBlock& block);
+
+// rms_norm_row and f32_to_bf16_row in one, with the same bits.
+void rms_norm_row_to_bf16(const float* x, const float* weight, float epsilon, uint16_t* y, size_t n);
+// Of a block of rows: gate and up + their biases (unless null), silu_mul_row or gelu_mul_row, and
+// f32_to_bf16_row, with the same bits. gate, up: [rows][stride].
+struct GatedBlock {
+  const float* gate;
+  const float* up;
+  ptrdiff_t stride;
+  const float* gate_bias;
+  const float* up_bias;
+  int rows;
+  int cols;
+  bool gelu;
+  uint16_t* y;
+  ptrdiff_t y_stride;
+};
+void gate_block_to_bf16(const GatedBlock& block);
 
 }  // namespace lowkey::kernels::simd

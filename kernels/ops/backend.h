@@ -129,6 +129,38 @@ struct Compaction {
 // (Hendrycks & Gimpel 2016).
 enum class Activation : uint8_t { kSilu, kGeluTanh };
 
+// What one layer gives to attention: q, k and v of the normed rows of x, heads normed where there are weights
+// for it, q and k rotated.
+struct HeadsStep {
+  const float* norm = nullptr;     // [x.cols]
+  float epsilon = 0;               // of all norms
+  const Linear* weight = nullptr;  // [q.cols + k.cols + v.cols, x.cols]
+  const float* bias = nullptr;     // may be null
+  const float* q_norm = nullptr;   // [head_dim], of every head; null: none
+  const float* k_norm = nullptr;
+  const RopeTable* rope = nullptr;
+  std::span<const int32_t> positions;  // of the rows
+  Tensor x;
+  Tensor normed, qkv;  // for the use of the call: [rows, x.cols], [rows, outputs]; qkv may begin where q does
+                       // when there is one row
+  Tensor q, k, v;      // written
+};
+
+// A gated MLP: y = down(activation(gate) * up), gate and up of the normed rows of x.
+struct MlpStep {
+  const float* norm = nullptr;  // [x.cols]
+  float epsilon = 0;
+  const Linear* gate_up = nullptr;  // [2 ffn, x.cols]: gate, up
+  const float* gate_up_bias = nullptr;
+  Activation activation = Activation::kSilu;
+  const Linear* down = nullptr;  // [y.cols, ffn]
+  const float* down_bias = nullptr;
+  bool accumulate = false;  // y += instead; y may be x then
+  Tensor x;
+  Tensor normed, both, hidden;  // for the use of the call: [rows, x.cols], [rows, 2 ffn], [rows, ffn]
+  Tensor y;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -184,11 +216,16 @@ class Backend {
   // y = columns [first, first + y.cols) of x.
   virtual void copy_columns(const Tensor& x, int first, const Tensor& y) = 0;
 
-  // tokens[i], device memory, is drawn from row draws[i].row (draw_token() says how). `logits`: `parts` pieces
-  // one after the other, [rows, cols] each, as the ranks of a replica have them: piece p has columns of the
-  // tokens p * cols .. below `vocab`, and the rest is padding.
+  // tokens[i], device memory, is drawn from row draws[i].row (draw_token() says how). `logits`: `parts`
+  // pieces one after the other, [rows, cols] each, as the ranks of a replica have them: piece p has columns
+  // of the tokens p * cols .. below `vocab`, and the rest is padding.
   virtual void draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
                            DrawnToken* tokens) = 0;
+
+  // Chains of the operations above, one after the other here. A backend may fuse them; a row's bits depend on
+  // that row alone either way.
+  virtual void project_heads(const HeadsStep& step);
+  virtual void gated_mlp(const MlpStep& step);
 
   // Writes K and V into the cache, encodes the pages completed by these rows, and attends: a query at
   // position t sees the archived pages, the sink, every page that ends at or before t's page start encoded,

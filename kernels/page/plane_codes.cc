@@ -41,6 +41,12 @@ int PlaneGroup::bits_of(int levels) const {
 
 std::vector<PlaneGroup> groups_of(const PageLayout& layout, const VectorLayout& vector) {
   std::vector<PlaneGroup> groups;
+  find_groups(layout, vector, groups);
+  return groups;
+}
+
+void find_groups(const PageLayout& layout, const VectorLayout& vector, std::vector<PlaneGroup>& groups) {
+  groups.clear();
   std::span<const Plane> left(layout.planes.data() + vector.first_plane, vector.num_planes);
   for (int feature = 0; feature < vector.dim; feature += kGroupFeatures) {
     PlaneGroup group{.feature = feature, .features = std::min(kGroupFeatures, vector.dim - feature)};
@@ -50,7 +56,6 @@ std::vector<PlaneGroup> groups_of(const PageLayout& layout, const VectorLayout& 
     left = left.subspan(count);
     groups.push_back(group);
   }
-  return groups;
 }
 
 void write_codes(const PageLayout& layout, const VectorLayout& vector, const PlaneGroup& group,

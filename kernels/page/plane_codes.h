@@ -23,6 +23,8 @@ struct PlaneGroup {
 
 // All groups of the vector, those without bits too.
 std::vector<PlaneGroup> groups_of(const PageLayout& layout, const VectorLayout& vector);
+// The same in place of what `groups` held.
+void find_groups(const PageLayout& layout, const VectorLayout& vector, std::vector<PlaneGroup>& groups);
 
 // Writes all bytes of the group's planes. `codes`: [page_tokens][dim] of the whole vector, `group.bits` bits
 // each. `slabs`: of the page.

@@ -70,10 +70,14 @@ Status LlamaModel::compute(const Batch& batch, const kernels::PageLayout& layout
   if (comm.size() > 1) LOWKEY_TRY(comm.all_reduce_sum(residual, deadline));
   for (int i = 0; i < config_.num_layers; ++i) {
     const TraceSpan span("layer", {"index", i});
-    LOWKEY_TRY(attention_block(i, batch, layout, comm, deadline));
-    LOWKEY_TRY(mlp_block(weights_.layers[i], rows, comm, deadline));
+    const LayerWeights& layer = weights_.layers[i];
+    Tensor attention = attend(i, batch, layout);
+    if (i + 1 == config_.num_layers) attention = keep_wanted(batch, attention);
+    if (attention.rows == 0) break;
+    LOWKEY_TRY(project(*layer.o, layer.o_bias, layer.attention_post_norm, attention, comm, deadline));
+    LOWKEY_TRY(mlp_block(layer, attention.rows, comm, deadline));
   }
-  if (!batch.logit_rows.empty()) write_logits(batch, logits);
+  if (!batch.logit_rows.empty()) write_logits(logits);
   return {};
 }
 
@@ -164,32 +168,26 @@ LlamaModel::Qkv LlamaModel::own_qkv(int index, const Batch& batch) {
   const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
   const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
   const Tensor qkv = matrix(buffers_.qkv, rows, shape_.q_features + 2 * shape_.kv_features);
-  backend_.rms_norm(residual, floats(layer.attention_norm), config_.rms_norm_eps, normed);
-  backend_.linear(*layer.qkv, normed, floats(layer.qkv_bias), false, qkv);
-
   // One row is already q, k, v one after the other; more rows are taken apart.
   float* split = (rows == 1 ? qkv : matrix(buffers_.split, rows, qkv.cols)).as<float>();
   const Tensor q{.data = split, .rows = rows, .cols = shape_.q_features};
   const Tensor k{.data = q.as<float>() + size_t(rows) * q.cols, .rows = rows, .cols = shape_.kv_features};
   const Tensor v{.data = k.as<float>() + size_t(rows) * k.cols, .rows = rows, .cols = shape_.kv_features};
-  if (rows > 1) {
-    backend_.copy_columns(qkv, 0, q);
-    backend_.copy_columns(qkv, q.cols, k);
-    backend_.copy_columns(qkv, q.cols + k.cols, v);
-  }
-  if (layer.q_norm) {
-    norm_heads(layer.q_norm, q);
-    norm_heads(layer.k_norm, k);
-  }
-  backend_.rope(rope_of(index), batch.positions, q);
-  backend_.rope(rope_of(index), batch.positions, k);
+  backend_.project_heads({.norm = floats(layer.attention_norm),
+                          .epsilon = config_.rms_norm_eps,
+                          .weight = layer.qkv.get(),
+                          .bias = floats(layer.qkv_bias),
+                          .q_norm = floats(layer.q_norm),
+                          .k_norm = floats(layer.k_norm),
+                          .rope = &rope_of(index),
+                          .positions = batch.positions,
+                          .x = residual,
+                          .normed = normed,
+                          .qkv = qkv,
+                          .q = q,
+                          .k = k,
+                          .v = v});
   return {q, k, v};
-}
-
-void LlamaModel::norm_heads(const DeviceVector& weight, const Tensor& x) {
-  const int heads = x.cols / config_.head_dim;
-  const Tensor by_head{.data = x.data, .rows = x.rows * heads, .cols = config_.head_dim};
-  backend_.rms_norm(by_head, floats(weight), config_.rms_norm_eps, by_head);
 }
 
 // K is rotated once, by its owner; the layers that read it rotate their own q by the same positions.
@@ -217,9 +215,7 @@ LlamaModel::Qkv LlamaModel::shared_qkv(int index, const Batch& batch) {
   return {q, k, v};
 }
 
-Status LlamaModel::attention_block(int layer, const Batch& batch, const kernels::PageLayout& layout,
-                                   transport::DeviceComm& comm, Deadline deadline) {
-  const LayerWeights& weights = weights_.layers[layer];
+Tensor LlamaModel::attend(int layer, const Batch& batch, const kernels::PageLayout& layout) {
   const auto [q, k, v] = config_.kv_producer.empty() ? own_qkv(layer, batch) : shared_qkv(layer, batch);
   if (batch.tap != nullptr) (*batch.tap)(layer, q, k, v);
   const Tensor attention = matrix(buffers_.attention, q.rows, shape_.q_features);
@@ -238,34 +234,61 @@ Status LlamaModel::attention_block(int layer, const Batch& batch, const kernels:
                    .last_reader = std::find(bank_of_layer_.begin() + layer + 1, bank_of_layer_.end(), bank) ==
                                   bank_of_layer_.end(),
                    .sequences = batch.sequences});
-  return project(*weights.o, weights.o_bias, weights.attention_post_norm, attention, comm, deadline);
+  return attention;
+}
+
+// Behind the last attention only rows go on whose logits are wanted: one of a whole prompt.
+Tensor LlamaModel::keep_wanted(const Batch& batch, const Tensor& attention) {
+  const int wanted = static_cast<int>(batch.logit_rows.size());
+  if (wanted == attention.rows) return attention;
+  const Tensor kept = matrix(buffers_.split, wanted, attention.cols);
+  backend_.gather_rows(attention, batch.logit_rows, kept);
+  const Tensor residual = matrix(buffers_.normed, wanted, config_.hidden_size);
+  backend_.gather_rows(matrix(buffers_.residual, attention.rows, residual.cols), batch.logit_rows, residual);
+  backend_.copy_columns(residual, 0, matrix(buffers_.residual, wanted, residual.cols));
+  return kept;
 }
 
 Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::DeviceComm& comm,
                              Deadline deadline) {
   const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
-  const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
-  const Tensor gate_up = matrix(buffers_.gate_up, rows, 2 * shape_.ffn);
-  const Tensor mlp = matrix(buffers_.mlp, rows, shape_.ffn);
-  backend_.rms_norm(residual, floats(layer.mlp_norm), config_.rms_norm_eps, normed);
-  backend_.linear(*layer.gate_up, normed, floats(layer.gate_up_bias), false, gate_up);
-  backend_.gated(config_.activation, gate_up, mlp);
-  return project(*layer.down, layer.down_bias, layer.mlp_post_norm, mlp, comm, deadline);
+  const Tensor partial = matrix(buffers_.normed, rows, config_.hidden_size);
+  const bool whole = is_whole(comm, layer.mlp_post_norm);
+  backend_.gated_mlp({.norm = floats(layer.mlp_norm),
+                      .epsilon = config_.rms_norm_eps,
+                      .gate_up = layer.gate_up.get(),
+                      .gate_up_bias = floats(layer.gate_up_bias),
+                      .activation = config_.activation,
+                      .down = layer.down.get(),
+                      .down_bias = floats(layer.down_bias),
+                      .accumulate = whole,
+                      .x = residual,
+                      .normed = partial,
+                      .both = matrix(buffers_.gate_up, rows, 2 * shape_.ffn),
+                      .hidden = matrix(buffers_.mlp, rows, shape_.ffn),
+                      .y = whole ? residual : partial});
+  return whole ? Status() : add_partial(partial, layer.mlp_post_norm, comm, deadline);
+}
+
+// Whether a block's result goes to the residual stream as it is.
+bool LlamaModel::is_whole(const transport::DeviceComm& comm, const DeviceVector& post_norm) {
+  return comm.size() == 1 && !post_norm;
 }
 
 Status LlamaModel::project(const kernels::Linear& weight, const DeviceVector& bias,
                            const DeviceVector& post_norm, const Tensor& x, transport::DeviceComm& comm,
                            Deadline deadline) {
-  const Tensor residual = matrix(buffers_.residual, x.rows, config_.hidden_size);
-  if (comm.size() == 1 && !post_norm) {
-    backend_.linear(weight, x, floats(bias), true, residual);
-    return {};
-  }
-  const Tensor partial = matrix(buffers_.normed, x.rows, config_.hidden_size);
-  backend_.linear(weight, x, floats(bias), false, partial);
+  const bool whole = is_whole(comm, post_norm);
+  const Tensor y = matrix(whole ? buffers_.residual : buffers_.normed, x.rows, config_.hidden_size);
+  backend_.linear(weight, x, floats(bias), whole, y);
+  return whole ? Status() : add_partial(y, post_norm, comm, deadline);
+}
+
+Status LlamaModel::add_partial(const Tensor& partial, const DeviceVector& post_norm,
+                               transport::DeviceComm& comm, Deadline deadline) {
   LOWKEY_TRY(comm.all_reduce_sum(partial, deadline));
   if (post_norm) backend_.rms_norm(partial, floats(post_norm), config_.rms_norm_eps, partial);
-  backend_.add(partial, residual);
+  backend_.add(partial, matrix(buffers_.residual, partial.rows, config_.hidden_size));
   return {};
 }
 
@@ -278,12 +301,11 @@ Tensor LlamaModel::logits_tensor(const Batch& step, std::span<float> logits) {
   return out;
 }
 
-void LlamaModel::write_logits(const Batch& step, const Tensor& out) {
+void LlamaModel::write_logits(const Tensor& out) {
   const Tensor residual =
-      matrix(buffers_.residual, static_cast<int>(step.tokens.size()), config_.hidden_size);
+      matrix(buffers_.residual, out.rows, config_.hidden_size);  // keep_wanted() chose them
   const Tensor wanted = matrix(buffers_.normed, out.rows, config_.hidden_size);
-  backend_.gather_rows(residual, step.logit_rows, wanted);
-  backend_.rms_norm(wanted, floats(weights_.final_norm), config_.rms_norm_eps, wanted);
+  backend_.rms_norm(residual, floats(weights_.final_norm), config_.rms_norm_eps, wanted);
   backend_.linear(weights_.output_head(), wanted, nullptr, false, out);
   if (config_.logit_soft_cap > 0) backend_.soft_cap(config_.logit_soft_cap, out);
 }

@@ -57,15 +57,18 @@ class LlamaModel : public Model {
   };
   Qkv own_qkv(int layer, const Batch& batch);
   Qkv shared_qkv(int layer, const Batch& batch);
-  Status attention_block(int layer, const Batch& batch, const kernels::PageLayout& layout,
-                         transport::DeviceComm& comm, Deadline deadline);
+  kernels::Tensor attend(int layer, const Batch& batch, const kernels::PageLayout& layout);
+  kernels::Tensor keep_wanted(const Batch& batch, const kernels::Tensor& attention);
   Status mlp_block(const LayerWeights& layer, int rows, transport::DeviceComm& comm, Deadline deadline);
-  void norm_heads(const DeviceVector& weight, const kernels::Tensor& x);
   const kernels::RopeTable& rope_of(int layer) const;
-  // residual += norm(all-reduce(x weight^T + bias)); without `post_norm` unnormed
+  static bool is_whole(const transport::DeviceComm& comm, const DeviceVector& post_norm);
+  // residual += norm(all-reduce(partial)); without `post_norm` unnormed
+  Status add_partial(const kernels::Tensor& partial, const DeviceVector& post_norm,
+                     transport::DeviceComm& comm, Deadline deadline);
+  // The same of x weight^T + bias.
   Status project(const kernels::Linear& weight, const DeviceVector& bias, const DeviceVector& post_norm,
                  const kernels::Tensor& x, transport::DeviceComm& comm, Deadline deadline);
-  void write_logits(const Batch& step, const kernels::Tensor& out);
+  void write_logits(const kernels::Tensor& out);
   // Completes the step; `out`, of the batch's rows, goes to where it is wanted.
   Status deliver_logits(const Batch& batch, const kernels::Tensor& out, transport::DeviceComm& comm,
                         Deadline deadline, std::span<float> logits);

@@ -49,6 +49,9 @@ inline std::vector<BackendCase> backends() {
                        [=] { return make_cpu_backend({.dtype = dtype, .threads = threads}); }});
     }
   }
+  cases.push_back({"cpu_bf16_t2_onednn", DType::kBf16, [] {
+                     return make_cpu_backend({.dtype = DType::kBf16, .threads = 2, .onednn_only = true});
+                   }});
   return cases;
 }
 

@@ -79,6 +79,99 @@ TEST_P(Parity, LinearPacksEveryDtypeAndStride) {
   }
 }
 
+// Fused or not: the same bits, so that neither devices nor test doubles that lack a fused form differ.
+TEST_P(Parity, FusedMlpEqualsItsChain) {
+  uint32_t seed = 300;
+  struct Case {
+    int rows, in, ffn, out;
+    bool bias, accumulate;
+    Activation activation;
+  };
+  for (const Case& c : {Case{1, 64, 96, 64, false, true, Activation::kSilu},
+                        Case{2, 43, 64, 100, true, false, Activation::kGeluTanh},
+                        Case{17, 576, 1536, 576, false, true, Activation::kSilu},
+                        Case{33, 64, 80, 64, true, true, Activation::kSilu},  // no whole panels
+                        Case{131, 576, 192, 576, true, false, Activation::kGeluTanh},
+                        Case{407, 129, 64, 33, false, false, Activation::kSilu}}) {
+    const auto x = normal_values(size_t(c.rows) * c.in, seed++), norm = normal_values(c.in, seed++);
+    const auto w1 = normal_values(size_t(2) * c.ffn * c.in, seed++), b1 = normal_values(2 * c.ffn, seed++);
+    const auto w2 = normal_values(size_t(c.out) * c.ffn, seed++), b2 = normal_values(c.out, seed++);
+    const auto before = normal_values(size_t(c.rows) * c.out, seed++);
+    const auto gate_up = backend->pack_linear(w1.data(), DType::kF32, 2 * c.ffn, c.in, c.in);
+    const auto down = backend->pack_linear(w2.data(), DType::kF32, c.out, c.ffn, c.ffn);
+    std::vector<float> results[2];
+    for (int i = 0; i < 2; ++i) {
+      const GuardedTensor in(*backend, c.rows, c.in, x), normed(*backend, c.rows, c.in);
+      const GuardedTensor both(*backend, c.rows, 2 * c.ffn), hidden(*backend, c.rows, c.ffn);
+      const GuardedTensor out(*backend, c.rows, c.out, before);
+      const MlpStep step{.norm = norm.data(),
+                         .epsilon = 1e-5f,
+                         .gate_up = gate_up.get(),
+                         .gate_up_bias = c.bias ? b1.data() : nullptr,
+                         .activation = c.activation,
+                         .down = down.get(),
+                         .down_bias = c.bias ? b2.data() : nullptr,
+                         .accumulate = c.accumulate,
+                         .x = in,
+                         .normed = normed,
+                         .both = both,
+                         .hidden = hidden,
+                         .y = out};
+      i == 0 ? backend->gated_mlp(step) : backend->Backend::gated_mlp(step);
+      results[i] = out.values();
+    }
+    EXPECT_EQ(results[0], results[1]) << c.rows << " rows of " << c.in;
+  }
+}
+
+TEST_P(Parity, FusedHeadsEqualTheirChain) {
+  uint32_t seed = 400;
+  struct Case {
+    int rows, in, q_heads, kv_heads, dim, rotated;
+    bool bias, norms;
+  };
+  for (const Case& c : {Case{1, 64, 4, 2, 16, 16, false, false}, Case{2, 43, 3, 1, 20, 10, true, true},
+                        Case{16, 576, 9, 3, 64, 64, false, false}, Case{70, 100, 4, 4, 8, 8, true, false},
+                        Case{131, 576, 9, 3, 64, 64, false, true}, Case{401, 64, 2, 1, 48, 24, true, true}}) {
+    const int q_cols = c.q_heads * c.dim, kv_cols = c.kv_heads * c.dim, outs = q_cols + 2 * kv_cols;
+    const auto x = normal_values(size_t(c.rows) * c.in, seed++), norm = normal_values(c.in, seed++);
+    const auto w = normal_values(size_t(outs) * c.in, seed++), bias = normal_values(outs, seed++);
+    const auto q_norm = normal_values(c.dim, seed++), k_norm = normal_values(c.dim, seed++);
+    const auto weight = backend->pack_linear(w.data(), DType::kF32, outs, c.in, c.in);
+    RopeTable table{.head_dim = c.dim, .inv_freq = {}};
+    for (int i = 0; i < c.rotated / 2; ++i)
+      table.inv_freq.push_back(std::pow(10000.0f, -2.0f * i / c.rotated));
+    std::vector<int32_t> positions;
+    for (int i = 0; i < c.rows; ++i) positions.push_back(3 * i + 1);
+    std::vector<float> results[2];
+    for (int i = 0; i < 2; ++i) {
+      const GuardedTensor in(*backend, c.rows, c.in, x), normed(*backend, c.rows, c.in);
+      const GuardedTensor qkv(*backend, c.rows, outs), q(*backend, c.rows, q_cols);
+      const GuardedTensor k(*backend, c.rows, kv_cols), v(*backend, c.rows, kv_cols);
+      const HeadsStep step{.norm = norm.data(),
+                           .epsilon = 1e-5f,
+                           .weight = weight.get(),
+                           .bias = c.bias ? bias.data() : nullptr,
+                           .q_norm = c.norms ? q_norm.data() : nullptr,
+                           .k_norm = c.norms ? k_norm.data() : nullptr,
+                           .rope = &table,
+                           .positions = positions,
+                           .x = in,
+                           .normed = normed,
+                           .qkv = qkv,
+                           .q = q,
+                           .k = k,
+                           .v = v};
+      i == 0 ? backend->project_heads(step) : backend->Backend::project_heads(step);
+      for (const GuardedTensor* part : {&q, &k, &v}) {
+        const auto values = part->values();
+        results[i].insert(results[i].end(), values.begin(), values.end());
+      }
+    }
+    EXPECT_EQ(results[0], results[1]) << c.rows << " rows of " << c.in;
+  }
+}
+
 // Tokens may not depend on batch or chunk size: a row of a product is the same bits whatever M is.
 TEST_P(Parity, LinearRowsDoNotDependOnTheNumberOfRows) {
   uint32_t seed = 50;
