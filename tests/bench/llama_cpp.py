@@ -261,15 +261,15 @@ def held_out_text():
 
 def llama_divergence(folder, file, text, base, *cache):
     """Mean KL of the second half of every window: to a 16-bit cache, the logits of which are in `base`. The program's last lines
-    are lost at times when it ends: then it runs again."""
-    for _ in range(3 if cache else 1):
-        done = subprocess.run([folder / "llama-perplexity", "-m", file, "-f", text, "-t", str(THREADS), "-c", str(CONTEXT), "-b",
-                               str(CONTEXT), "-ub", str(CONTEXT), "--chunks", str(WINDOWS), "-fa", "on",
-                               "--kl-divergence-base", base, *cache],
-                              check=True, timeout=300, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if found := re.search(r"Mean\s+KLD:\s+(-?[0-9.]+)", done.stdout):
-            return float(found[1])
-    return None
+    are often lost when it ends: then the mean is that of the last window it told of, which leaves out one or two."""
+    done = subprocess.run([folder / "llama-perplexity", "-m", file, "-f", text, "-t", str(THREADS), "-c", str(CONTEXT), "-b",
+                           str(CONTEXT), "-ub", str(CONTEXT), "--chunks", str(WINDOWS), "-fa", "on",
+                           "--kl-divergence-base", base, *cache],
+                          check=True, timeout=300, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    means = re.findall(r"Mean\s+KLD:\s+(-?[0-9.]+)", done.stdout)
+    so_far = re.findall(r"^\s*\d+\s+\S+ ±\s+\S+\s+\S+ ±\s+\S+\s+(-?[0-9.]+) ±", done.stdout, re.M)
+    found = means or so_far[-1:]
+    return float(found[0]) if found else None
 
 
 def quality(report, arguments, *_):
