@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace lowkey::coordinator {
@@ -14,7 +15,8 @@ constexpr size_t kLineWidth = 110;
 
 std::string scalar(const json::value& value) {
   // Boost writes 0.25 as 2.5E-1.
-  if (const auto* number = value.if_double()) return fmt::format("{:.6g}", *number);
+  if (const auto* number = value.if_double())
+    return std::isfinite(*number) ? fmt::format("{:.6g}", *number) : "null";  // JSON has neither
   return json::serialize(value);
 }
 

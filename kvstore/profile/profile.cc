@@ -44,8 +44,8 @@ std::optional<T> parse_number(const std::string& text, int base = 10) {
 
 class Reader {
  public:
-  Reader(const std::filesystem::path& path, MappedFile file, SafetensorsHeader header)
-      : path_(path.string()), file_(std::move(file)), header_(std::move(header)) {}
+  Reader(const std::string& name, std::span<const std::byte> file, SafetensorsHeader header)
+      : name_(name), file_(file), header_(std::move(header)) {}
 
   Result<Profile> read() {
     LOWKEY_TRY(read_metadata());
@@ -67,7 +67,7 @@ class Reader {
  private:
   Error bad(const std::string& where, const std::string& expected, const std::string& found) const {
     return Error{Code::kBadInput,
-                 fmt::format("{}: {}: expected {}, found {}", path_, where, expected, one_line(found))};
+                 fmt::format("{}: {}: expected {}, found {}", name_, where, expected, one_line(found))};
   }
 
   std::string field(const char* name) const {
@@ -125,7 +125,7 @@ class Reader {
     const std::string where = fmt::format("tensor '{}'", tensor.name);
     if (tensor.dtype != dtype) return bad(where, std::string(dtype), tensor.dtype);
     if (tensor.shape != shape) return bad(where, "shape " + format_shape(shape), format_shape(tensor.shape));
-    return file_.bytes().subspan(header_.data_begin + tensor.begin, tensor.end - tensor.begin);
+    return file_.subspan(header_.data_begin + tensor.begin, tensor.end - tensor.begin);
   }
 
   Status read_member(const Member& member) {
@@ -169,8 +169,8 @@ class Reader {
     return {};
   }
 
-  const std::string path_;
-  const MappedFile file_;
+  const std::string name_;
+  const std::span<const std::byte> file_;
   const SafetensorsHeader header_;
   Profile profile_;
 };
@@ -211,8 +211,12 @@ const Budget* Profile::budget(const std::string& name) const {
 
 Result<Profile> Profile::read(const std::filesystem::path& file) {
   LOWKEY_ASSIGN(map, MappedFile::open(file));
-  LOWKEY_ASSIGN(header, parse_safetensors_header(map.bytes(), file.string()));
-  return Reader(file, std::move(map), std::move(header)).read();
+  return parse(map.bytes(), file.string());
+}
+
+Result<Profile> Profile::parse(std::span<const std::byte> file, const std::string& name) {
+  LOWKEY_ASSIGN(header, parse_safetensors_header(file, name));
+  return Reader(name, file, std::move(header)).read();
 }
 
 Status Profile::write(const std::filesystem::path& file) const {

@@ -15,6 +15,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,8 @@ struct Profile {
 
   // Errors: kBadInput naming file, tensor, expected and found.
   static Result<Profile> read(const std::filesystem::path& file);
+  // The same of a file's bytes; `name` stands for the file in errors.
+  static Result<Profile> parse(std::span<const std::byte> file, const std::string& name);
   // Replaces the file at once. REQUIRES: sizes as above.
   Status write(const std::filesystem::path& file) const;
 };

@@ -3,7 +3,6 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <fstream>
-#include <sstream>
 
 #include "base/one_line.h"
 #include "kvstore/recipe/recipe_reader.h"
@@ -11,6 +10,8 @@
 namespace lowkey::kvstore {
 
 namespace {
+
+constexpr size_t kMaxBytes = 64 << 10;  // real ones have 1-2 KB
 
 Result<Recipe> parse(const std::string& yaml, const std::string& where, int page_tokens, bool spilled) {
   try {
@@ -22,13 +23,18 @@ Result<Recipe> parse(const std::string& yaml, const std::string& where, int page
 }
 
 Result<Recipe> read(const std::filesystem::path& file, int page_tokens, bool spilled) {
-  std::ifstream in(file);
-  std::ostringstream text;
-  if (!in || !(text << in.rdbuf())) {
-    return Error{
-        Code::kBadInput, fmt::format("{}: expected a recipe file, cannot read it", file.string()), {}};
-  }
-  return parse(text.str(), file.string(), page_tokens, spilled);
+  const auto bad = [&](const std::string& found) {
+    return Error{Code::kBadInput, fmt::format("{}: expected a recipe file, {}", file.string(), found), {}};
+  };
+  std::error_code ec;
+  if (!std::filesystem::is_regular_file(file, ec)) return bad("cannot read it");
+  std::string text(kMaxBytes + 1, '\0');
+  std::ifstream in(file, std::ios::binary);
+  in.read(text.data(), std::streamsize(text.size()));
+  if (in.bad() || !in.is_open()) return bad("cannot read it");
+  text.resize(in.gcount());
+  if (text.size() > kMaxBytes) return bad(fmt::format("found one of more than {} bytes", kMaxBytes));
+  return parse(text, file.string(), page_tokens, spilled);
 }
 
 }  // namespace

@@ -3,16 +3,13 @@
 // spill and a restore, which must never be led outside of the pool.
 #include <boost/asio/io_context.hpp>
 
-#include <google/protobuf/stubs/logging.h>
-
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
-#include "base/log.h"
 #include "kvstore/service/store_service.h"
 #include "kvstore/service/store_set.h"
 #include "monitoring/metrics.h"
+#include "tests/fuzz/messages.h"
 
 namespace lowkey::kvstore {
 namespace {
@@ -21,27 +18,6 @@ using transport::ConnectionPtr;
 using transport::MessageType;
 
 constexpr size_t kPoolBytes = 1 << 16;
-
-// The other side of the wire is the fuzzer.
-class FuzzConnection : public transport::ControlConnection {
- public:
-  explicit FuzzConnection(transport::Role role) { peer_.role = role; }
-  const transport::PeerInfo& peer() const override { return peer_; }
-  uint64_t id() const override { return 1; }
-  Status send(MessageType, std::string) override {
-    if (closed_) return Error{Code::kUnavailable, "closed"};
-    return {};
-  }
-  void close(const std::string& reason) override {
-    LOWKEY_CHECK(!reason.empty());
-    closed_ = true;
-  }
-  bool closed() const { return closed_; }
-
- private:
-  transport::PeerInfo peer_;
-  bool closed_ = false;
-};
 
 struct FuzzPool : transport::MemoryPool, transport::RemotePool {
   std::span<std::byte> bytes() override { return memory; }
@@ -83,25 +59,15 @@ class FuzzPlane : public transport::DataPlane {
   std::shared_ptr<FuzzPool> pool_ = std::make_shared<FuzzPool>();
 };
 
-template <class F>
-void for_each_message(const uint8_t* data, size_t size, F f) {
-  while (size >= 3) {
-    const size_t length = std::min<size_t>(data[1] | data[2] << 8, size - 3);
-    f(static_cast<MessageType>(data[0]), std::string_view(reinterpret_cast<const char*>(data) + 3, length));
-    data += 3 + length;
-    size -= 3 + length;
-  }
-}
-
 void fuzz_store(const uint8_t* data, size_t size) {
   static monitoring::Metrics metrics({{"role", "store"}, {"rank", "0"}});
   boost::asio::io_context io;
   FuzzPlane plane;
   auto service = StoreService::make(io, plane, metrics, {.host_bytes = kPoolBytes}).value();
-  auto peer = std::make_shared<FuzzConnection>(transport::Role::kWorker);
+  auto peer = std::make_shared<fuzz::Peer>(transport::Role::kWorker);
   service->on_up(peer);
-  for_each_message(data, size, [&](MessageType type, std::string_view body) {
-    if (!peer->closed()) service->on_message(peer, type, body);
+  fuzz::for_each_message(data, size, [&](uint8_t type, std::string_view body) {
+    if (!peer->closed()) service->on_message(peer, static_cast<MessageType>(type), body);
     const StoreLedger ledger = service->ledger();
     LOWKEY_CHECK(ledger.used == ledger.evictable + ledger.pinned + ledger.in_flight);
     LOWKEY_CHECK(ledger.used + ledger.free == ledger.capacity && ledger.requested <= ledger.used);
@@ -113,7 +79,7 @@ void fuzz_store(const uint8_t* data, size_t size) {
 void fuzz_client(const uint8_t* data, size_t size) {
   boost::asio::io_context io;
   FuzzPlane plane;
-  auto store = std::make_shared<FuzzConnection>(transport::Role::kStore);
+  auto store = std::make_shared<fuzz::Peer>(transport::Role::kStore);
   static monitoring::Metrics metrics({{"role", "worker"}, {"rank", "1"}});
   static ByteThread bytes;
   static const RestoreTransfer::Context context{{}, {}, bytes};
@@ -137,8 +103,8 @@ void fuzz_client(const uint8_t* data, size_t size) {
       ++outcomes;
       LOWKEY_CHECK(outcome.fates.size() == 2 && std::ranges::count(outcome.fates, PageFate::kOpen) == 0);
     });
-    for_each_message(data, size, [&](MessageType type, std::string_view body) {
-      if (!store->closed()) client.on_message(type, body);
+    fuzz::for_each_message(data, size, [&](uint8_t type, std::string_view body) {
+      if (!store->closed()) client.on_message(static_cast<MessageType>(type), body);
       io.poll();
     });
   }
@@ -148,12 +114,6 @@ void fuzz_client(const uint8_t* data, size_t size) {
 
 }  // namespace
 }  // namespace lowkey::kvstore
-
-extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  spdlog::set_level(spdlog::level::off);
-  google::protobuf::SetLogHandler(nullptr);
-  return 0;
-}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   lowkey::kvstore::fuzz_store(data, size);

@@ -14,6 +14,8 @@ namespace lowkey::transport {
 namespace {
 
 constexpr size_t kNonceBytes = 32;
+// Of ranks and replicas: sums of a few stay far from what an int holds.
+constexpr int32_t kMaxNumber = 1 << 24;
 
 std::string fresh_nonce() {
   std::string nonce(kNonceBytes, '\0');
@@ -50,9 +52,11 @@ void describe(const PeerInfo& peer, wire::PeerDescription* out) {
 }
 
 std::optional<PeerInfo> read_description(const wire::PeerDescription& in) {
+  const auto is_number = [](int32_t id) { return id >= -1 && id <= kMaxNumber; };  // -1: has none yet
   if (in.role() > static_cast<uint32_t>(Role::kStore)) return std::nullopt;
-  if (in.replica_size() < 1 || in.replica_rank() < 0 || in.replica_rank() >= in.replica_size())
+  if (!is_number(in.world_rank()) || !is_number(in.replica()) || !is_number(in.replica_size()))
     return std::nullopt;
+  if (in.replica_rank() < 0 || in.replica_rank() >= in.replica_size()) return std::nullopt;
   PeerInfo peer;
   peer.role = static_cast<Role>(in.role());
   peer.world_rank = in.world_rank();

@@ -52,7 +52,8 @@ Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) {
   sequence->priority = request.priority();
   // A stream that goes on has told them already.
   if (sequence->emitted_before > 0) sequence->sampling.prompt_logprobs = false;
-  const int levels = memory_.layout().num_levels, wanted = static_cast<int>(request.min_levels());
+  const int levels = memory_.layout().num_levels;
+  const int wanted = static_cast<int>(std::min<uint32_t>(request.min_levels(), levels + 1));
   sequence->min_levels = std::clamp(std::max(wanted, options_.min_levels), 1, levels);
   sequence->exact_only = wanted > levels;
   const ModelConfig& config = model_.config();

@@ -104,9 +104,31 @@ void Executor::count_step() {
   graphs_ = now;
 }
 
+// What does not depend on the sequence's table.
+Status Executor::check(const wire::PlannedSequence& planned) const {
+  const ModelConfig& config = model_.config();
+  const auto bad = [&](const std::string& what) {
+    return bad_plan(fmt::format("sequence {}: {}", planned.sequence_id(), what));
+  };
+  if (planned.tokens().empty()) return bad("no tokens");
+  if (planned.tail() >= memory_.tails().max_slabs()) return bad("a tail beyond this rank's memory");
+  const uint64_t end = uint64_t{planned.first_position()} + planned.tokens_size();
+  if (end > static_cast<uint64_t>(config.max_positions) || planned.first_slot() > planned.first_position())
+    return bad(fmt::format("{} tokens from position {} and slot {} on", planned.tokens_size(),
+                           planned.first_position(), planned.first_slot()));
+  const auto unknown = std::ranges::find_if(
+      planned.tokens(), [&](int32_t token) { return token < 0 || token >= config.vocab_size; });
+  if (unknown != planned.tokens().end()) return bad(fmt::format("token {}", *unknown));
+  if (!memory_.archive() && (planned.has_scores() || planned.has_compaction()))
+    return bad("tokens to choose, where none are chosen");
+  return {};
+}
+
 // Brings the sequence's table up to date.
 Status Executor::apply(const wire::PlannedSequence& planned, Table* table) {
-  if (planned.tail() >= memory_.tails().max_slabs()) return bad_plan("a tail beyond this rank's memory");
+  LOWKEY_TRY(check(planned));
+  if (std::exchange(table->run, runs_) == runs_)
+    return bad_plan(fmt::format("sequence {} twice", planned.sequence_id()));
   size_t page = planned.first_page();
   if (page > table->pages()) {
     return bad_plan(fmt::format("sequence {}: pages from {} on, but {} are known", planned.sequence_id(),
@@ -130,7 +152,7 @@ Status Executor::apply(const wire::PlannedSequence& planned, Table* table) {
   }
   const size_t page_tokens = memory_.layout().page_tokens;
   const size_t complete = (planned.first_slot() + planned.tokens_size()) / page_tokens;
-  if (planned.tokens_size() == 0 || table->pages() < complete) {
+  if (table->pages() < complete) {
     return bad_plan(fmt::format("sequence {}: {} pages for {} tokens from {}", planned.sequence_id(),
                                 table->pages(), planned.tokens_size(), planned.first_slot()));
   }
@@ -164,6 +186,7 @@ Status Executor::run_model(const wire::StepPlan& plan, std::span<const kernels::
   std::vector<int32_t> tokens, positions, logit_rows;
   std::vector<kernels::SequenceSlice> slices;
   slices.reserve(plan.sequences_size());
+  ++runs_;
   for (const wire::PlannedSequence& planned : plan.sequences()) {
     Table& table = tables_[planned.sequence_id()];
     LOWKEY_TRY(apply(planned, &table));

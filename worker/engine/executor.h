@@ -83,9 +83,11 @@ class Executor {
     std::vector<std::vector<std::byte*>> archive_slabs;
     kernels::TokenObserver observer;
     float* scores = nullptr;  // what the observer writes, in the backend's memory
+    uint64_t run = 0;         // the last one that it was planned in
   };
 
   Status apply(const wire::PlannedSequence& planned, Table* table);
+  Status check(const wire::PlannedSequence& planned) const;
   Status enter(std::span<const uint32_t> slabs, size_t page, Table* table) const;
   Status observe(const wire::PlannedSequence& planned, Table* table) const;
   void clear(std::byte* room, uint64_t bytes) const;
@@ -115,6 +117,7 @@ class Executor {
   std::shared_ptr<StagingPool> staging_;
   std::unordered_map<uint64_t, Table> tables_;  // by sequence id
   kernels::StepGraphs::Counts graphs_;          // after the last step
+  uint64_t runs_ = 0;                           // of the model
   struct Spilled {
     std::mutex mutex;
     uint64_t bytes = 0;

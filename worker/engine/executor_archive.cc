@@ -91,13 +91,17 @@ Status Executor::compact(const wire::PlannedSequence& planned, Table* table) {
   const int slots = static_cast<int>(planned.first_slot()) + planned.tokens_size();
   LOWKEY_TRY(add_archived(compaction, table));
   for (int bank = 0; bank < archive.num_banks(); ++bank) {
-    const int recent = static_cast<int>(compaction.recent()),
-              heavy = static_cast<int>(compaction.heavy(bank));
-    const int pages = static_cast<int>(compaction.pages(bank));
-    if (recent + heavy > slots || (recent + heavy) / archive.page_tokens() != pages) {
+    const uint64_t kept = uint64_t{compaction.recent()} + compaction.heavy(bank);
+    const bool chosen = compaction.heavy(bank) > 0 && kept < static_cast<uint64_t>(slots);
+    if (kept > static_cast<uint64_t>(slots) || kept / archive.page_tokens() != compaction.pages(bank) ||
+        (chosen && !planned.has_scores())) {
       return bad_plan(fmt::format("sequence {}: {} + {} of {} tokens into {} pages", planned.sequence_id(),
-                                  recent, heavy, slots, pages));
+                                  compaction.recent(), compaction.heavy(bank), slots,
+                                  compaction.pages(bank)));
     }
+    const auto recent = static_cast<int>(compaction.recent()),
+               heavy = static_cast<int>(compaction.heavy(bank));
+    const auto pages = static_cast<int>(compaction.pages(bank));
     kvstore::BankSignal signal{.num_heads = heads, .tokens = slots};
     if (planned.has_scores()) {
       signal.stride = table->observer.capacity;

@@ -3,8 +3,8 @@
 #include <array>
 #include <charconv>
 #include <optional>
-#include <ranges>
 #include <string>
+#include <vector>
 
 #include "worker/model/random_model.h"
 #include "worker/model/random_parts.h"
@@ -81,9 +81,11 @@ Status set_shape_key(ModelConfig& config, ShapeOptions& options, std::string_vie
   };
   if (key == "family") {
     const auto found = std::ranges::find(families(), value, &FamilyTraits::name);
-    if (found == families().end())
-      return bad(fmt::format("one of [{}]",
-                             fmt::join(std::views::transform(families(), &FamilyTraits::name), ", ")));
+    if (found == families().end()) {
+      std::vector<std::string_view> names;  // a view of them is beyond clang 14
+      for (const FamilyTraits& family : families()) names.push_back(family.name);
+      return bad(fmt::format("one of [{}]", fmt::join(names, ", ")));
+    }
     config.family = found->family;
     return {};
   }

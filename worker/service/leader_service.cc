@@ -98,13 +98,14 @@ void LeaderService::on_peer(const ConnectionPtr& peer) {
 
 void LeaderService::on_message(const ConnectionPtr& peer, MessageType type, std::string_view body) {
   const bool from_coordinator = peer->peer().role == Role::kCoordinator;
+  const bool from_worker = peer->peer().role == Role::kWorker;
   wire::Cancel cancel;
   if (from_coordinator && type == MessageType::kSubmit) return on_submit(body);
   if (from_coordinator && type == MessageType::kCancel && parse(&cancel, body))
     return engine_->cancel(cancel.request_id());
   if (from_coordinator && type == MessageType::kDrain) return engine_->drain();
   if (from_coordinator && type == MessageType::kPrefixResync) return engine_->resync_prefixes();
-  if (!from_coordinator && type == MessageType::kRestoreResult) return on_restore_result(peer, body);
+  if (from_worker && type == MessageType::kRestoreResult) return on_restore_result(peer, body);
   spdlog::warn("message {} from {} {} makes no sense here", static_cast<int>(type),
                to_string(peer->peer().role), peer->peer().world_rank);
 }

@@ -31,6 +31,18 @@ TEST(Explainer, ReadsTheQuery) {
   EXPECT_EQ(explainer.explain("request=a/b", "another").status, 404);
 }
 
+TEST(Explainer, ToldNumbersAreJson) {
+  Explainer explainer;
+  auto told = story("r");
+  wire::KvReport& report = told->report.emplace();
+  report.set_restore_seconds(std::numeric_limits<double>::quiet_NaN());
+  report.set_queue_seconds(-std::numeric_limits<double>::infinity());
+  explainer.remember(told);
+  const std::string text = explainer.explain("request=r", "").body;
+  EXPECT_NE(text.find("\"restore_seconds\": null"), std::string::npos) << text;
+  EXPECT_NE(text.find("\"queue_seconds\": null"), std::string::npos) << text;
+}
+
 TEST(Explainer, IsForHumanEyes) {
   Explainer explainer;
   auto told = story("r");

@@ -72,6 +72,22 @@ TEST(Handshake, AnOldProofDoesNotFitANewNonce) {
   EXPECT_TRUE(later.receive(MessageType::kHelloProof, proof.reply->body).refused);
 }
 
+TEST(Handshake, RefusesNumbersThatNoClusterHas) {
+  const auto answer = [](auto change) {
+    wire::Hello hello;
+    hello.ParseFromString(client().begin().reply->body);
+    change(*hello.mutable_self());
+    return server().receive(MessageType::kHello, hello.SerializeAsString());
+  };
+  EXPECT_FALSE(answer([](auto& self) { self.set_world_rank(-1); }).refused);
+  EXPECT_TRUE(answer([](auto& self) { self.set_world_rank(-2); }).refused);
+  EXPECT_TRUE(answer([](auto& self) { self.set_world_rank(INT32_MAX); }).refused);
+  EXPECT_TRUE(answer([](auto& self) { self.set_replica(INT32_MAX); }).refused);
+  EXPECT_TRUE(answer([](auto& self) { self.set_replica_size(0); }).refused);
+  EXPECT_TRUE(answer([](auto& self) { self.set_replica_size(INT32_MAX); }).refused);
+  EXPECT_TRUE(answer([](auto& self) { self.set_replica_rank(1); }).refused);
+}
+
 TEST(Handshake, RefusesWhatIsOutOfTurnOrMalformed) {
   EXPECT_TRUE(server().receive(MessageType::kWelcome, "").refused);
   EXPECT_TRUE(client().receive(MessageType::kWelcome, "").refused);

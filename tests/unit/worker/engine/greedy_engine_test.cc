@@ -194,7 +194,7 @@ TEST_P(GreedyEngine, AProgressiveRestoreReadsTheLevelsThatAreThere) {
   EngineReplica whole(o);
   wire::Submit demanding;
   demanding.set_request_id(7);
-  demanding.set_min_levels(3);
+  demanding.set_min_levels(std::numeric_limits<uint32_t>::max());  // all
   demanding.mutable_prompt()->Add(c.prompt.begin(), c.prompt.end());
   *demanding.mutable_sampling() = EngineReplica::greedy();
   demanding.mutable_sampling()->set_ignore_eos(true);
