@@ -102,9 +102,9 @@ void CudaAttention::add_sequence(const AttentionStep& step, const SequenceSlice&
       const DeviceMap& map = plan.maps[i];
       if (map.layout == map_layout && map.own == own && (own || map.bank == bank)) return static_cast<int>(i);
     }
-    plan.maps.push_back({.stride = stride,
-                         .layout = map_layout,
+    plan.maps.push_back({.layout = map_layout,
                          .plans = layouts_.known(page_layout).fast(bank).plans,
+                         .stride = stride,
                          .bank = own ? 0 : bank,
                          .own = own});
     plan.fast.push_back(fast_step(step, page_layout, bank));

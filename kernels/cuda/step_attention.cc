@@ -49,8 +49,8 @@ void StepAttention::reserve(const StepGraphs::Step& step, const StepSize& size) 
   const int stride = layouts_.of(layout).max_dim();
   const size_t queries = size_t(size.rows) * step.num_q_heads;
   map_ = {.queries = queries_.get<float>(queries * (stride + 1)),
-          .stride = stride,
           .layout = layouts_.of(layout).device(),
+          .stride = stride,
           .own = true};
   map_.biases = map_.queries + queries * stride;
   rounded_queries_.get<std::byte>(size_t(size.rows) * layout.num_kv_heads * kFastQueries *

@@ -1,8 +1,10 @@
-// One attention step as kernels see it: plain structs in device memory, written by AttentionPlan.
+// One attention step as kernels see it: plain structs in device memory, written by AttentionPlan. Without
+// padding: whether a plan is on the device already is seen by its bytes.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/device_layout.h"
 #include "kernels/cuda/device_math.h"
@@ -19,15 +21,18 @@ struct DeviceSegment {
   int map = 0;                        // whose mapped queries (AttentionPlan::Map) belong to it
   int num_pages = 0;                  // where not `own`
   int sink_tokens = 0;                // first tokens of page 0 that are seen exact
-  bool own = false;                   // a row sees the pages before its own
+  int64_t own = false;                // a row sees the pages before its own
 };
+static_assert(std::has_unique_object_representations_v<DeviceSegment>);
 
 struct DeviceSequence {
   std::byte* tail = nullptr;          // null: a row that only fills up the step
   std::byte* const* slabs = nullptr;  // of the pages completed in this step too
   int first_row = 0, num_rows = 0, first_slot = 0;
   int first_segment = 0, num_segments = 0;
+  int padding = 0;
 };
+static_assert(std::has_unique_object_representations_v<DeviceSequence>);
 
 // One row of the step.
 struct DeviceRow {
@@ -57,12 +62,13 @@ struct DeviceItem {
 struct DeviceMap {
   float* queries = nullptr;  // [row][query head][stride]
   float* biases = nullptr;   // [row][query head]
-  int stride = 0;
   const DeviceLayout* layout = nullptr;
   const FastPlan* plans = nullptr;  // of the bank, where it has them: [head][level - 1]
-  int bank = 0;                     // where not `own`: the step's
-  bool own = false;
+  int stride = 0;
+  int bank = 0;  // where not `own`: the step's
+  int64_t own = false;
 };
+static_assert(std::has_unique_object_representations_v<DeviceMap>);
 
 // A page to be encoded.
 struct DevicePage {
