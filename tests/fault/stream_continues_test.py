@@ -14,6 +14,7 @@ from support.series import total  # noqa: E402
 
 LEADERS, FOLLOWERS, STORE = (1, 3), (2, 4), 5
 ANSWER_SECONDS = 25.0
+STREAMS = range(8)  # so many that a replica's half is not at its end before the fault, however quick the machine
 FLAGS = ["--dtype", "fp32", "--kv-bytes", "64MiB", "--host-bytes", "64MiB"]
 
 
@@ -40,11 +41,11 @@ class StreamContinues(unittest.TestCase):
         """Faults a rank while streams run on both replicas: those of its replica go on in the other one."""
         # In turns, so that both replicas answer, wherever the prompts were seen before.
         with Cluster(workers=2, replicas=2, flags=[*FLAGS, "--routing", "round-robin"], open_port=True) as cluster:
-            undisturbed = {seed: self.ask(cluster, self.body(seed)).text for seed in range(4)}
+            undisturbed = {seed: self.ask(cluster, self.body(seed)).text for seed in STREAMS}
             pid = cluster.processes()[rank]
             leader = str(1 if rank in (1, 2) else 3)
             threads, caught = faults.catch(
-                lambda: self.begin(cluster, range(4)),
+                lambda: self.begin(cluster, STREAMS),
                 lambda: total(cluster.metrics(), "lowkey_generation_tokens_total", rank=leader), 900)
             begin = time.monotonic()
             fault(pid)
