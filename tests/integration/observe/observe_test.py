@@ -109,8 +109,9 @@ class Observe(unittest.TestCase):
             skip("prometheus and promtool (package prometheus) are absent")
         disk = tempfile.TemporaryDirectory(prefix="lowkey-disk-")
         cls.addClassCleanup(disk.cleanup)
+        # Weights in few bits, since what that costs is a metric.
         cls.cluster = Cluster(flags=["--kv-bytes", "6MiB", "--host-bytes", "64MiB", "--disk", disk.name, "--disk-bytes",
-                                     "64MiB"]).start()
+                                     "64MiB", "--weights", "int8"]).start()
         cls.addClassCleanup(cls.cluster.kill)
         cls.prometheus = Prometheus(cls.cluster)
         cls.addClassCleanup(cls.prometheus.close)
