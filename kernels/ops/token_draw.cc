@@ -5,28 +5,10 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/ops/best_tokens.h"
+
 namespace lowkey::kernels {
 namespace {
-
-// Orders token ids, best first.
-struct Better {
-  std::span<const float> logits;
-  bool operator()(int32_t a, int32_t b) const {
-    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-  }
-};
-
-// The `count` best token ids, best first.
-std::vector<int32_t> best(std::span<const float> logits, size_t count) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  count = std::min(count, ids.size());
-  if (count < ids.size())
-    std::nth_element(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(count), ids.end(), Better{logits});
-  ids.resize(count);
-  std::sort(ids.begin(), ids.end(), Better{logits});
-  return ids;
-}
 
 // Unnormalised probabilities of one draw: exp((logit - maximum) / temperature), float64. The most likely
 // token's is 1, so that those below min_p are the ones that go.
@@ -47,7 +29,7 @@ class Weights {
   }
 
   std::vector<int32_t> filtered(int top_k, double top_p) const {
-    if (top_k > 0) return nucleus(best(logits_, static_cast<size_t>(top_k)), top_p);
+    if (top_k > 0) return nucleus(best_tokens(logits_, static_cast<size_t>(top_k)), top_p);
     // Sorting the whole vocabulary for a nucleus of ten tokens would cost more than the model's head. Tokens
     // below (1 - p) / n of the mass hold less than 1 - p together, so the nucleus lies among the others.
     const double total = std::accumulate(weights_.begin(), weights_.end(), 0.0);
@@ -56,7 +38,7 @@ class Weights {
     for (size_t id = 0; id < weights_.size(); ++id) {
       if (weights_[id] >= least) ids.push_back(static_cast<int32_t>(id));
     }
-    std::sort(ids.begin(), ids.end(), Better{logits_});
+    std::sort(ids.begin(), ids.end(), BetterToken{logits_});
     return leading(std::move(ids), top_p * total);
   }
 

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+
+#include "kernels/ops/best_tokens.h"
 
 namespace lowkey::worker {
 namespace {
@@ -15,32 +16,13 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// Orders token ids, best first.
-struct Better {
-  std::span<const float> logits;
-  bool operator()(int32_t a, int32_t b) const {
-    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-  }
-};
-
-// The `count` best token ids, best first.
-std::vector<int32_t> best(std::span<const float> logits, size_t count) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  count = std::min(count, ids.size());
-  if (count < ids.size()) std::nth_element(ids.begin(), ids.begin() + count, ids.end(), Better{logits});
-  ids.resize(count);
-  std::sort(ids.begin(), ids.end(), Better{logits});
-  return ids;
-}
-
 void add_logprobs(std::span<const float> logits, double maximum, int count, SampledToken* sampled) {
   double sum = 0;
   for (const float logit : logits) sum += std::exp(logit - maximum);
   const double log_sum = maximum + std::log(sum);
   sampled->logprob = static_cast<float>(logits[sampled->token] - log_sum);
   if (count == 0) return;
-  for (const int32_t id : best(logits, count)) {
+  for (const int32_t id : kernels::best_tokens(logits, count)) {
     sampled->top_logprobs.push_back({id, static_cast<float>(logits[id] - log_sum)});
   }
 }
