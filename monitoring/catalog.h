@@ -115,6 +115,10 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
     "Prefill rate that the cost model uses")                                                                 \
   X(kRestoreRate, "lowkey_cost_restore_bytes_per_second", kGauge, kLeader, "", kNone,                        \
     "Restore rate that the cost model uses, of the slowest rank")                                            \
+  X(kRestoreLatency, "lowkey_cost_restore_latency_seconds", kGauge, kLeader, "", kNone,                      \
+    "What a restore takes besides its bytes, as the cost model uses it")                                     \
+  X(kQueuedTokens, "lowkey_queued_prompt_tokens", kGauge, kLeader, "", kNone,                                \
+    "Prompt tokens that admitted and waiting requests still have to compute")                                \
   X(kEncodeRate, "lowkey_cost_spill_bytes_per_second", kGauge, kLeader, "", kNone,                           \
     "Rate at which pages are copied, encoded and checksummed for a store")                                   \
   X(kCostRegret, "lowkey_cost_regret_seconds_total", kCounter, kLeader, "decision=restore|recompute", kNone, \
@@ -139,8 +143,10 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
     "kind=qkv|o|gate_up|down|embedding|head", kNone,                                                         \
     "Relative RMS error of weights that were rounded to few bits when they were loaded")                     \
   X(kSpillOutcomes, "lowkey_kv_spill_pages_total", kCounter, kRank,                                          \
-    "outcome=stored|already_present|dropped_store_full|dropped_staging_full|failed", kNone,                  \
-    "Spilled pages: stored, already_present, dropped_store_full, dropped_staging_full, failed")              \
+    "outcome=stored|already_present|dropped_store_full|dropped_staging_full|dropped_queue|evicted|failed",   \
+    kNone,                                                                                                   \
+    "Spilled pages: stored, already_present, dropped_store_full, dropped_staging_full, dropped_queue, "      \
+    "evicted (before their turn), failed")                                                                   \
   X(kRestoreOutcomes, "lowkey_kv_restore_pages_total", kCounter, kRank,                                      \
     "outcome=restored|miss|corrupt|failed", kNone,                                                           \
     "Pages asked of a store: restored, miss, corrupt, failed")                                               \
@@ -175,6 +181,8 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
     kNone, "Time in transfers")                                                                              \
   X(kTransferFailures, "lowkey_transfer_failures_total", kCounter, kRank, "direction=put|get", kNone,        \
     "Transfers failed or timed out")                                                                         \
+  X(kQuarantinedBytes, "lowkey_transfer_quarantined_bytes", kGauge, kProcess, "", kNone,                     \
+    "Memory of transfers that were given up and that the network may still write to")                        \
   X(kTransportInfo, "lowkey_transport_info", kGauge, kProcess,                                               \
     "peer_role peer_rank transport device expected", kNone,                                                  \
     "1; what a pair of processes uses for one-sided transfers")                                              \

@@ -47,6 +47,7 @@ void MetricsReporter::update_transport(const TransportStats& now) {
     grow(Metric::kTransferFailures, transfers.failed_puts, before.failed_puts, {{"direction", "put"}});
     grow(Metric::kTransferFailures, transfers.failed_gets, before.failed_gets, {{"direction", "get"}});
   }
+  metrics_.set(Metric::kQuarantinedBytes, static_cast<double>(now.quarantined_bytes_now));
   update_paths(now);
   seen_ = now;
 }

@@ -266,8 +266,10 @@ void Engine::update_state(bool work_left) {
   const MeasuredRates rates = cost_.rates();
   metrics_.set(Metric::kPrefillRate, rates.prefill_tokens_per_second);
   metrics_.set(Metric::kRestoreRate, rates.restore_bytes_per_second);
+  metrics_.set(Metric::kRestoreLatency, rates.restore_latency_seconds);
   metrics_.set(Metric::kEncodeRate, rates.spill_bytes_per_second);
   const uint64_t queued = scheduler_.queued_tokens(true);
+  metrics_.set(Metric::kQueuedTokens, static_cast<double>(queued));
   std::lock_guard lock(inbox_->mutex);
   inbox_->state.running = static_cast<uint32_t>(scheduler_.running());
   inbox_->state.waiting = static_cast<uint32_t>(scheduler_.waiting());
