@@ -121,6 +121,11 @@ void add_bench_command(CLI::App& app, int& exit_code) {
       ->check(parses_as<ServerUrl>("http://HOST[:PORT]"));
   bench->add_option("--model", options.model, "model id (default: the first of /v1/models)");
   bench->add_option("--api-key", options.api_key, "sent as a Bearer token");
+  bench
+      ->add_option("--temperature", options.temperature,
+                   "of the answers; 0: the likeliest token, more: tokens are drawn")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 2.0));
   add_load_options(*bench, *command);
   add_trace_options(*bench, options.trace);
   bench->add_option("--timeout", options.timeout_seconds, "seconds one request may take")

@@ -151,9 +151,12 @@ struct BenchClient::Impl {
   }
 
   http::request<http::string_body> make_request(const BenchPrompt& prompt, int output_tokens) {
-    json::object body{{"model", options.model}, {"max_tokens", output_tokens},
-                      {"temperature", 0},       {"ignore_eos", true},
-                      {"stream", true},         {"stream_options", {{"include_usage", true}}}};
+    json::object body{{"model", options.model},
+                      {"max_tokens", output_tokens},
+                      {"temperature", options.temperature},
+                      {"ignore_eos", true},
+                      {"stream", true},
+                      {"stream_options", {{"include_usage", true}}}};
     if (const auto* tokens = std::get_if<std::vector<int32_t>>(&prompt))
       body["prompt"] = json::value_from(*tokens);
     else if (options.chat)

@@ -42,6 +42,7 @@ struct BenchOptions {
   LengthDistribution prompt_tokens{128, 128};
   LengthDistribution output_tokens{64, 64};
   uint64_t seed = 0;
+  double temperature = 0;        // of the answers
   TraceOptions trace;            // with a file: its arrivals, lengths and prefixes instead of the above
   double timeout_seconds = 300;  // of one request
 };

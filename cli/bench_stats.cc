@@ -100,7 +100,9 @@ std::string BenchStats::json(const BenchOptions& options) const {
   auto lengths = [](const LengthDistribution& d) { return boost::json::array{d.least, d.most}; };
   boost::json::object kinds;
   for (const auto& [kind, count] : errors) kinds[kind] = count;
-  boost::json::object load{{"endpoint", options.chat ? "chat" : "completions"}, {"model", options.model}};
+  boost::json::object load{{"endpoint", options.chat ? "chat" : "completions"},
+                           {"model", options.model},
+                           {"temperature", options.temperature}};
   if (const auto& trace = options.trace; !trace.file.empty()) {
     load["trace"] = {{"file", trace.file},
                      {"speed", trace.speed},

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -331,6 +332,8 @@ Ending run_worker(const Job& given) {
           options.token_texts = [model = job.config.model, size = replica.config.vocab_size] {
             return token_texts(model, size);
           };
+          // One replica may get all that the coordinator admits.
+          options.max_waiting = std::max<size_t>(options.max_waiting, job.config.max_queued);
           options.min_levels = job.config.min_levels;
           options.spill_levels = replica.cache.spill_levels;
           options.scheduler = {.step_tokens = job.config.step_tokens,

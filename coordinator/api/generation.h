@@ -53,6 +53,7 @@ struct Generation {
   std::vector<int32_t> emitted;  // tokens of the answer so far
   int replica = -1;              // that answers it now
   uint32_t attempt = 0;
+  bool refused = false;      // by a replica that was full
   bool resubmitted = false;  // after it was lost before its first token
   bool continued = false;    // after that
   TimePoint submitted{};

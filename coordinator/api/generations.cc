@@ -178,6 +178,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
         if (answer.error()->code == Code::kUnavailable)
           return move(generation->id,
                       fmt::format("Replica {}: {}", generation->replica, answer.error()->message));
+        if (answer.error()->code == Code::kResourceExhausted && try_another(*generation)) return;
         return fail(generation->id, api_error(*answer.error()));
     }
   }
@@ -252,6 +253,17 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       const bool goes_on = active.contains(id);
       metrics.add(Metric::kContinuedRequests, 1, {{"outcome", goes_on ? "continued" : "ended"}});
     }
+  }
+
+  // Away from a replica that is full, before it has said anything: once. False: no other can take it.
+  bool try_another(Generation& generation) {
+    if (generation.started() || std::exchange(generation.refused, true)) return false;
+    const int full = generation.replica;
+    const std::string cause = fmt::format("Replica {}: {}", full, generation.answer->error()->message);
+    dispatcher.release(generation);
+    ++generation.attempt;
+    generation.answer->move();
+    return dispatcher.place(generation, full, cause);
   }
 
   // Ends the request, all of its choices.

@@ -121,6 +121,39 @@ TEST_F(Continuation, MovedWhenItsReplicaSaysItIsEnding) {
   EXPECT_EQ(leaders_[1]->submits()[0].emitted_size(), 1);
 }
 
+TEST_F(Continuation, AFullReplicaIsRoutedAround) {
+  const Error full{Code::kResourceExhausted, "the engine's queue of 256 requests is full", {}};
+  start_two(0, {.error = full});
+  add_second();
+  const auto answer = client().post("/v1/completions", R"({"prompt":"a","max_tokens":3})");
+  EXPECT_EQ(answer.status, 200) << answer.body;
+  EXPECT_EQ(answer.json().at("usage").at("completion_tokens").as_int64(), 3);
+  EXPECT_EQ(leaders_[0]->submits().size(), 1u);  // its turn
+  ASSERT_EQ(leaders_[1]->submits().size(), 1u);
+  EXPECT_EQ(leaders_[1]->submits()[0].emitted_size(), 0);
+  EXPECT_EQ(metric("lowkey_routed_requests_total"), 2);
+}
+
+TEST_F(Continuation, WhereAllReplicasAreFullItIsSaidOnce) {
+  const Error full{Code::kResourceExhausted, "the engine's queue of 256 requests is full", {}};
+  start_two(0, {.error = full}, {.hold_after = 0, .error = full});
+  add_second();
+  const auto answer = client().post("/v1/completions", R"({"prompt":"a","max_tokens":3})");
+  EXPECT_EQ(answer.status, 429) << answer.body;
+  EXPECT_NE(answer.body.find(full.message), std::string::npos) << answer.body;
+  EXPECT_EQ(leaders_[0]->submits().size(), 1u);
+  EXPECT_EQ(leaders_[1]->submits().size(), 1u);
+  EXPECT_EQ(client().get("/health").status, 200);
+}
+
+TEST_F(Continuation, WhatHasBegunDoesNotMoveForWantOfRoom) {
+  start_two(1, {.error = Error{Code::kResourceExhausted, "no room for its next page", {}}});
+  add_second();
+  const auto answer = client().post("/v1/completions", R"({"prompt":"a","max_tokens":3})");
+  EXPECT_EQ(answer.status, 429) << answer.body;
+  EXPECT_TRUE(leaders_[1]->submits().empty());
+}
+
 TEST_F(Continuation, WithinFiveSecondsOfASilentLeader) {
   start_two(2);
   auto streaming = client();

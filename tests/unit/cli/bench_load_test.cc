@@ -121,6 +121,19 @@ TEST(RunBench, CountsTokensAndTimesOfAClosedLoop) {
   EXPECT_LE(stats->to_first_token.most(), stats->whole_request.most());
 }
 
+TEST(RunBench, AsksForTheTemperatureItWasGiven) {
+  for (const double temperature : {0.0, 0.8}) {
+    ScriptedServer server([](int) { return kTwoTokens; });
+    auto options = server.options();
+    options.requests = 1;
+    options.temperature = temperature;
+    ASSERT_TRUE(run_bench(options, false).ok());
+    ASSERT_EQ(server.posts(), 2);
+    const auto body = boost::json::parse(server.bodies()[1]).as_object();
+    EXPECT_EQ(body.at("temperature").to_number<double>(), temperature);
+  }
+}
+
 TEST(RunBench, PoissonArrivalsTakeTheTimeTheyShould) {
   ScriptedServer server([](int) { return kTwoTokens; });
   auto options = server.options();
