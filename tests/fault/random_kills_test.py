@@ -16,12 +16,14 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support import faults  # noqa: E402
 from support.cluster import Cluster, wait_until  # noqa: E402
+from support.series import total  # noqa: E402
 
 TP, REPLICAS, STORES = 2, 2, 2
 SEEDS = range(10)
 FLAGS = ["--dtype", "fp32", "--kv-bytes", "16MiB", "--host-bytes", "64MiB"]
 BUDGET_SECONDS = 15.0  # of a request, queueing included; under this load an undisturbed one takes a tenth
 GRACE_SECONDS = 5.0
+MOST_TOKENS = 4000     # that are computed between the first answers and the fault: one or two seconds of the load
 END_SECONDS = 25.0     # until what is left of a broken replica has ended
 
 
@@ -41,11 +43,14 @@ class Rehearsal:
     def load(self):
         return faults.Load(self.cluster.url, SEEDS, threads=4, tokens=320, max_tokens=160, timeout=60)
 
+    def tokens(self):
+        return total(self.cluster.metrics(), "lowkey_generation_tokens_total")
+
     def strike(self):
         """One fault under load; returns what happened and the answers."""
         target = self.chance.choice(["worker", "store"])
         signal = self.chance.choice(["kill", "stop"])
-        delay, pause = self.chance.uniform(0.1, 2.0), self.chance.uniform(0.5, 7.0)
+        moment, pause = self.chance.randrange(MOST_TOKENS), self.chance.uniform(0.5, 7.0)
         if target == "store":
             rank = self.chance.choice(self.stores)
             pid = self.cluster.processes()[rank]
@@ -55,11 +60,12 @@ class Rehearsal:
         load = self.load()
         with load:
             wait_until(lambda: load.count() >= 2, 60, "answers under load")
-            time.sleep(delay)  # the random moment is the point of this test
+            moment += self.tokens()
+            wait_until(lambda: self.tokens() >= moment, 90, "the random moment")
             struck = time.monotonic()
             (faults.kill if signal == "kill" else faults.stop)(pid)
             if signal == "stop":
-                time.sleep(pause)
+                wait_until(lambda: time.monotonic() >= struck + pause, 10, "the end of the pause")
                 faults.go_on(pid)
             wait_until(lambda: sum(a.begin > struck for a in list(load.answers)) >= 4, 90, "answers after the fault")
         if target == "store":
@@ -110,6 +116,7 @@ class Rehearsal:
 
 
 def run(count, seed):
+    """{faults, requests, outcomes, slowest: seconds}; Wrong or TimeoutError where something was not as it has to be."""
     chance, texts, done, seconds, outcomes = random.Random(seed), None, 0, [], collections.Counter()
     while done < count:
         with Cluster(workers=TP, replicas=REPLICAS, stores=STORES, flags=FLAGS, open_port=True) as cluster:
@@ -130,6 +137,7 @@ def run(count, seed):
             rehearsal.end()
     print(f"{done} faults, {len(seconds)} requests: {dict(outcomes)}; median {statistics.median(seconds):.2f} s, "
           f"slowest {max(seconds):.2f} s; no wrong token, no process left", flush=True)
+    return {"faults": done, "requests": len(seconds), "outcomes": dict(outcomes), "slowest": max(seconds)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A store that is killed, stopped, slow, lying or full costs time, never an answer: every request is answered with the
-tokens of the undisturbed run. Real processes, faults from outside."""
+tokens of the undisturbed run, within 5 s of what the same load takes without the fault. Real processes, faults from
+outside."""
 
 import pathlib
 import sys
@@ -15,7 +16,8 @@ from support.series import total  # noqa: E402
 STORE = 3
 POOL = 64 << 20
 SEEDS = range(12)
-LIMIT_SECONDS = 25.0  # of any request; nothing here may wait for longer than a transfer's own deadline of 5 s
+GRACE_SECONDS = 5.0   # of a request beyond its budget: what the slowest one took before the fault,
+LEAST_BUDGET = 1.0    # but a second
 
 
 class StoreFaults(unittest.TestCase):
@@ -28,20 +30,24 @@ class StoreFaults(unittest.TestCase):
         return faults.Load(cluster.url, SEEDS, threads=4, tokens=512, max_tokens=8, **options)
 
     def prepare(self, cluster):
-        """Undisturbed answers, their pages in the store."""
-        load = self.load(cluster)
-        texts = load.undisturbed()
+        """Undisturbed answers, their pages in the store, and what the load takes while nothing is wrong."""
+        texts = self.load(cluster).undisturbed()
         wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") > 0, 20,
                    "pages in the store")
-        return load, texts
+        calm = self.load(cluster)
+        with calm:
+            wait_until(lambda: calm.count() >= 2 * len(SEEDS), 120, "answers without a fault")
+        self.budget = max(LEAST_BUDGET, *(answer.seconds for answer in calm.answers))
+        return self.load(cluster), texts
 
     def check(self, load, texts):
         self.assertGreater(len(load.answers), 0)
         for answer in load.answers:
             self.assertEqual(answer.outcome, "ok", answer.detail)
             self.assertEqual(answer.text, texts[answer.key], f"prompt {answer.key}")
-            self.assertLess(answer.seconds, LIMIT_SECONDS)
-        print(f"{len(load.answers)} answers, slowest {max(a.seconds for a in load.answers):.2f} s", flush=True)
+            self.assertLess(answer.seconds, self.budget + GRACE_SECONDS)
+        print(f"{self.id().rpartition('.')[2]}: {len(load.answers)} answers, slowest "
+              f"{max(a.seconds for a in load.answers):.2f} s, of a budget of {self.budget:.2f} s", flush=True)
 
     def disturb(self, cluster, fault, seconds=3):
         """Runs `fault(store's pid)`, a context or a call, in the middle of a load."""
@@ -85,7 +91,8 @@ class StoreFaults(unittest.TestCase):
             self.check(load, texts)
             self.assertTrue(self.store_is_up(cluster))
 
-    def test_links_cut(self):
+    def test_connections_reset(self):
+        # Those of control: on one host pages travel through shared memory. link_cut_test.py cuts what carries pages.
         with self.cluster() as cluster:
             load, texts = self.prepare(cluster)
             cuts = 0
@@ -132,16 +139,40 @@ class StoreFaults(unittest.TestCase):
                     wait_until(lambda: load.count() >= 16, 120, "answers")
                 self.check(load, texts)
 
+    def test_full_disk(self):
+        with tempfile.TemporaryDirectory() as folder, faults.small_disk(folder, "6m") as missing:
+            if missing:
+                self.skipTest(missing)
+            flags = ["--disk", folder, "--disk-bytes", "256MiB"]
+            with self.cluster(*flags) as cluster:
+                def pages(outcome):
+                    return total(cluster.metrics(), "lowkey_disk_pages_total", outcome=outcome)
+                load, texts = self.prepare(cluster)
+                wait_until(lambda: pages("dropped_full") > 0, 60, "a page for which the disk has no room")
+                with load:
+                    wait_until(lambda: load.count() >= 16, 120, "answers")
+                self.check(load, texts)
+                self.assertGreater(pages("written"), 0)
+                self.assertEqual(pages("failed"), 0, "a full disk is not a broken one")
+                self.assertTrue(self.store_is_up(cluster))
+                self.assertEqual(cluster.stop(60), 0)
+            with self.cluster(*flags) as cluster:  # what had room is found again, and the disk is still full
+                load = self.load(cluster)
+                with load:
+                    wait_until(lambda: load.count() >= 16 and pages("dropped_full") > 0, 120, "answers")
+                self.check(load, texts)
+                self.assertGreater(pages("read"), 0)
+                self.assertEqual(pages("corrupt") + pages("torn"), 0)
+
     def test_full(self):
         with self.cluster(host_bytes=1 << 20) as cluster:
-            load = self.load(cluster)
-            texts = load.undisturbed()
+            load, texts = self.prepare(cluster)
             with load:
                 wait_until(lambda: load.count() >= 16, 120, "answers")
             self.check(load, texts)
             metrics = cluster.metrics()
             crowded = (total(metrics, "lowkey_kv_spill_pages_total", outcome="dropped_store_full")
-                       + total(metrics, "lowkey_store_evictions_total"))
+                       + total(metrics, "lowkey_store_evicted_pages_total"))
             self.assertGreater(crowded, 0)
 
 

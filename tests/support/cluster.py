@@ -161,7 +161,7 @@ class Launch:
 
     def kill(self):
         """Ends every process, whatever state it is in."""
-        for _ in range(50):
+        def ended():
             alive = self.all_pids()
             for pid in alive:
                 try:
@@ -170,9 +170,11 @@ class Launch:
                     pass
             if self._process:
                 self._process.poll()
-            if not alive:
-                break
-            time.sleep(0.02)
+            return not alive
+        try:
+            wait_until(ended, 5, "every process to end")
+        except TimeoutError as error:
+            print(error, file=sys.stderr)
         if self._process:
             self._process.wait(10)
 

@@ -3,6 +3,7 @@
 A store that lies is made by writing into its memory, or its segment files, from outside: nothing in the product
 helps with that."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -106,6 +107,19 @@ def flip_bits_of_files(folder, stride=509, skip=4096):
         with open(path, "r+b") as file:
             file.write(data)
     return flipped
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A file system of `size` (tmpfs: "6m") in a folder. Gives why there is none, or None."""
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode != 0:
+        yield f"a small disk cannot be mounted here: {done.stderr.strip()}"
+        return
+    try:
+        yield None
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True, capture_output=True)
 
 
 def cut_links(pid, others):

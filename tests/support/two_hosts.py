@@ -1,9 +1,11 @@
 """Two hosts on one machine, for tests of what crosses a real link: namespaces of their own for network, IPC, host name,
-processes and mounts (shared memory would bypass the link), joined by a virtual Ethernet pair that tc limits to a rate.
+processes and mounts (shared memory would bypass the link), joined by a virtual Ethernet pair that tc limits to a rate,
+and delays where the kernel can. The link may be cut, and mended.
 
     with TwoHosts(rate="1gbit") as hosts:
         with LinkedCluster(hosts, workers=1, flags=[...]) as cluster:
             http(cluster.url + "/v1/models")
+            hosts.cut()
 
 Host a runs mpirun, the coordinator and the workers; host b the stores. Needs root and iproute2; TwoHosts.missing()
 says what is not there. Nothing outlives the holder process of host a: its end ends every process in both hosts, and with
@@ -144,8 +146,7 @@ class TwoHosts:
             host.net("ip", "link", "set", LINK, "up")
         # The kernel tells up to a second late that a new link carries; until then UCX passes it over.
         for host in (self.a, self.b):
-            wait_until(lambda: _run(*host.inside(), "cat", f"/sys/class/net/{LINK}/operstate").strip() == "up", 10,
-                       f"link of host {host.name}")
+            self._wait_carrier(host, "up")
         self.set_rate(self.rate)
         # What mpirun uses for ssh: AGENT HOST COMMAND...
         self.agent = pathlib.Path(self._folder.name) / "agent"
@@ -154,11 +155,42 @@ class TwoHosts:
         self.agent.chmod(0o700)
         self._enter_network()
 
+    @staticmethod
+    def _wait_carrier(host, *states):
+        wait_until(lambda: _run(*host.inside(), "cat", f"/sys/class/net/{LINK}/operstate").strip() in states, 10,
+                   f"link of host {host.name}")
+
     def set_rate(self, rate):
         """Both directions, from now on."""
         for host in (self.a, self.b):
-            host.net("tc", "qdisc", "replace", "dev", LINK, "root", "tbf", "rate", rate, "burst", BURST, "latency", "100ms")
+            host.net("tc", "qdisc", "replace", "dev", LINK, "root", "handle", "1:", "tbf", "rate", rate, "burst", BURST,
+                     "latency", "100ms")
         self.rate = rate
+
+    def set_delay(self, milliseconds):
+        """Each direction, from now on, behind the rate. RuntimeError where the kernel has no netem."""
+        for host in (self.a, self.b):
+            host.net("tc", "qdisc", "replace", "dev", LINK, "parent", "1:1", "netem", "delay", f"{milliseconds}ms")
+
+    def no_delay(self):
+        """Why set_delay() cannot work here, or None."""
+        try:
+            self.set_delay(1)
+            self.set_delay(0)
+            return None
+        except RuntimeError as error:
+            return f"this kernel has no netem: {error}"
+
+    def cut(self):
+        """Takes the link away: what is on it is lost, and nobody is told; connections stay open until somebody misses the
+        other end. Host a talks to itself as before."""
+        self.b.net("ip", "link", "set", LINK, "down")
+        self._wait_carrier(self.a, "down", "lowerlayerdown")
+
+    def mend(self):
+        self.b.net("ip", "link", "set", LINK, "up")
+        for host in (self.a, self.b):
+            self._wait_carrier(host, "up")
 
     def _enter_network(self):
         """This thread, and those it starts, talk in host a's network: that is where HTTP is served."""
@@ -217,6 +249,8 @@ class LinkedCluster(Cluster):
         for role, count in (("worker", self.workers), ("store", self.stores)):
             words[words.index(role) - 4] = str(count)  # -n COUNT --host HOST lowkey ROLE
         settings = ["--port", str(self.port), *self.flags]
+        if self.cluster_port:
+            settings += ["--cluster-port", str(self.cluster_port), "--cluster-secret", self.SECRET]
         command = [word for one in " ".join(words).split(" : ") for word in (*one.split(" "), *settings, ":")][:-1]
         if not self.recover:
             command.remove("--enable-recovery")

@@ -4,6 +4,7 @@ namespaces, a real queue on the link, mpirun over both (tests/support/two_hosts.
 import pathlib
 import subprocess
 import sys
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -16,6 +17,14 @@ RATE = "1gbit"
 RATE_BYTES = 125e6
 SLOW_RATE = "8mbit"
 SLOW_RATE_BYTES = 1e6
+DELAY_SECONDS = 0.02  # each way
+
+
+def timed(cluster, seed):
+    """An answer, and what it took."""
+    begin = time.monotonic()
+    answer = complete(cluster, seed, max_tokens=24)
+    return answer, time.monotonic() - begin
 
 
 class TwoHostsTest(unittest.TestCase):
@@ -39,12 +48,12 @@ class TwoHostsTest(unittest.TestCase):
                 # No faster than the link, up to what its queue lets pass at once: no way around it was found.
                 self.assertLess(measured, 1.5 * RATE_BYTES, direction)
 
-            first = complete(cluster, 1, max_tokens=24)
+            first, computed = timed(cluster, 1)
             self.assertEqual(cached(first), 0)
             wait_stored(cluster, PAGES)
             push_out(cluster)
             grown, sent = Growth(cluster), self.hosts.b.sent_bytes()
-            again = complete(cluster, 1, max_tokens=24)
+            again, restored = timed(cluster, 1)
             grown.read()
             self.assertEqual(said(again), said(first), "restored over the link, not what was computed")
             self.assertGreaterEqual(cached(again), PROMPT_TOKENS - PAGE_TOKENS)
@@ -53,6 +62,27 @@ class TwoHostsTest(unittest.TestCase):
             self.assertGreater(fetched, 0)
             self.assertEqual(grown("lowkey_transfer_bytes_total", direction="get"), fetched)
             self.assertGreaterEqual(self.hosts.b.sent_bytes() - sent, fetched)
+            print(f"{PROMPT_TOKENS} tokens over {RATE}: {computed:.3f} s with computing them, {restored:.3f} s with restoring "
+                  f"{fetched / 1e6:.2f} MB ({computed / restored:.1f}x)", flush=True)
+
+    def test_a_delayed_link_delays_by_round_trips_alone(self):
+        reason = self.hosts.no_delay()
+        if reason:
+            self.skipTest(reason)
+        flags = ["--dtype", "fp32", "--kv-bytes", "8MiB", "--host-bytes", "128MiB"]
+        with LinkedCluster(self.hosts, workers=1, flags=flags) as cluster:
+            first, computed = timed(cluster, 1)
+            wait_stored(cluster, PAGES)
+            push_out(cluster)
+            self.hosts.set_delay(1000 * DELAY_SECONDS)
+            grown = Growth(cluster)
+            again, restored = timed(cluster, 1)
+            grown.read()
+            self.assertEqual(said(again), said(first))
+            self.assertGreater(grown("lowkey_prompt_tokens_total", source="host"), 0)
+            self.assertGreater(restored, 4 * DELAY_SECONDS, "a lookup and a transfer, there and back")
+            print(f"{PROMPT_TOKENS} tokens over {RATE} with {DELAY_SECONDS} s each way: {computed:.3f} s with computing them, "
+                  f"{restored:.3f} s with restoring", flush=True)
 
     def test_a_slow_link_slows_the_transfer_not_the_tokens(self):
         flags = ["--kv-bytes", "4MiB", "--host-bytes", "64MiB"]
