@@ -3,7 +3,8 @@
 against the full restore. The store sits on the worker's host (shared memory), or on another one behind a rate-limited
 link (tests/support/two_hosts.py; needs root). One line per target, `name measured target pass|fail`.
 
-usage: tests/bench/link.py [--prefix 2048 8192] [--rate 1gbit] [--json FILE]     (needs a build of the preset release)
+usage: tests/bench/link.py [--prefix 2048 8192 32768] [--rate 1gbit] [--json FILE]     (needs a build of the preset release;
+                                                                                         tests/bench/run calls it, too)
 """
 
 import argparse
@@ -35,6 +36,8 @@ LEVELS = ("name: in-levels\nbudget: levels\nfeatures: {basis: weighted}\nbits: {
 LEVEL_BITS = [[4, 4, 0], [4, 0, 4], [2, 2, 4], [2, 2, 4]]
 DEMO_LEVELS = ROOT / "recipes" / "lowkey-levels.yaml"
 ALL_LEVELS = 3
+LONG = 32768  # a prompt from here on is minutes: two of them, few bits alone
+BOOKS = ROOT.parent / "shared" / "data" / "text" / "pd-books-en" / "valid.jsonl.xz"
 # Of the pool: of exact pages two fit in a superblock of 2 MiB.
 BYTES_PER_TOKEN = {"exact": 33_000, "few-bits": 6_700, "in-levels": 13_000}
 
@@ -78,11 +81,13 @@ def prompt_of(seed, tokens, vocabulary):
 
 
 class Prefix:
-    """Three prompts, of which hardly one fits the worker's memory: computed, spilled, pushed out, and asked for again."""
+    """Prompts of which hardly one fits the worker's memory: computed, spilled, pushed out, and asked for again. What was
+    not pushed out, or was computed again, says nothing: `least` of a prompt must have come back."""
 
-    def __init__(self, cluster, prompts):
+    def __init__(self, cluster, prompts, least=0.95):
         self.cluster = cluster
         self.prompts = prompts
+        self.least = least
         self.pages = len(prompts[0]) // PAGE_TOKENS
 
     def stored(self):
@@ -102,7 +107,7 @@ class Prefix:
         for prompt in self.prompts:
             before = self.fetched()
             answer = Answer(self.cluster, prompt, **more)
-            if answer.restored >= 0.95 * len(prompt):  # what was not pushed out, or was computed again, says nothing
+            if answer.restored >= self.least * len(prompt):
                 found.append((answer, self.fetched() - before))
         return found
 
@@ -142,9 +147,10 @@ def held_out(path, count=24):
 
 def flags_for(recipe, folder, tokens):
     per_token = BYTES_PER_TOKEN[recipe]
+    # Hardly more than one prompt; of two long ones, what is left of the first is then little enough.
+    room = 1.02 * tokens * per_token if tokens >= LONG else 1.15 * tokens * per_token + (6 << 20)
     # Pages leave whole: the ladder would keep both prompts on the device, coarse.
-    flags = ["--pressure", "preempt", "--max-batch", "2",
-             "--kv-bytes", f"{int(1.15 * tokens * per_token / 2**20) + 6}MiB",
+    flags = ["--pressure", "preempt", "--max-batch", "2", "--kv-bytes", f"{int(room / 2**20)}MiB",
              "--host-bytes", f"{int(4 * tokens * per_token / 2**20) + 64}MiB"]
     if recipe != "exact":
         flags += ["--recipe", str(folder / f"{recipe}.yaml")]
@@ -156,10 +162,13 @@ def flags_for(recipe, folder, tokens):
 def measure(make, recipe, folder, tokens):
     """{recompute, restore, step: seconds; bytes} and, of recipes with levels, the progressive start."""
     with make(flags_for(recipe, folder, tokens)) as cluster:
-        prefix = Prefix(cluster, [prompt_of(3 + i, tokens, 49152) for i in range(3)])
+        count, least = (2, 0.85) if tokens >= LONG else (3, 0.95)
+        prefix = Prefix(cluster, [prompt_of(3 + i, tokens, 49152) for i in range(count)], least)
         computed = prefix.compute()
         everything = {"min_levels": ALL_LEVELS} if recipe == "in-levels" else {}
         restored = prefix.restore(**everything)
+        if tokens >= LONG:
+            restored += prefix.restore()
         found = {"recompute": median([a.first for a in computed]), "restore": median([a.first for a, _ in restored]),
                  "step": median([a.step for a in computed]), "bytes": median([b for _, b in restored])}
         if everything:
@@ -199,67 +208,145 @@ def agreement(hosts, texts):
             "coarse_tokens": coarse, "first_over_full": ratio(median(firsts), median(fulls))}
 
 
-def report_prefix(report, name, tokens, found, bandwidth, target):
-    exact, few = found["exact"], found["few-bits"]
+def recipes_of(place, tokens):
+    if tokens >= LONG:
+        return ["few-bits"]
+    return ["exact", "few-bits"] + (["in-levels"] if place == "link" else [])
+
+
+def prefix_lines(place, tokens):
+    """{what: (comparison, target)} of a prefix of so many tokens."""
+    gain = {"link": {8192: 10, LONG: 20}, "shm": {8192: 30, LONG: 60}}[place].get(tokens)
+    lines = {"recompute_over_restore": (">=", gain)} if gain else {}
+    if place == "link":
+        lines["few_bits_restore_over_bytes_and_step"] = ("<=", 2)
+        if tokens < LONG:
+            lines |= {"exact_restore_over_bytes_and_step": ("<=", 2), "restore_shrinks_over_bytes": (">=", 0.85),
+                      "payload_over_bare_loop": (">=", 0.8), "first_token_over_full_restore": ("<=", 0.45)}
+    return {f"{place}_{tokens}_{what}": line for what, line in lines.items()}
+
+
+AGREEMENT = {"progressive_first_16_tokens_agree": (">=", 0.9)}
+
+
+def found_of(found, bandwidth):
+    """{what: value} of one prefix; what a line is not made of is left out."""
+    few, values = found["few-bits"], {}
+    values["recompute_over_restore"] = ratio(few["recompute"], few["restore"])
     for recipe, one in found.items():
-        report.note(f"{name}_{tokens}_{recipe}_recompute", one["recompute"], "s")
-        report.note(f"{name}_{tokens}_{recipe}_restore", one["restore"], "s")
-    gain = ratio(few["recompute"], few["restore"])
-    if target:
-        report.line(f"{name}_{tokens}_recompute_over_restore", gain, ">=", target)
-    else:
-        report.note(f"{name}_{tokens}_recompute_over_restore", gain)
-    if bandwidth:
-        for recipe, one in (("exact", exact), ("few_bits", few)):
-            floor = one["bytes"] / bandwidth + one["step"] if one["bytes"] else None
-            report.line(f"{name}_{tokens}_{recipe}_restore_over_bytes_and_step", ratio(one["restore"], floor), "<=", 2)
-        shrinks = ratio(ratio(exact["restore"], few["restore"]), ratio(exact["bytes"], few["bytes"]))
-        report.line(f"{name}_{tokens}_restore_shrinks_over_bytes", shrinks, ">=", 0.85)
+        floor = one["bytes"] / bandwidth + one["step"] if one["bytes"] and bandwidth else None
+        values[f"{recipe.replace('-', '_')}_restore_over_bytes_and_step"] = ratio(one["restore"], floor)
+    if "exact" in found:
+        exact = found["exact"]
+        values["restore_shrinks_over_bytes"] = ratio(ratio(exact["restore"], few["restore"]),
+                                                     ratio(exact["bytes"], few["bytes"]))
         payload = ratio(exact["bytes"], exact["restore"] - exact["step"]) if exact["restore"] else None
-        report.line(f"{name}_{tokens}_payload_over_bare_loop", ratio(payload, bandwidth), ">=", 0.8)
+        values["payload_over_bare_loop"] = ratio(payload, bandwidth)
     if "in-levels" in found:
         levels = found["in-levels"]
-        report.line(f"{name}_{tokens}_first_token_over_full_restore", ratio(levels["first"], levels["restore"]), "<=", 0.45)
+        values["first_token_over_full_restore"] = ratio(levels["first"], levels["restore"])
+    return values
+
+
+def report_prefix(report, place, tokens, found, bandwidth):
+    name = f"{place}_{tokens}"
+    for recipe, one in found.items():
+        report.note(f"{name}_{recipe}_recompute", one["recompute"], " s")
+        report.note(f"{name}_{recipe}_restore", one["restore"], " s")
+        report.note(f"{name}_{recipe}_bytes", one["bytes"], " B")
+    lines = prefix_lines(place, tokens)
+    for what, value in found_of(found, bandwidth).items():
+        if f"{name}_{what}" in lines:
+            report.line(f"{name}_{what}", value, *lines[f"{name}_{what}"])
+        elif value is not None and (place == "link" or what == "recompute_over_restore"):
+            report.note(f"{name}_{what}", value)
+
+
+def write_recipes(model, folder):
+    for text in (FEW_BITS, LEVELS):
+        (folder / f"{re.match('name: (.*)', text)[1]}.yaml").write_text(text)
+    write_plain_profile(model, folder / "in-levels.profile", "levels", LEVEL_BITS)
+
+
+# Minutes that a prefix takes at each place on two cores that nobody else uses: lines that would not end are not begun.
+PREFIX_MINUTES = {"link": {2048: 2, 8192: 4, LONG: 6}, "shm": {2048: 2, 8192: 3, LONG: 6}}
+AGREEMENT_MINUTES = 5
+
+
+def expected(prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True):
+    """All lines of a run."""
+    lines = {}
+    for tokens in prefixes:
+        for place in places:
+            lines |= prefix_lines(place, tokens)
+    return lines | (AGREEMENT if agree else {})
+
+
+def not_measured(report, lines, reason):
+    for name, (comparison, target) in lines.items():
+        report.absent(name, comparison, target, reason)
+    return {}
+
+
+def run(report, prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True, rate="1gbit", text=BOOKS, minutes=60):
+    """Prints its lines; returns what was measured. What does not fit the minutes, or this machine, is named."""
+    if missing := TwoHosts.missing():
+        return not_measured(report, expected(prefixes, places, agree), missing)
+    model = binary().parent / "link-135M"
+    if not (model / "config.json").exists():
+        subprocess.run([binary(), "inspect", "--random", SHAPE, "--out", model], check=True, timeout=300,
+                       stdout=subprocess.DEVNULL)
+    raw, end = {}, time.monotonic() + 60 * minutes
+
+    def fits(needed):
+        return time.monotonic() + 60 * needed <= end
+    with tempfile.TemporaryDirectory(prefix="lowkey-link-") as folder, TwoHosts(rate) as hosts:
+        folder = pathlib.Path(folder)
+        write_recipes(model, folder)
+        bare = bare_loop(hosts)
+        report.note("link_bare_get_loop", bare and bare / 1e6, " MB/s")
+        ways = {"link": lambda flags: LinkedCluster(hosts, workers=1, model=model, flags=flags),
+                "shm": lambda flags: LinkedCluster(hosts, workers=1, model=model, flags=flags, one_host=True)}
+        for tokens in prefixes:
+            for place in places:
+                if not fits(PREFIX_MINUTES[place].get(tokens, 4)):
+                    not_measured(report, prefix_lines(place, tokens), "no time is left")
+                    continue
+                found = raw[f"{place}_{tokens}"] = {recipe: measure(ways[place], recipe, folder, tokens)
+                                                    for recipe in recipes_of(place, tokens)}
+                report_prefix(report, place, tokens, found, bare if place == "link" else None)
+        if agree:
+            raw["demo"] = progressive(report, hosts, text) if fits(AGREEMENT_MINUTES) \
+                else not_measured(report, AGREEMENT, "no time is left")
+    return raw
+
+
+def progressive(report, hosts, text):
+    texts = held_out(text)
+    if not texts:
+        return not_measured(report, AGREEMENT, f"{text} is absent")
+    found = agreement(hosts, texts)
+    for name, line in AGREEMENT.items():
+        report.line(name, found["same"], *line)
+    for name in ("answers", "whole", "first_token", "coarse_tokens"):
+        report.note(f"progressive_{name}", found[name])
+    report.note("progressive_demo_first_token_over_full_restore", found["first_over_full"])
+    return found
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--prefix", type=int, nargs="+", default=[2048, 8192])
+    options.add_argument("--place", choices=["link", "shm"], nargs="+", default=["link", "shm"])
     options.add_argument("--rate", default="1gbit")
     options.add_argument("--only", choices=["prefix", "agreement"], help="one part")
-    options.add_argument("--text", type=pathlib.Path, default=ROOT.parent / "shared/data/text/pd-books-en/valid.jsonl.xz",
-                         help="books, one JSON object with `text` a line")
+    options.add_argument("--text", type=pathlib.Path, default=BOOKS, help="books, one JSON object with `text` a line")
+    options.add_argument("--minutes", type=float, default=60, help="for all of it")
     options.add_argument("--json")
     chosen = options.parse_args()
-    missing = TwoHosts.missing()
-    if missing:
-        sys.exit(missing)
-    model = binary().parent / "link-135M"
-    if not (model / "config.json").exists():
-        subprocess.run([binary(), "inspect", "--random", SHAPE, "--out", model], check=True, timeout=300,
-                       stdout=subprocess.DEVNULL)
-    report, raw = Report(), {}
-    with tempfile.TemporaryDirectory(prefix="lowkey-link-") as folder, TwoHosts(chosen.rate) as hosts:
-        folder = pathlib.Path(folder)
-        for text in (FEW_BITS, LEVELS):
-            (folder / f"{re.match('name: (.*)', text)[1]}.yaml").write_text(text)
-        write_plain_profile(model, folder / "in-levels.profile", "levels", LEVEL_BITS)
-        bare = bare_loop(hosts)
-        report.note("link_bare_get_loop", bare / 1e6, "MB/s")
-        for tokens in chosen.prefix if chosen.only != "agreement" else []:
-            ways = {"link": lambda flags: LinkedCluster(hosts, workers=1, model=model, flags=flags),
-                    "shm": lambda flags: LinkedCluster(hosts, workers=1, model=model, flags=flags, one_host=True)}
-            for name, make in ways.items():
-                recipes = ["exact", "few-bits"] + (["in-levels"] if name == "link" else [])
-                found = raw[f"{name}_{tokens}"] = {r: measure(make, r, folder, tokens) for r in recipes}
-                targets = {"link": {8192: 10, 32768: 20}, "shm": {8192: 30, 32768: 60}}
-                report_prefix(report, name, tokens, found, bare if name == "link" else None, targets[name].get(tokens))
-        texts = held_out(chosen.text) if chosen.only != "prefix" else []
-        progressive = raw["demo"] = agreement(hosts, texts)
-        report.line("progressive_first_16_tokens_agree", progressive["same"], ">=", 0.9)
-        for name in ("answers", "whole", "first_token", "coarse_tokens"):
-            report.note(f"progressive_{name}", progressive[name])
-        report.note("progressive_demo_first_token_over_full_restore", progressive["first_over_full"])
+    report = Report()
+    raw = run(report, chosen.prefix if chosen.only != "agreement" else [], chosen.place, chosen.only != "prefix", chosen.rate,
+              chosen.text, chosen.minutes)
     if chosen.json:
         pathlib.Path(chosen.json).write_text(json.dumps(
             {"machine": machine(), "lines": report.lines, "notes": report.notes, "raw": raw}, indent=1) + "\n")

@@ -2,6 +2,7 @@
 """The same weights served by lowkey and by llama.cpp, on this machine, in one run: one line a target.
 
 usage: tests/bench/llama_cpp.py --llama-cpp FOLDER [--only SECTION ...] [--shape 135M] [--json FILE]
+       (tests/bench/run --llama-cpp FOLDER calls it, too)
 
 FOLDER holds llama-bench, llama-server and llama-perplexity, built from llama.cpp's public sources for this machine (CMake,
 Release). Both sides get the same bf16 weights (random values, or the demo model's) and number of threads, and take turns;
@@ -9,7 +10,7 @@ figures are medians.
 
     steps     one sequence decoding, prompts of 512 and 2,048 tokens: decode_bench against llama-bench
     few_bits  decoding with weights in 8 and 4 bits: beside bf16, and beside llama.cpp on the same GGUF file
-    users     16 users over HTTP, prompts of 1,024 tokens, answers of 128
+    users     16 users over HTTP, prompts of 1,024 tokens, answers of 128: the likeliest tokens, and drawn ones
     contexts  32 users, each with questions about 8k tokens of its own, the same KV bytes for both, lowkey-6x (6 layers)
     long      one sequence behind 32,768 tokens: lowkey-4x (3.7 bits) against a q4_0 cache (6 layers)
     quality   what these bits cost: KL to a 16-bit cache, demo model
@@ -30,6 +31,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from bench import llama_lines  # noqa: E402
 from bench.llama_servers import Load, llama_server, random_tokens  # noqa: E402
 from bench.report import Report, machine, median, ratio  # noqa: E402
 from bench.tiers import random_model  # noqa: E402
@@ -42,6 +44,13 @@ ROUNDS = 3
 RECIPES = ROOT / "recipes"
 FOUR_BITS = "name: four-bits\nbits: {quantizer: embedded, width: 4}\nhot: {sink: 4}\n"
 BASES = FOUR_BITS + "profile: lowkey\nfeatures: {basis: weighted}\n"
+
+
+def say(report, section, arguments, what, value):
+    """The line of a section; `what` without the shape's name."""
+    lines = llama_lines.lines(section, arguments.shape)
+    name = what if what in lines else f"{arguments.shape}_{what}"
+    report.line(name, value, *lines[name])
 
 
 def gguf_of(model, kind="bf16"):
@@ -72,18 +81,16 @@ def steps(report, arguments, model, file):
         ours.append(decode_bench(model))
         theirs.append(llama_bench(arguments.llama_cpp, file, "-p", "512,2048", "-n", "64"))
     name = arguments.shape
-    for what, mine, other, target in (
-            ("decode", lambda run: 1 / run["decode_seconds"], (0, 64), 1),
-            ("prefill_512", lambda run: 512 / run["prefill512_seconds"], (512, 0), 2),
-            ("prefill_2048", lambda run: 2048 / run["prefill2048_seconds"], (2048, 0), 2)):
+    for what, mine, other in (("decode", lambda run: 1 / run["decode_seconds"], (0, 64)),
+                              ("prefill_512", lambda run: 512 / run["prefill512_seconds"], (512, 0)),
+                              ("prefill_2048", lambda run: 2048 / run["prefill2048_seconds"], (2048, 0))):
         report.note(f"{name}_{what}", median([mine(run) for run in ours]), " tokens/s")
         report.note(f"{name}_{what}_llama_cpp", median([run[other] for run in theirs]), " tokens/s")
         pairs = [ratio(mine(a), b[other]) for a, b in zip(ours, theirs)]
-        report.line(f"{name}_{what}_over_llama_cpp", median(pairs), ">=", target)
-    report.line(f"{name}_decode_over_weight_floor", median([run["decode_over_floor"] for run in ours]), ">=",
-                0.8 if name == "1B" else 0.7)
-    report.line(f"{name}_prefill_over_gemm_rate", median([run["prefill_over_gemm"] for run in ours]), ">=", 0.6)
-    report.line(f"{name}_sixteen_decodes_over_one", median([run["batch16_over_one"] for run in ours]), ">=", 9)
+        say(report, "steps", arguments, f"{what}_over_llama_cpp", median(pairs))
+    for what, key in (("decode_over_weight_read_floor", "decode_over_floor"), ("prefill_over_gemm_rate", "prefill_over_gemm"),
+                      ("sixteen_decodes_over_one", "batch16_over_one")):
+        report.note(f"{name}_{what}", median([run[key] for run in ours]))  # tests/bench/run has them as lines
     return {"lowkey": ours, "llama_cpp": [{f"{p}+{g}": v for (p, g), v in run.items()} for run in theirs]}
 
 
@@ -97,17 +104,16 @@ def few_bits(report, arguments, model, _):
         for weights, file in files.items():
             runs[weights].append(decode_bench(model, "--weights", weights))
             pairs[weights].append((decode_bench(file), llama_bench(arguments.llama_cpp, file, "-p", "512", "-n", "64")))
-    for weights, target in (("int8", 1.5), ("int4", 2.2)):
+    for weights in files:
         name = f"{arguments.shape}_{weights}"
         for key in ("decode_seconds", "prefill512_seconds", "packed_bytes"):
             report.note(f"{name}_{key}", median([run[key] for run in runs[weights]]))
-        report.line(f"{name}_decode_over_bf16",
-                    median([ratio(a["decode_seconds"], b["decode_seconds"]) for a, b in zip(runs["bf16"], runs[weights])]),
-                    ">=", target)
+        say(report, "few_bits", arguments, f"{weights}_decode_over_bf16",
+            median([ratio(a["decode_seconds"], b["decode_seconds"]) for a, b in zip(runs["bf16"], runs[weights])]))
         report.note(f"{name}_prefill_over_bf16", median(
             [ratio(a["prefill512_seconds"], b["prefill512_seconds"]) for a, b in zip(runs["bf16"], runs[weights])]))
-        report.line(f"{name}_decode_over_llama_cpp",
-                    median([ratio(1 / a["decode_seconds"], b[0, 64]) for a, b in pairs[weights]]), ">=", 1)
+        say(report, "few_bits", arguments, f"{weights}_decode_over_llama_cpp",
+            median([ratio(1 / a["decode_seconds"], b[0, 64]) for a, b in pairs[weights]]))
         report.note(f"{name}_prefill_over_llama_cpp",
                     median([ratio(512 / a["prefill512_seconds"], b[512, 0]) for a, b in pairs[weights]]))
     return {"lowkey": runs, "llama_cpp": {weights: [b[0, 64] for _, b in pairs[weights]] for weights in pairs}}
@@ -134,27 +140,33 @@ def notes(report, name, found, keys):
 
 
 USERS = {"users": 16, "prompt": 1024, "answer": 128, "requests": 2, "rounds": 2}
+DRAWN = 0.8  # temperature
 
 
 def users(report, arguments, model, file):
+    return {way: users_at(report, arguments, model, file, way, temperature)
+            for way, temperature in (("", 0), ("drawn_", DRAWN))}
+
+
+def users_at(report, arguments, model, file, way, temperature):
     users_, prompt, answer = USERS["users"], USERS["prompt"], USERS["answer"]
     found = {"lowkey": [], "llama_cpp": []}
     for number in range(USERS["rounds"]):
         def load(url, name):
             def prompts(user, count):
                 return random_tokens(prompt, f"{number} {user} {count}") if count < USERS["requests"] else None
-            return Load(url, name, users_, prompts, answer).report()
+            return Load(url, name, users_, prompts, answer, temperature=temperature).report()
         with lowkey(model, "2GiB") as cluster:
             found["lowkey"].append(load(cluster.url, model.name))
         with llama_server(arguments.llama_cpp, file, THREADS, users_, prompt + answer + 64) as url:
             found["llama_cpp"].append(load(url, "any"))
-    name = f"{arguments.shape}_{users_}_users"
-    notes(report, name, found, ("tokens_per_second", "first_token", "between_p50", "between_p99", "failed"))
+    notes(report, f"{arguments.shape}_{users_}_users_{way}".rstrip("_"), found,
+          ("tokens_per_second", "first_token", "between_p50", "between_p99", "failed"))
 
     def over(key):
         return median([ratio(a[key], b[key]) for a, b in zip(found["lowkey"], found["llama_cpp"])])
-    report.line(f"{name}_tokens_over_llama_cpp", over("tokens_per_second"), ">=", 2)
-    report.line(f"{name}_p99_between_tokens_over_llama_cpp", over("between_p99"), "<=", 0.5)
+    say(report, "users", arguments, f"{users_}_users_{way}tokens_over_llama_cpp", over("tokens_per_second"))
+    say(report, "users", arguments, f"{users_}_users_{way}p99_between_tokens_over_llama_cpp", over("between_p99"))
     return found
 
 
@@ -219,8 +231,9 @@ def contexts(report, arguments, *_):
     report.note(f"{name}_llama_cpp_slots", slots)
     found = {"lowkey": [ours], "llama_cpp": [theirs]}
     notes(report, name, found, ("tokens_per_second", "answered", "failed", "cached_tokens", "first_token", "between_p50"))
-    report.line(f"{name}_recipe_over_bf16", held, ">=", 6)
-    report.line(f"{name}_tokens_over_llama_cpp", ratio(ours["tokens_per_second"], theirs["tokens_per_second"]), ">=", 4)
+    say(report, "contexts", arguments, f"{users_}_users_8k_recipe_over_bf16", held)
+    say(report, "contexts", arguments, f"{users_}_users_8k_tokens_over_llama_cpp",
+        ratio(ours["tokens_per_second"], theirs["tokens_per_second"]))
     return found
 
 
@@ -241,7 +254,7 @@ def long(report, arguments, *_):
     name = f"{arguments.shape}_32k"
     found = {"lowkey": [ours], "llama_cpp": [theirs]}
     notes(report, name, found, ("first_token", "between_p50"))
-    report.line(f"{name}_decode_over_llama_cpp", ratio(theirs["between_p50"], ours["between_p50"]), ">=", 2.5)
+    say(report, "long", arguments, "32k_decode_over_llama_cpp", ratio(theirs["between_p50"], ours["between_p50"]))
     return found
 
 
@@ -276,8 +289,8 @@ def quality(report, arguments, *_):
     """The same weights and text: pages of less than 4 bits against an exact cache, and a q4_0 cache against an f16 one."""
     name = "demo_kl"
     if not BOOKS.exists():
-        print(f"# {BOOKS} is absent", flush=True)
-        report.line(f"{name}_lowkey_4x_over_llama_cpp_q4_0", None, "<=", 1)
+        for line, (comparison, target) in llama_lines.lines("quality", arguments.shape).items():
+            report.absent(line, comparison, target, f"{BOOKS} is absent")
         return {}
     with tempfile.TemporaryDirectory() as folder, recipe_file(FOUR_BITS) as uniform:
         folder = pathlib.Path(folder)
@@ -298,11 +311,18 @@ def quality(report, arguments, *_):
     report.note(f"{name}_llama_cpp_q4_0", theirs)
     report.note(f"{name}_llama_cpp_q4_0_bits_per_element", 4.5)
     report.note(f"{name}_llama_cpp_f16_again", same)
-    report.line(f"{name}_lowkey_4x_over_llama_cpp_q4_0", ratio(ours["lowkey-4x"]["kl"], theirs), "<=", 1)
+    say(report, "quality", arguments, f"{name}_lowkey_4x_over_llama_cpp_q4_0", ratio(ours["lowkey-4x"]["kl"], theirs))
     return {"lowkey": ours, "llama_cpp": {"q4_0": theirs, "f16": same}}
 
 
 SECTIONS = {"steps": steps, "few_bits": few_bits, "users": users, "contexts": contexts, "long": long, "quality": quality}
+
+
+def run(report, arguments, only):
+    """Prints the lines of the sections `only`; `arguments`: with llama_cpp, the folder, and shape."""
+    model = random_model(arguments.shape)
+    file = gguf_of(model)
+    return {section: SECTIONS[section](report, arguments, model, file) for section in only}
 
 
 def main():
@@ -312,11 +332,8 @@ def main():
     parser.add_argument("--shape", default="135M")
     parser.add_argument("--json")
     arguments = parser.parse_args()
-    report, sections = Report(), {}
-    model = random_model(arguments.shape)
-    file = gguf_of(model)
-    for section in arguments.only:
-        sections[section] = SECTIONS[section](report, arguments, model, file)
+    report = Report()
+    sections = run(report, arguments, arguments.only)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(
             {"lines": report.lines, "notes": report.notes, "machine": machine(), "sections": sections}, indent=1))

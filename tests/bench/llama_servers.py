@@ -37,6 +37,9 @@ def llama_server(folder, file, threads, slots, context, *flags):
             server.wait(30)
 
 
+RULES = {"top_p": 0.95, "top_k": 40, "min_p": 0.05}  # llama.cpp's own defaults
+
+
 def random_tokens(count, seed):
     numbers = random.Random(seed)
     return [numbers.randrange(300, 40000) for _ in range(count)]
@@ -44,11 +47,13 @@ def random_tokens(count, seed):
 
 class Load:
     """`users` clients in closed loops, every token seen as it comes. `prompt(user, number)`: token ids of a user's
-    number-th request; None: it has no more. Ends after `seconds`, whoever still waits: what has not ended then does not count."""
+    number-th request; None: it has no more. Ends after `seconds`, whoever still waits: what has not ended then does not count.
+    `temperature` 0: the likeliest tokens; else they are drawn, by the same rules in both servers, whose own differ."""
 
-    def __init__(self, url, model, users, prompt, answer_tokens, seconds=900):
+    def __init__(self, url, model, users, prompt, answer_tokens, seconds=900, temperature=0):
         self.gaps, self.firsts, self.tokens, self.cached, self.answered, self.failed = [], [], 0, 0, 0, 0
         self._url, self._model, self._prompt, self._answer = url, model, prompt, answer_tokens
+        self._sampling = {"temperature": temperature, **(RULES if temperature > 0 else {})}
         self._lock, self._closed = threading.Lock(), False
         self.seconds = None
         self._begin = time.monotonic()
@@ -67,7 +72,7 @@ class Load:
             number += 1
 
     def _ask(self, prompt):
-        body = {"model": self._model, "prompt": prompt, "max_tokens": self._answer, "temperature": 0, "ignore_eos": True,
+        body = {"model": self._model, "prompt": prompt, "max_tokens": self._answer, "ignore_eos": True, **self._sampling,
                 "stream": True, "stream_options": {"include_usage": True}}
         begin, times, usage = time.monotonic(), [], {}
         try:

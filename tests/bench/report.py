@@ -29,13 +29,26 @@ class Report:
         self.lines.append({"name": name, "measured": measured, "comparison": comparison, "target": target,
                            "unit": unit, "pass": passed})
 
+    def absent(self, name, comparison, target, reason, unit=""):
+        """A target that this run could not, or should not, measure: it is named, and neither passes nor fails."""
+        print(f"{name} not measured {comparison}{target:g}{unit} ({reason})", flush=True)
+        self.lines.append({"name": name, "measured": None, "comparison": comparison, "target": target, "unit": unit,
+                           "pass": None, "reason": reason})
+
+    def missing(self, lines):
+        """Of {name: (comparison, target)} those that nothing was said of: they fail."""
+        said = {line["name"] for line in self.lines}
+        for name, (comparison, target) in lines.items():
+            if name not in said:
+                self.line(name, None, comparison, target)
+
     def note(self, name, measured, unit=""):
         """What stands beside a target, without one of its own."""
         print(f"{name} {'missing' if measured is None else f'{measured:.4g}'}{unit}", flush=True)
         self.notes[name] = measured
 
     def failed(self):
-        return [line["name"] for line in self.lines if not line["pass"]]
+        return [line["name"] for line in self.lines if line["pass"] is False]
 
 
 def machine():

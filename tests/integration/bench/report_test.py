@@ -5,11 +5,13 @@ import contextlib
 import io
 import json
 import pathlib
+import re
 import tempfile
 import unittest
 
-from bench import tiers
+from bench import sections, tiers
 from bench.report import Report, median, ratio
+from support.cluster import ROOT
 
 
 class Lines(unittest.TestCase):
@@ -22,6 +24,21 @@ class Lines(unittest.TestCase):
             report.note("beside", None)
         self.assertEqual(report.failed(), ["slow", "gone"])
         self.assertEqual(text.getvalue(), "slow 3s <=2s fail\nfast 3 >=2 pass\ngone missing <=2 fail\nbeside missing\n")
+
+    def test_what_should_not_be_measured_is_named_and_does_not_fail(self):
+        report = Report()
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            report.absent("elsewhere", ">=", 0.5, "no second host", "x")
+        self.assertEqual(report.failed(), [])
+        self.assertEqual(text.getvalue(), "elsewhere not measured >=0.5x (no second host)\n")
+
+    def test_every_line_of_the_page_has_the_target_that_is_run(self):
+        """docs/measurements/README.md against the sections' own tables."""
+        page = (ROOT / "docs" / "measurements" / "README.md").read_text()
+        told = {name: (comparison, float(target)) for name, comparison, target in
+                re.findall(r"^\| ([\w{}]+) \|[^|]*\| (<=|>=) ([\d.]+)", page, re.M)}
+        run = {name: (comparison, float(target)) for name, (comparison, target) in sections.all_lines().items()}
+        self.assertEqual(told, run)
 
     def test_medians_and_ratios_of_what_is_missing(self):
         self.assertEqual(median([None, 3, 1, 2]), 2)

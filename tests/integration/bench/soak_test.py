@@ -10,7 +10,7 @@ class Soak(unittest.TestCase):
     def test_two_hundred_clients_leave_nothing_behind(self):
         report = Report()
         with soak.start() as cluster:
-            found = soak.run(report, cluster, seconds=20, grown=False)
+            found = soak.run(report, cluster, seconds=20)
         self.assertEqual(report.failed(), [], found["load"])
 
 
