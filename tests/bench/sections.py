@@ -253,6 +253,7 @@ def all_lines():
 def run(report, options):
     """The sections of the options, one after the other; what was measured, by section."""
     found, end = {}, time.monotonic() + 60 * options.minutes
+    everything = types.SimpleNamespace(**{**vars(options), "shapes": SHAPES, "network": True, "quick": False})
     for name in options.sections:
         section, begin = SECTIONS[name], time.monotonic()
         lines, needed = section.lines(options), section.minutes(options)
@@ -265,5 +266,6 @@ def run(report, options):
         except (RuntimeError, OSError, EOFError, ValueError, subprocess.SubprocessError) as error:
             print(f"# {name}: {error}", flush=True)
         report.missing(lines)
+        leave_out(report, section.lines(everything), "not chosen: --shapes, --network, or --quick")
         print(f"# {name}: {time.monotonic() - begin:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
     return found
