@@ -142,7 +142,7 @@ def all_tiers(report, options):
 
 
 def tier_minutes(options):
-    return 8 if options.quick else 32 if "1B" in options.shapes else 16
+    return 8 if options.quick else 40 if "1B" in options.shapes else 16
 
 
 def link_lengths(options):

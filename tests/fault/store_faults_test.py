@@ -1,54 +1,19 @@
-"""A store that is killed, stopped, slow, lying or full costs time, never an answer: every request is answered with the
-tokens of the undisturbed run, within 5 s of what the same load takes without the fault. Real processes, faults from
-outside."""
+"""A store that is killed, stopped, slow, lying or full costs time, never an answer. Real processes, faults from outside
+(tests/support/store_case.py)."""
 
 import pathlib
 import sys
-import tempfile
 import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from support import faults  # noqa: E402
-from support.cluster import Cluster, wait_until  # noqa: E402
+from support.cluster import wait_until  # noqa: E402
 from support.series import total  # noqa: E402
-
-STORE = 3
-POOL = 64 << 20
-SEEDS = range(12)
-GRACE_SECONDS = 5.0   # of a request beyond its budget: what the slowest one took before the fault,
-LEAST_BUDGET = 1.0    # but a second
+from support.store_case import POOL, STORE, StoreCase  # noqa: E402
 
 
-class StoreFaults(unittest.TestCase):
-    def cluster(self, *flags, host_bytes=POOL, **options):
-        # 4 MiB per worker hold a few of these sequences: the others come back from the store.
-        return Cluster(workers=2, flags=["--dtype", "fp32", "--kv-bytes", "8MiB", "--host-bytes", host_bytes, *flags],
-                       open_port=True, **options)
-
-    def load(self, cluster, **options):
-        return faults.Load(cluster.url, SEEDS, threads=4, tokens=512, max_tokens=8, **options)
-
-    def prepare(self, cluster):
-        """Undisturbed answers, their pages in the store, and what the load takes while nothing is wrong."""
-        texts = self.load(cluster).undisturbed()
-        wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") > 0, 20,
-                   "pages in the store")
-        calm = self.load(cluster)
-        with calm:
-            wait_until(lambda: calm.count() >= 2 * len(SEEDS), 120, "answers without a fault")
-        self.budget = max(LEAST_BUDGET, *(answer.seconds for answer in calm.answers))
-        return self.load(cluster), texts
-
-    def check(self, load, texts):
-        self.assertGreater(len(load.answers), 0)
-        for answer in load.answers:
-            self.assertEqual(answer.outcome, "ok", answer.detail)
-            self.assertEqual(answer.text, texts[answer.key], f"prompt {answer.key}")
-            self.assertLess(answer.seconds, self.budget + GRACE_SECONDS)
-        print(f"{self.id().rpartition('.')[2]}: {len(load.answers)} answers, slowest "
-              f"{max(a.seconds for a in load.answers):.2f} s, of a budget of {self.budget:.2f} s", flush=True)
-
+class StoreFaults(StoreCase):
     def disturb(self, cluster, fault, seconds=3):
         """Runs `fault(store's pid)`, a context or a call, in the middle of a load."""
         load, texts = self.prepare(cluster)
@@ -60,12 +25,6 @@ class StoreFaults(unittest.TestCase):
             wait_until(lambda: load.count() >= seen + 8 and time.monotonic() > deadline, 90, "answers after the fault")
         self.check(load, texts)
         self.assertEqual(cluster.ready_replicas(), 1)
-
-    def store_is_up(self, cluster):
-        return total(cluster.metrics(), "lowkey_rank_up", peer_role="store") == 1
-
-    def restored(self, cluster):
-        return total(cluster.metrics(), "lowkey_kv_restore_pages_total", outcome="restored")
 
     def test_killed(self):
         with self.cluster() as cluster:
@@ -123,46 +82,6 @@ class StoreFaults(unittest.TestCase):
                 wait_until(lambda: load.count() >= 16, 120, "answers")
             self.check(load, texts)
             self.assertGreater(total(cluster.metrics(), "lowkey_kv_restore_pages_total", outcome="corrupt"), 0)
-
-    def test_lying_disk(self):
-        with tempfile.TemporaryDirectory() as folder:
-            flags = ["--disk", folder, "--disk-bytes", "256MiB"]
-            with self.cluster(*flags) as cluster:
-                load, texts = self.prepare(cluster)
-                wait_until(lambda: sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*")
-                                       if path.is_file()) > 4 << 20, 60, "pages on the disk")
-                self.assertEqual(cluster.stop(60), 0)
-            self.assertGreater(faults.flip_bits_of_files(folder), 1000)
-            with self.cluster(*flags) as cluster:  # finds the segments of the first one, and not one right page
-                load = self.load(cluster)
-                with load:
-                    wait_until(lambda: load.count() >= 16, 120, "answers")
-                self.check(load, texts)
-
-    def test_full_disk(self):
-        with tempfile.TemporaryDirectory() as folder, faults.small_disk(folder, "6m") as missing:
-            if missing:
-                self.skipTest(missing)
-            flags = ["--disk", folder, "--disk-bytes", "256MiB"]
-            with self.cluster(*flags) as cluster:
-                def pages(outcome):
-                    return total(cluster.metrics(), "lowkey_disk_pages_total", outcome=outcome)
-                load, texts = self.prepare(cluster)
-                wait_until(lambda: pages("dropped_full") > 0, 60, "a page for which the disk has no room")
-                with load:
-                    wait_until(lambda: load.count() >= 16, 120, "answers")
-                self.check(load, texts)
-                self.assertGreater(pages("written"), 0)
-                self.assertEqual(pages("failed"), 0, "a full disk is not a broken one")
-                self.assertTrue(self.store_is_up(cluster))
-                self.assertEqual(cluster.stop(60), 0)
-            with self.cluster(*flags) as cluster:  # what had room is found again, and the disk is still full
-                load = self.load(cluster)
-                with load:
-                    wait_until(lambda: load.count() >= 16 and pages("dropped_full") > 0, 120, "answers")
-                self.check(load, texts)
-                self.assertGreater(pages("read"), 0)
-                self.assertEqual(pages("corrupt") + pages("torn"), 0)
 
     def test_full(self):
         with self.cluster(host_bytes=1 << 20) as cluster:
