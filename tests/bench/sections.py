@@ -263,8 +263,8 @@ def run(report, options):
             continue
         try:
             found[name] = section.measure(report, options)
-        except (RuntimeError, OSError, EOFError, ValueError, subprocess.SubprocessError) as error:
-            print(f"# {name}: {error}", flush=True)
+        except Exception as error:  # whatever it was, its lines fail and the other sections go on
+            print(f"# {name}: {type(error).__name__}: {error}", flush=True)
         report.missing(lines)
         leave_out(report, section.lines(everything), "not chosen: --shapes, --network, or --quick")
         print(f"# {name}: {time.monotonic() - begin:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)

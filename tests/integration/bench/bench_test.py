@@ -39,6 +39,12 @@ class Bench(unittest.TestCase):
         self.assertEqual(report["requests_failed"], 0, done.stdout + done.stderr)
         self.assertTrue(50 <= report["output_tokens"] <= 100)
 
+    def test_drawn_tokens(self):
+        done, report = self.bench("--requests", "4", "--prompt-tokens", "20", "--output-tokens", "8", "--temperature", "0.8")
+        self.assertEqual((report["requests_answered"], report["load"]["temperature"]), (4, 0.8), done.stdout + done.stderr)
+        done, _ = self.bench("--temperature", "2.5")
+        self.assertEqual(done.returncode, 2, done.stderr)
+
     def test_for_a_duration(self):
         done, report = self.bench("--duration", "2", "--concurrency", "2", "--output-tokens", "8")
         self.assertEqual(report["requests_failed"], 0, done.stdout + done.stderr)
