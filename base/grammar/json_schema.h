@@ -9,8 +9,9 @@
 // - Numbers have at most 15 digits before and behind the point.
 // - Where `type` is absent, the keywords say which types are meant; where there are none, any value is.
 //
-// Keywords: type, enum, const, properties, required, additionalProperties, items, prefixItems, minItems,
-// maxItems, minLength, maxLength, pattern, format (date, time, date-time, uuid, ipv4), minimum, maximum,
+// Keywords: type, enum, const, properties, required, additionalProperties, propertyNames (of any names),
+// items, prefixItems, minItems, maxItems, minLength, maxLength, pattern, format (date, time, date-time,
+// duration, uuid, ipv4, ipv6, hostname, email, uri; beside a pattern it says nothing), minimum, maximum,
 // exclusiveMinimum, exclusiveMaximum, anyOf, oneOf (of alternatives that plainly exclude each other), allOf,
 // $ref within the document. Annotations are skipped, all other keywords are refused by name.
 #pragma once

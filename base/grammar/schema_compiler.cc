@@ -43,11 +43,13 @@ const std::map<std::string, std::string, std::less<>> kKeywords = {
     {"$schema", ""},
     {"$id", ""},
     {"$comment", ""},
+    {"discriminator", ""},
     {"$defs", ""},
     {"definitions", ""},
     {"properties", "object"},
     {"required", "object"},
     {"additionalProperties", "object"},
+    {"propertyNames", "object"},
     {"items", "array"},
     {"prefixItems", "array"},
     {"minItems", "array"},
@@ -183,10 +185,25 @@ void SchemaCompiler::type(const std::string& name, const Object& schema, NodeId 
   builder_.literal(from, "false", to);
 }
 
+// Names that are any strings, as a record's are, are no restriction.
+void SchemaCompiler::check_names(const Schema& schema, const std::string& path) {
+  const Schema normal = merger_.normalized(schema, below(path, "propertyNames"));
+  const auto* object = normal.if_object();
+  const bool any = object && std::ranges::all_of(*object, [](const auto& entry) {
+                     if (entry.key() == "type") return entry.value() == "string";
+                     const auto keyword = kKeywords.find(text_of(entry.key()));
+                     return keyword != kKeywords.end() && keyword->second.empty() && entry.key() != "enum" &&
+                            entry.key() != "anyOf";
+                   });
+  if (!any && normal != true)
+    fail(path, "'propertyNames' other than {\"type\": \"string\"} is not supported");
+}
+
 // In the order of the schema: members that were written, or none yet, lead to the next one, or past it.
 void SchemaCompiler::object(const Object& schema, NodeId from, NodeId to, const std::string& path) {
   const auto* properties = schema.if_contains("properties");
   if (properties && !properties->is_object()) fail(path, "'properties' must be an object");
+  if (const auto* any = schema.if_contains("propertyNames")) check_names(*any, path);
   const auto* additional = schema.if_contains("additionalProperties");
   const Schema rest = additional ? *additional : Schema(properties == nullptr);
   json::object members = properties ? properties->get_object() : json::object();

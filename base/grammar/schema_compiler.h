@@ -27,6 +27,7 @@ class SchemaCompiler {
   void plain(const Object& schema, NodeId from, NodeId to, const std::string& path);
   void type(const std::string& name, const Object& schema, NodeId from, NodeId to, const std::string& path);
   void object(const Object& schema, NodeId from, NodeId to, const std::string& path);
+  void check_names(const Schema& schema, const std::string& path);
   NodeId further_members(const Schema& schema, const std::vector<std::string>& names, NodeId none,
                          NodeId some, const std::string& path);
   void array(const Object& schema, NodeId from, NodeId to, const std::string& path);

@@ -10,7 +10,8 @@ namespace {
 namespace json = boost::json;
 
 constexpr int kMaxDepth = 32;
-constexpr int kMaxSteps = 10000;  // schemas merged, for one document
+// Values in the schemas that are copied and merged, for one document: about 0.1 us each.
+constexpr size_t kMaxWork = 300'000;
 constexpr size_t kMaxAlternatives = 256;
 
 [[noreturn]] void fail(const std::string& path, const std::string& what) {
@@ -19,6 +20,15 @@ constexpr size_t kMaxAlternatives = 256;
 
 std::string_view view(json::string_view text) {
   return {text.data(), text.size()};
+}
+
+size_t values_in(const json::value& value) {
+  size_t count = 1;
+  if (const auto* array = value.if_array())
+    for (const auto& item : *array) count += values_in(item);
+  if (const auto* object = value.if_object())
+    for (const auto& entry : *object) count += values_in(entry.value());
+  return count;
 }
 
 json::value all_of(const json::value& a, const json::value& b) {
@@ -132,7 +142,7 @@ const Schema& SchemaMerger::resolve(std::string_view reference, const std::strin
 Schema SchemaMerger::normalized(const Schema& schema, const std::string& path, int depth) const {
   if (schema.is_bool()) return schema;
   if (!schema.is_object()) fail(path, "a schema must be an object, true or false");
-  if (++steps_ > kMaxSteps) fail(path, "it is too large");
+  charge(schema, path);
   if (depth > kMaxDepth) fail(path, "its '$ref' and 'allOf' nest too deeply, or refer to each other");
   json::object own = schema.get_object();
   std::vector<Schema> parts;
@@ -152,15 +162,16 @@ Schema SchemaMerger::normalized(const Schema& schema, const std::string& path, i
   }
   if (const auto* one = own.if_contains("oneOf")) {
     if (!one->is_array() || one->get_array().empty()) fail(path, "'oneOf' must be an array of schemas");
-    const json::array& options = one->get_array();
+    json::array options = one->get_array();
     if (options.size() > kMaxAlternatives)
       fail(path, fmt::format("'oneOf' of more than {}", kMaxAlternatives));
+    for (json::value& option : options) option = normalized(option, path, depth + 1);
     for (size_t i = 0; i < options.size(); ++i)
       for (size_t j = 0; j < i; ++j)
-        if (!disjoint(options[j], options[i], path, depth + 1))
+        if (!are_disjoint(options[j], options[i], path, depth + 1))
           fail(path,
                fmt::format("'oneOf': a value may satisfy both alternative {} and {}; use 'anyOf'", j, i));
-    parts.push_back(json::object{{"anyOf", options}});
+    parts.push_back(json::object{{"anyOf", one->get_array()}});
     own.erase("oneOf");
   }
   Schema result = std::move(own);
@@ -168,7 +179,14 @@ Schema SchemaMerger::normalized(const Schema& schema, const std::string& path, i
   return result;
 }
 
+void SchemaMerger::charge(const Schema& schema, const std::string& path) const {
+  work_ += values_in(schema);
+  if (work_ > kMaxWork) fail(path, "merging what its '$ref', 'allOf' and 'oneOf' say takes too long");
+}
+
 Schema SchemaMerger::merged(const Schema& first, const Schema& second, const std::string& path) const {
+  charge(first, path);
+  charge(second, path);
   if (is(first, false) || is(second, false)) return false;
   if (is(first, true)) return second;
   if (is(second, true)) return first;
@@ -182,8 +200,8 @@ Schema SchemaMerger::merged(const Schema& first, const Schema& second, const std
                                                      "items",      "additionalProperties",
                                                      "anyOf"};
   static const std::set<std::string_view> kAnnotations = {
-      "title",     "description", "default", "examples", "deprecated", "readOnly",
-      "writeOnly", "$schema",     "$id",     "$comment", "$defs",      "definitions"};
+      "title",   "description", "default",  "examples", "deprecated",  "readOnly",     "writeOnly",
+      "$schema", "$id",         "$comment", "$defs",    "definitions", "discriminator"};
   json::object out;
   for (const auto& entry : a)
     if (!kMerged.contains(view(entry.key()))) out[entry.key()] = entry.value();
@@ -281,8 +299,14 @@ void SchemaMerger::merge_objects(const json::object& a, const json::object& b, j
 
 // Whether it is plain that no value satisfies both.
 bool SchemaMerger::disjoint(const Schema& a, const Schema& b, const std::string& path, int depth) const {
-  if (depth > kMaxDepth) return false;
-  const Schema first = normalized(a, path, depth), second = normalized(b, path, depth);
+  return depth <= kMaxDepth &&
+         are_disjoint(normalized(a, path, depth), normalized(b, path, depth), path, depth);
+}
+
+// Of schemas that are normalized.
+bool SchemaMerger::are_disjoint(const Schema& first, const Schema& second, const std::string& path,
+                                int depth) const {
+  if (++work_ > kMaxWork) charge(first, path);
   if (is(first, false) || is(second, false)) return true;
   if (!first.is_object() || !second.is_object()) return false;
   const json::object &one = first.get_object(), &two = second.get_object();

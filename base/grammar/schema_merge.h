@@ -31,12 +31,14 @@ class SchemaMerger {
   Schema merged(const Schema& a, const Schema& b, const std::string& path) const;
 
  private:
+  void charge(const Schema& schema, const std::string& path) const;
   bool disjoint(const Schema& a, const Schema& b, const std::string& path, int depth) const;
+  bool are_disjoint(const Schema& a, const Schema& b, const std::string& path, int depth) const;
   void merge_objects(const boost::json::object& a, const boost::json::object& b,
                      boost::json::object* out) const;
 
   const Schema& document_;
-  mutable int steps_ = 0;
+  mutable size_t work_ = 0;
 };
 
 // The types that `type` names; all seven where it is absent.

@@ -58,15 +58,33 @@ const std::string kDate =
     R"([1-9]\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8])))";
 const std::string kTime = R"(([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d))";
 
+// Of several ways to write the same, some. Empty: any text.
 std::string format_pattern(const std::string& format, const std::string& path) {
   const std::string byte = R"((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d))";
+  const std::string label = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
   if (format == "date") return "^" + kDate + "$";
   if (format == "time") return "^" + kTime + "$";
   if (format == "date-time") return "^" + kDate + "T" + kTime + "$";
+  if (format == "duration") {  // RFC 3339, appendix A
+    const std::string day = R"((\d+Y(\d+M(\d+D)?)?|\d+M(\d+D)?|\d+D))",
+                      time = R"((T(\d+H(\d+M(\d+S)?)?|\d+M(\d+S)?|\d+S)))";
+    return R"(^P(\d+W|)" + day + time + "?|" + time + ")$";
+  }
   if (format == "uuid") return "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
   if (format == "ipv4") return "^(" + byte + R"(\.){3})" + byte + "$";
-  fail(path,
-       fmt::format("'format': '{}' is not supported (supported: date, time, date-time, uuid, ipv4)", format));
+  if (format == "ipv6") return "^([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$";
+  if (format == "hostname") return "^" + label + R"((\.)" + label + ")*$";
+  if (format == "email")
+    return R"(^[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@([A-Za-z0-9]+(-[A-Za-z0-9]+)*\.)+[A-Za-z]{2,24}$)";
+  if (format == "uri") {  // RFC 3986, with an authority
+    const std::string some = R"(([A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-F]{2})*)";
+    return R"(^[a-z][a-z0-9+.-]*://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:\d{1,5})?(/)" + some + R"()?(\?)" + some +
+           ")?(#" + some + ")?$";
+  }
+  if (format == "binary" || format == "password" || format == "path") return "";
+  fail(path, fmt::format("'format': '{}' is not supported (supported: date, time, date-time, duration, uuid, "
+                         "ipv4, ipv6, hostname, email, uri, binary, password, path)",
+                         format));
 }
 
 size_t characters(std::string_view text) {
@@ -95,12 +113,14 @@ std::optional<int> SchemaCompiler::count(const Object& schema, const char* key, 
 std::optional<TextPattern> SchemaCompiler::pattern_of(const Object& schema, const std::string& path) const {
   const auto *pattern = schema.if_contains("pattern"), *format = schema.if_contains("format");
   if (!pattern && !format) return std::nullopt;
-  if (pattern && format) fail(path, "'pattern' and 'format' together are not supported");
+  // `format` asserts nothing where the pattern does (draft 2020-12, validation, section 7.2.1).
   const char* name = pattern ? "pattern" : "format";
   const json::value& value = pattern ? *pattern : *format;
   if (!value.is_string()) fail(path, fmt::format("'{}' must be a string", name));
   const std::string text = text_of(value.get_string());
-  auto compiled = TextPattern::regex(pattern ? text : format_pattern(text, path));
+  const std::string expression = pattern ? text : format_pattern(text, path);
+  if (!pattern && expression.empty()) return std::nullopt;
+  auto compiled = TextPattern::regex(expression);
   if (!compiled.ok()) fail(path, fmt::format("'pattern': {}", compiled.error().message));
   return std::move(compiled).value();
 }

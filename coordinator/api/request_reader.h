@@ -1,5 +1,5 @@
-// Reads generation requests: parses, renders the chat template, tokenizes. Short ones at once, long ones on
-// the pool. I/O thread only.
+// Reads generation requests: parses, compiles schemas, renders the chat template, tokenizes. Short ones at
+// once, long ones and those with schemas on the pool. I/O thread only.
 #pragma once
 
 #include <functional>

@@ -132,6 +132,76 @@ TEST(JsonSchema, ReferencesAndRecursion) {
        {R"({"a":"xx"})", R"({"a":1})"}});
 }
 
+TEST(JsonSchema, Formats) {
+  check({R"({"type":"string","format":"duration"})",
+         {R"("P3D")", R"("P1Y2M3D")", R"("PT36H")", R"("P1DT2H30M")", R"("P2W")"},
+         {R"("P")", R"("PT")", R"("P1H")", R"("3D")", R"("P1DT")"}});
+  check({R"({"type":"string","format":"email"})",
+         {R"("a.b+c@example.org")", R"("x@a-b.co.uk")"},
+         {R"("a@b")", R"("@a.de")", R"("a..b@c.de")", R"("a b@c.de")", R"("a@-b.de")"}});
+  check({R"({"type":"string","format":"uri","minLength":1})",
+         {R"("https://example.org/a/b?c=d%20e#f")", R"("http://localhost:8000")"},
+         {R"("example.org")", R"("http://")", R"("http://a b")", R"("http://a/%zz")"}});
+  check({R"({"type":"string","format":"hostname"})", {R"("a.example-1.org")"}, {R"("-a.org")", R"("a..b")"}});
+  check({R"({"type":"string","format":"ipv6"})", {R"("2001:db8:0:0:0:0:0:1")"}, {R"("1:2:3")"}});
+  check({R"({"type":"string","format":"binary"})", {R"("any")"}, {"1"}});
+  check({R"({"type":"string","format":"email","pattern":"^[a-z]+@x\\.de$"})", {R"("a@x.de")"}, {R"("a@y.de")"}});
+}
+
+// What pydantic 2 writes for a model with a discriminated union, an optional, a recursive and a free field, an
+// enum, a tuple and the commonest formats (BaseModel.model_json_schema()), and zod 4 (z.toJSONSchema()).
+TEST(JsonSchema, WhatLibrariesWrite) {
+  check({R"({"$defs": {"Cat": {"properties": {"kind": {"const": "cat", "title": "Kind", "type": "string"}, "lives": {"default": 9, "title": "Lives", "type": "integer"}}, "required": ["kind"], "title": "Cat", "type": "object"},
+      "Color": {"enum": ["red", "blue"], "title": "Color", "type": "string"},
+      "Dog": {"properties": {"kind": {"const": "dog", "title": "Kind", "type": "string"}, "breed": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": null, "title": "Breed"}}, "required": ["kind"], "title": "Dog", "type": "object"},
+      "One": {"enum": [1], "title": "One", "type": "integer"},
+      "Pet": {"additionalProperties": false, "description": "A pet.", "properties": {
+        "pet": {"discriminator": {"mapping": {"cat": "#/$defs/Cat", "dog": "#/$defs/Dog"}, "propertyName": "kind"}, "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}], "title": "Pet"},
+        "color": {"$ref": "#/$defs/Color", "default": "red"}, "one": {"$ref": "#/$defs/One"},
+        "names": {"examples": [["a"]], "items": {"type": "string"}, "maxItems": 3, "title": "Names", "type": "array"},
+        "weights": {"additionalProperties": {"type": "number"}, "title": "Weights", "type": "object"},
+        "point": {"maxItems": 2, "minItems": 2, "prefixItems": [{"type": "integer"}, {"type": "number"}], "title": "Point", "type": "array"},
+        "when": {"format": "date-time", "title": "When", "type": "string"}, "td": {"format": "duration", "title": "Td", "type": "string"},
+        "score": {"exclusiveMinimum": 0, "maximum": 1, "title": "Score", "type": "number"}, "b": {"format": "binary", "title": "B", "type": "string"},
+        "rec": {"anyOf": [{"$ref": "#/$defs/Pet"}, {"type": "null"}], "default": null}, "any": {"title": "Any"},
+        "code": {"pattern": "^[A-Z]{3}-\\d+$", "title": "Code", "type": "string"}},
+        "required": ["pet", "one"], "title": "Pet", "type": "object"}}, "$ref": "#/$defs/Pet"})",
+         {R"({"pet":{"kind":"cat","lives":3},"one":1})",
+          R"({"pet":{"kind":"dog","breed":null},"color":"blue","one":1,"names":["x"],"weights":{"a":1.5},"point":[1,2.5],"when":"2024-05-06T07:08:09Z","td":"P1D","score":0.5,"b":"xyz","rec":{"pet":{"kind":"cat"},"one":1},"any":[{}],"code":"ABC-12"})"},
+         {R"({"pet":{"kind":"cow"},"one":1})", R"({"pet":{"kind":"cat","breed":"x"},"one":1})",
+          R"({"pet":{"kind":"cat"},"one":2})", R"({"pet":{"kind":"cat"},"one":1,"more":1})",
+          R"({"pet":{"kind":"cat"},"one":1,"point":[1]})"}});
+  check({R"({"$schema":"https://json-schema.org/draft/2020-12/schema","type":"object","properties":{
+      "name":{"type":"string","minLength":1},"age":{"type":"integer","minimum":-9007199254740991,"maximum":9007199254740991},
+      "mail":{"anyOf":[{"type":"string","format":"email"},{"type":"null"}]},"role":{"type":"string","enum":["user","admin"]},
+      "kind":{"type":"string","const":"person"},"pair":{"type":"array","prefixItems":[{"type":"string"},{"type":"boolean"}]},
+      "scores":{"type":"object","propertyNames":{"type":"string"},"additionalProperties":{"type":"number"}},
+      "id":{"type":"string","format":"uuid","pattern":"^([0-9a-f]{8}-[0-9a-f]{4})$"},
+      "tags":{"default":[],"type":"array","items":{"type":"string"}}},"required":["name","kind"],"additionalProperties":false})",
+         {R"({"name":"x","kind":"person"})",
+          R"({"name":"x","age":-5,"mail":"a@b.de","role":"admin","kind":"person","pair":["a",true],"scores":{"q":1},"id":"01234567-89ab","tags":[]})"},
+         {R"({"name":"","kind":"person"})", R"({"name":"x","kind":"thing"})", R"({"name":"x","kind":"person","z":1})"}});
+}
+
+// Work that depends on the square of a schema's size has an end.
+TEST(JsonSchema, MergingIsBounded) {
+  std::string many = R"({"oneOf":[)", wide = R"({"allOf":[)";
+  for (int i = 0; i < 100; ++i) {
+    const std::string kind = std::to_string(i);
+    many += (i > 0 ? "," : "") + (R"({"type":"object","properties":{"kind":{"const":")" + kind +
+                                  R"("},"v":{"type":"integer"}},"required":["kind"]})");
+  }
+  many += "]}";
+  EXPECT_TRUE(compile_json_schema(many).ok()) << "a union of 100 models";
+  for (int i = 0; i < 900; ++i) {
+    const std::string name = std::to_string(i);
+    wide += (i > 0 ? "," : "") + (R"({"properties":{"a)" + name + R"(":{"type":"null"}}})");
+  }
+  const auto refused = compile_json_schema(wide + "]}");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("too long"), std::string::npos) << refused.error().message;
+}
+
 TEST(JsonSchema, RefusesByName) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({"not":{}})", "'not'"},
@@ -142,7 +212,8 @@ TEST(JsonSchema, RefusesByName) {
       {R"({"type":"text"})", "'type' must be"},
       {R"({"type":[]})", "'type' must be"},
       {R"x({"type":"string","pattern":"(?=a)"})x", "'pattern'"},
-      {R"({"type":"string","format":"email"})", "'format': 'email'"},
+      {R"({"type":"string","format":"iri"})", "'format': 'iri'"},
+      {R"({"type":"object","propertyNames":{"pattern":"^a"}})", "'propertyNames'"},
       {R"({"type":"string","minLength":-1})", "'minLength'"},
       {R"({"type":"string","minLength":3,"maxLength":2})", "no value"},
       {R"({"type":"integer","minimum":3,"maximum":2})", "no value"},

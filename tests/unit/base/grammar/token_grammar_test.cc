@@ -112,6 +112,91 @@ TEST(TokenGrammar, AmbiguityIsBounded) {
   EXPECT_TRUE(grammar.can_end(cursor));
 }
 
+// All texts of some letters up to a length.
+std::vector<std::string> all_texts(std::string_view letters, size_t length) {
+  std::vector<std::string> texts{"\""};
+  for (size_t begin = 0, size = 1; size <= length; ++size) {
+    const size_t end = texts.size();
+    for (const char letter : letters) {
+      if (size == 1) texts.emplace_back(1, letter);
+      for (size_t i = begin; size > 1 && i < end; ++i) texts.push_back(texts[i] + letter);
+    }
+    begin = end;
+  }
+  return texts;
+}
+
+TokenGrammar grammar_of(const char* schema, const std::vector<std::string>& texts) {
+  return {std::move(compile_json_schema(schema)).value(), std::make_shared<const TokenTrie>(texts)};
+}
+
+// Every place of an "a" in the last 120 characters counts, so each of 4,094 tokens leads to a state of its
+// own.
+TEST(TokenGrammar, WorkIsBounded) {
+  const char* schema = R"({"type":"string","pattern":"^.*a.{120}$"})";
+  const auto texts = all_texts("ab", 11);
+  ASSERT_EQ(texts.size(), 4095u);
+  TokenGrammar grammar = grammar_of(schema, texts);
+  auto cursor = grammar.start();
+  bool computed = false;
+  ASSERT_NE(grammar.allowed(cursor, &computed), nullptr);
+  ASSERT_TRUE(grammar.advance(cursor, "\"ab"));
+  EXPECT_NE(grammar.allowed(cursor, &computed), nullptr) << "few places, little work";
+  ASSERT_TRUE(grammar.advance(cursor, std::string(121, 'a')));
+  EXPECT_EQ(grammar.allowed(cursor, &computed), nullptr);
+  EXPECT_TRUE(grammar.advance(cursor, "\""));
+  EXPECT_TRUE(grammar.can_end(cursor));
+}
+
+// Whatever was asked for before, and however often what was kept was forgotten.
+TEST(TokenGrammar, WhatIsTooMuchDependsOnTheTextAlone) {
+  const char* schema = R"({"type":"string","pattern":"^(.*a.{120}|.*b.{60})$"})";
+  const auto texts = all_texts("ab", 10);
+  TokenGrammar used = grammar_of(schema, texts);
+  std::mt19937 random(9);
+  int refused = 0;
+  for (int i = 0; i < 20; ++i) {
+    std::string text = "\"";
+    for (int length = static_cast<int>(random() % 160); length > 0; --length) text += "ab"[random() % 2];
+    TokenGrammar fresh = grammar_of(schema, texts);
+    auto first = fresh.start(), second = used.start();
+    ASSERT_TRUE(fresh.advance(first, text));
+    for (size_t at = 0; at < text.size(); at += 40) {
+      bool computed = false;
+      ASSERT_TRUE(used.advance(second, text.substr(at, 40)));
+      (void)used.allowed(second, &computed);
+      EXPECT_LE(used.units(), TokenGrammar::kMaxUnitsOfAWalk + 100000);
+    }
+    bool computed = false;
+    const auto a = fresh.allowed(first, &computed), b = used.allowed(second, &computed);
+    ASSERT_EQ(a == nullptr, b == nullptr) << text.size();
+    if (a) {
+      EXPECT_EQ(a->tokens.words, b->tokens.words);
+    }
+    refused += a == nullptr;
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_LT(refused, 20);
+}
+
+TEST(TokenGrammar, NestingAndLongTextsKeepABound) {
+  std::mt19937 random(8);
+  const auto texts = vocabulary(random);
+  TokenGrammar grammar = grammar_of("true", texts);
+  auto deep = grammar.start();
+  EXPECT_TRUE(grammar.advance(deep, std::string(100, '[')));
+  EXPECT_FALSE(grammar.advance(deep, std::string(5000, '[')));
+  auto wide = grammar.start(), other = grammar.start();
+  ASSERT_TRUE(grammar.advance(wide, "["));
+  for (int i = 0; i < 3000; ++i) ASSERT_TRUE(grammar.advance(wide, "[\"abc\", 12],"));
+  bool computed = false;
+  ASSERT_NE(grammar.allowed(other, &computed), nullptr);
+  const auto allowed = grammar.allowed(wide, &computed);
+  ASSERT_NE(allowed, nullptr);
+  EXPECT_TRUE(allowed->tokens.contains(1));  // "{"
+  EXPECT_LE(grammar.units(), TokenGrammar::kMaxUnitsOfAWalk);
+}
+
 TEST(TokenTrie, VisitsEveryTextOnce) {
   const std::vector<std::string> texts{"b", "", "abc", "a", "ab", "a", "\xFF", std::string(2000, 'x')};
   const TokenTrie trie(texts);
