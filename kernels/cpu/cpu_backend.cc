@@ -13,6 +13,7 @@
 #include "kernels/cpu/matmul_cache.h"
 #include "kernels/cpu/panel_products.h"
 #include "kernels/cpu/rope_cache.h"
+#include "kernels/cpu/row_draw.h"
 #include "kernels/cpu/simd_ops.h"
 #include "kernels/ops/host_backend.h"
 
@@ -51,7 +52,8 @@ class CpuBackend final : public HostBackend {
         attention_(pool_),
         panels_(pool_),
         has_panels_(options.dtype == DType::kBf16 && !options.onednn_only && has_bf16_panels()),
-        results_(options.threads) {}
+        results_(options.threads),
+        draws_(options.threads) {}
 
   DType dtype() const override { return dtype_; }
 
@@ -79,6 +81,8 @@ class CpuBackend final : public HostBackend {
   void gated(Activation activation, const Tensor& gate_up, const Tensor& y) override;
   void soft_cap(float cap, const Tensor& x) override;
   void add(const Tensor& x, const Tensor& y) override;
+  void draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
+                   DrawnToken* tokens) override;
   void project_heads(const HeadsStep& step) override;
   void gated_mlp(const MlpStep& step) override;
   void attend(const AttentionStep& step) override {
@@ -126,6 +130,7 @@ class CpuBackend final : public HostBackend {
   std::vector<Piece> pieces_;
   std::vector<Matmul*> planned_;             // [slice][piece]
   std::vector<std::vector<float>> results_;  // of each thread: one piece of one slice
+  std::vector<RowDraw> draws_;               // of each thread
 };
 
 // Matrix products take x in dtype().
@@ -254,6 +259,16 @@ void CpuBackend::soft_cap(float cap, const Tensor& x) {
 
 void CpuBackend::add(const Tensor& x, const Tensor& y) {
   for_rows(x.rows, x.cols, [&](int row) { simd::add_row(row_of(x, row), row_of(y, row), x.cols); });
+}
+
+void CpuBackend::draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
+                             DrawnToken* tokens) {
+  LOWKEY_CHECK(parts >= 1 && logits.rows % parts == 0 && vocab <= parts * logits.cols,
+               "{} tokens in {} pieces of [{}, {}]", vocab, parts, logits.rows / parts, logits.cols);
+  const TraceSpan span("draw tokens", {"rows", static_cast<int64_t>(draws.size())});
+  pool_.parallel_for(static_cast<int>(draws.size()), [&](int i, int thread) {
+    tokens[i] = draws_[thread].draw(logits, parts, vocab, draws[i]);
+  });
 }
 
 }  // namespace

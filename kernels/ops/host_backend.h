@@ -17,8 +17,9 @@ class HostBackend : public Backend {
   void* native_stream() final { return nullptr; }
   void gather_rows(const Tensor& x, std::span<const int32_t> rows, const Tensor& y) final;
   void copy_columns(const Tensor& x, int first, const Tensor& y) final;
+  // One after the other, by draw_token().
   void draw_tokens(const Tensor& logits, int parts, int vocab, std::span<const TokenDraw> draws,
-                   DrawnToken* tokens) final;
+                   DrawnToken* tokens) override;
 };
 
 }  // namespace lowkey::kernels

@@ -1,5 +1,5 @@
 // Drawing a token from one row of logits, without rules that change them: what Backend::draw_tokens() means.
-// The plain version, on the host; devices have the same on theirs, and yield the same tokens.
+// The plain version; backends have faster ones (kernels/cpu/row_draw.h) that yield the same tokens.
 #pragma once
 
 #include <cstdint>
