@@ -52,7 +52,16 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
                [this](const char* decision) {
                  metrics_.add(Metric::kRestoreDecisions, 1, {{"decision", decision}});
                }}),
-      grammars_(options.token_texts, metrics),
+      grammars_(
+          options.token_texts,
+          [inbox = inbox_] {
+            {
+              std::lock_guard lock(inbox->mutex);
+              inbox->grammar_ready = true;
+            }
+            inbox->arrived.notify_one();
+          },
+          metrics),
       spills_(kMaxPendingSpills, kMaxKnownStored),
       prefix_events_(kMaxPrefixEvents),
       scheduler_(options.scheduler, pool_,
@@ -87,11 +96,10 @@ bool Engine::step() {
 
 void Engine::wait_for_work(Deadline deadline) {
   std::unique_lock lock(inbox_->mutex);
-  const auto until =
-      inbox_->restore_deadline ? std::min(deadline.at(), *inbox_->restore_deadline) : deadline.at();
+  const auto until = inbox_->wake_at ? std::min(deadline.at(), *inbox_->wake_at) : deadline.at();
   inbox_->arrived.wait_until(lock, until, [&] {
     return inbox_->work_left || inbox_->woken || !inbox_->submitted.empty() || !inbox_->cancelled.empty() ||
-           !inbox_->restores.empty() || inbox_->resync;
+           !inbox_->restores.empty() || inbox_->resync || inbox_->grammar_ready;
   });
   inbox_->woken = false;
 }
@@ -101,6 +109,7 @@ Engine::Step Engine::schedule() {
   Step step;
   if (broken_) return step;
   take_inbox();
+  resume_parked();
   for (const PrefixRestores::Ready& ready : restores_.take_ready()) run_on(ready);
   restores_.refine();
   step.schedule = scheduler_.schedule(cost_.prefill_beside_decodes());
@@ -130,6 +139,7 @@ void Engine::take_inbox() {
     std::lock_guard lock(inbox_->mutex);
     cancelled.swap(inbox_->cancelled);
     answers.swap(inbox_->restores);
+    inbox_->grammar_ready = false;
     if (std::exchange(inbox_->resync, false)) prefix_events_.resync();
   }
   take_submitted();  // after the cancels: whom they name is there

@@ -44,7 +44,9 @@ struct EngineOptions {
   SchedulerOptions scheduler;
   ExecutorOptions executor;
   Duration restore_wait = std::chrono::seconds(2);  // longest that a sequence waits for a store
-  size_t max_waiting = 256;                         // requests not yet started; more are refused
+  // Longest that an answer with a grammar waits for what that allows next.
+  Duration grammar_wait = std::chrono::seconds(10);
+  size_t max_waiting = 256;                // requests not yet started; more are refused
   int min_levels = 1;                      // that are read of every page, unless a request asks for more
   int spill_levels = kernels::kMaxLevels;  // that a store is given of a page
 };
@@ -102,7 +104,8 @@ class Engine {
     bool work_left = false;  // the last step ended with more to do
     bool woken = false;      // by drain(): its caller may wait for the step thread to notice
     bool resync = false;
-    std::optional<TimePoint> restore_deadline;
+    bool grammar_ready = false;        // of a sequence that waits for it
+    std::optional<TimePoint> wake_at;  // for what has waited long enough then
 
     void answer(int rank, const wire::RestoreResult& result);
   };
@@ -121,6 +124,14 @@ class Engine {
     uint64_t coarse_tokens = 0;
   };
 
+  // The next token of a scheduled sequence, or how it is found.
+  struct Choice {
+    std::optional<Result<SampledToken>> token;
+    std::optional<kernels::TokenDraw> draw;  // from its row of the logits
+    bool has_rules = false;                  // that row is changed
+    bool waits = false;                      // for what its grammar allows
+  };
+
   Result<std::unique_ptr<Sequence>> admit(const wire::Submit& request);
   bool fits(uint64_t prompt, uint64_t generated) const;
   Step schedule();
@@ -135,15 +146,20 @@ class Engine {
   void plan_spills(Step* step);
   void plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned, PagesRead* read);
   void plan_compaction(Sequence& sequence, wire::Compaction* compaction) const;
-  size_t commit_sequence(const ScheduledSequence& scheduled, size_t row, wire::TokenEvents* events);
+  size_t commit_sequence(const ScheduledSequence& scheduled, const Choice& choice, size_t row,
+                         wire::TokenEvents* events);
   void score_prompt(Sequence& sequence, int first, int count, size_t row, wire::TokenEvents* events);
   uint64_t used_pages() const;
   void count_tokens(Sequence& sequence, int before, int num_tokens);
   void report_first(Sequence& sequence, wire::TokenEvent* event);
   void publish_pages(Sequence& sequence, int first_page);
-  void sample_token(Sequence& sequence, size_t row, wire::TokenEvent* event);
   std::vector<int32_t> end_tokens(const Sequence& sequence) const;
-  Result<SampledToken> next_token(Sequence& sequence, size_t row, std::span<const int32_t> ends);
+  void choose_tokens(const Step& step);
+  Choice choose(Sequence& sequence, std::span<float> logits, Deadline wait);
+  void settle(const Sequence& sequence, const kernels::DrawnToken& drawn, Choice* choice) const;
+  void tell_token(Sequence& sequence, const Result<SampledToken>& sampled, wire::TokenEvents* events);
+  void append(Sequence& sequence, const SampledToken& sampled, wire::TokenEvent* event);
+  void resume_parked();
   void finish(Sequence& sequence);
   void fail_all(const Error& error);
   void emit(const wire::TokenEvents& events);
@@ -167,6 +183,9 @@ class Engine {
   SpillQueue spills_;
   PrefixEventQueue prefix_events_;
   Scheduler scheduler_;
+  std::vector<Choice> choices_;                           // of the step's sequences
+  std::vector<kernels::TokenDraw> draws_;                 // of them, on the host
+  std::vector<uint64_t> parked_;                          // sequences that may be
   std::vector<std::unique_ptr<wire::TokenEvent>> ended_;  // by cancellation, to be emitted with the next step
   uint64_t step_number_ = 0;
   uint64_t preemptions_counted_ = 0, queries_counted_ = 0, waits_counted_ = 0;

@@ -13,23 +13,6 @@ namespace lowkey::worker {
 using kvstore::PageRef;
 using monitoring::Metric;
 
-namespace {
-
-template <class Logprobs, class Tops>
-void add_logprobs(const SampledToken& token, Logprobs* logprobs, Tops* tops) {
-  wire::TokenLogprob& logprob = *logprobs->Add();
-  logprob.set_token(token.token);
-  logprob.set_logprob(token.logprob);
-  wire::TopLogprobs& top = *tops->Add();
-  for (const TokenLogprob& entry : token.top_logprobs) {
-    wire::TokenLogprob& out = *top.add_entries();
-    out.set_token(entry.token);
-    out.set_logprob(entry.logprob);
-  }
-}
-
-}  // namespace
-
 bool Engine::commit(const Step& step, const Status& status) {
   const TraceSpan span("commit");
   if (!status.ok()) {
@@ -39,9 +22,10 @@ bool Engine::commit(const Step& step, const Status& status) {
   wire::TokenEvents events;
   for (auto& ended : ended_) *events.add_events() = std::move(*ended);
   ended_.clear();
+  choose_tokens(step);
   size_t row = 0;
-  for (const ScheduledSequence& scheduled : step.schedule.sequences)
-    row += commit_sequence(scheduled, row, &events);
+  for (size_t i = 0; i < step.schedule.sequences.size(); ++i)
+    row += commit_sequence(step.schedule.sequences[i], choices_[i], row, &events);
   if (events.events_size() > 0) emit(events);
   send_prefix_events();
   count_step(step);
@@ -51,11 +35,12 @@ bool Engine::commit(const Step& step, const Status& status) {
 }
 
 // `row`: of its first logits. Returns how many of them are its own.
-size_t Engine::commit_sequence(const ScheduledSequence& scheduled, size_t row, wire::TokenEvents* events) {
+size_t Engine::commit_sequence(const ScheduledSequence& scheduled, const Choice& choice, size_t row,
+                               wire::TokenEvents* events) {
   Sequence& sequence = *scheduled.sequence;
   const int before = sequence.computed;
   const bool samples = scheduled.wants_logits();
-  const size_t rows = scheduled.all_logits ? scheduled.num_tokens : samples ? 1 : 0;
+  const size_t rows = scheduled.num_logits();
   sequence.computed += scheduled.num_tokens;
   count_tokens(sequence, before, scheduled.num_tokens);
   if (!memory_.archive()) publish_pages(sequence, before / memory_.layout().page_tokens);
@@ -65,17 +50,12 @@ size_t Engine::commit_sequence(const ScheduledSequence& scheduled, size_t row, w
   }
   sequence.release_behind_window();
   if (scheduled.all_logits) score_prompt(sequence, before, scheduled.num_tokens, row, events);
-  if (!samples) return rows;
-
-  wire::TokenEvent& event = *events->add_events();
-  event.set_request_id(sequence.request_id);
-  const bool first = !std::exchange(sequence.reported, true);
-  if (first) report_first(sequence, &event);
-  sample_token(sequence, row + rows - 1, &event);
-  const bool last = event.finish() != wire::FINISH_NONE;
-  if (first || last)
-    sequence.report.to_wire(sequence.prompt_tokens, memory_.layout().num_levels, event.mutable_kv());
-  if (last) finish(sequence);
+  if (samples && !choice.waits) tell_token(sequence, *choice.token, events);
+  if (samples && choice.waits) {
+    const std::span logits = executor_.logits(row + rows - 1);
+    sequence.parked.emplace().logits.assign(logits.begin(), logits.end());
+    parked_.push_back(sequence.id);
+  }
   return rows;
 }
 
@@ -140,68 +120,6 @@ void Engine::publish_pages(Sequence& sequence, int first_page) {
     if (executor_.can_spill()) {
       spills_.offer({sequence.pages[page].id(), identity, static_cast<uint64_t>(first_token)});
     }
-  }
-}
-
-// Tokens that end the answer.
-std::vector<int32_t> Engine::end_tokens(const Sequence& sequence) const {
-  std::vector<int32_t> ends = sequence.sampling.stop_token_ids;
-  const std::vector<int32_t>& eos = model_.config().eos_token_ids;
-  if (!sequence.sampling.ignore_eos) ends.insert(ends.end(), eos.begin(), eos.end());
-  return ends;
-}
-
-// Where an answer has a grammar it ends where that lets it, whatever min_tokens says once nothing else can
-// come. A token below 0: the answer is complete, and the model has no token that ends it.
-Result<SampledToken> Engine::next_token(Sequence& sequence, size_t row, std::span<const int32_t> ends) {
-  const SamplingParams& sampling = sequence.sampling;
-  if (const kernels::DrawnToken* drawn = executor_.drawn(row)) {
-    if (drawn->token < 0) return not_numbers(sequence.tokens.size());
-    return SampledToken{.token = drawn->token, .logprob = drawn->logprob};
-  }
-  LogitRules rules{.counts = &sequence.counts};
-  bool may_end = sequence.generated() >= sampling.min_tokens;
-  std::shared_ptr<const grammar::AllowedTokens> allowed;
-  if (sequence.grammar) {
-    LOWKEY_ASSIGN(found, grammars_.allowed(sequence.grammar, Deadline::in(options_.executor.step_deadline)));
-    allowed = std::move(found);
-    rules.allowed = &allowed->tokens;
-    const bool complete = allowed->tokens.empty();
-    if (complete && !allowed->can_end)
-      return Error{Code::kInternal, "the model's vocabulary cannot go on as the schema wants", {}};
-    if (complete && ends.empty()) return SampledToken{.token = -1};
-    may_end = allowed->can_end && (may_end || complete);
-    if (may_end) rules.ends = ends;
-  }
-  if (!may_end) rules.forbidden = ends;
-  return sample(executor_.logits(row), sampling, sequence.tokens.size(), rules);
-}
-
-void Engine::sample_token(Sequence& sequence, size_t row, wire::TokenEvent* event) {
-  const TraceSpan span("sample");
-  const SamplingParams& sampling = sequence.sampling;
-  const std::vector<int32_t> ends = end_tokens(sequence);
-  const Result<SampledToken> sampled = next_token(sequence, row, ends);
-  if (!sampled.ok()) {
-    event->set_finish(wire::FINISH_ERROR);
-    event->set_error(sampled.error().message);
-    event->set_error_code(static_cast<uint32_t>(sampled.error().code));
-    return;
-  }
-  const int32_t token = sampled->token;
-  if (token < 0) return event->set_finish(wire::FINISH_STOP);
-  sequence.tokens.push_back(token);
-  if (sampling.has_penalties()) sequence.counts.add(token);
-  event->add_tokens(token);
-  if (sampling.logprobs) add_logprobs(*sampled, event->mutable_logprobs(), event->mutable_top_logprobs());
-  metrics_.add(Metric::kGenerationTokens);
-  if (std::ranges::find(ends, token) != ends.end()) {
-    event->set_finish(wire::FINISH_STOP);
-  } else if (sequence.generated() >= sampling.max_tokens ||
-             static_cast<int>(sequence.tokens.size()) >= model_.config().max_positions) {
-    event->set_finish(wire::FINISH_LENGTH);
-  } else if (sequence.grammar) {
-    grammars_.push(sequence.grammar, token);
   }
 }
 
@@ -278,7 +196,13 @@ void Engine::update_state(bool work_left) {
   inbox_->state.rates = rates;
   inbox_->state.broken = broken_;
   inbox_->work_left = work_left;
-  inbox_->restore_deadline = restores_.next_deadline();
+  inbox_->wake_at = restores_.next_deadline();
+  for (const uint64_t id : parked_) {
+    const Sequence* sequence = scheduler_.find(id);
+    if (sequence == nullptr || !sequence->parked) continue;
+    const TimePoint limit = sequence->parked->since + options_.grammar_wait;
+    if (!inbox_->wake_at || limit < *inbox_->wake_at) inbox_->wake_at = limit;
+  }
 }
 
 void Engine::count_pages_read(const PagesRead& read) {

@@ -76,27 +76,6 @@ Status Engine::execute(const Step& step) {
   return executor_.execute(plan, plan_draws(step.schedule));
 }
 
-// Tokens that nothing but their logits decides on: where those lie on a device, they need not come here.
-std::vector<kernels::TokenDraw> Engine::plan_draws(const Schedule& schedule) const {
-  std::vector<kernels::TokenDraw> draws;
-  if (!executor_.can_draw()) return draws;
-  int32_t row = 0;
-  for (const ScheduledSequence& scheduled : schedule.sequences) {
-    const Sequence& sequence = *scheduled.sequence;
-    const SamplingParams& sampling = sequence.sampling;
-    const bool may_end = sequence.generated() >= sampling.min_tokens || end_tokens(sequence).empty();
-    const bool rules = sequence.grammar || sampling.has_penalties() || !sampling.bias.empty() || !may_end;
-    const bool tops = sampling.logprobs && sampling.top_logprobs > 0;
-    if (scheduled.wants_logits() && !scheduled.all_logits && !rules && !tops) {
-      kernels::TokenDraw& draw = draws.emplace_back(draw_of(sampling, sequence.tokens.size()));
-      draw.row = row;
-      draw.logprob = sampling.logprobs;
-    }
-    row += scheduled.all_logits ? scheduled.num_tokens : scheduled.wants_logits() ? 1 : 0;
-  }
-  return draws;
-}
-
 // The pages as the ranks will read them; what that means for the tokens computed now.
 void Engine::plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned, PagesRead* read) {
   const int levels = memory_.layout().num_levels;

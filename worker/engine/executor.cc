@@ -234,6 +234,7 @@ Status Executor::run_model(const wire::StepPlan& plan, std::span<const kernels::
 // Rows as the sampler wants them, out of what the ranks' slices are.
 void Executor::take_logits(size_t rows) {
   const size_t shard = model_.vocab_shard(), vocab = model_.config().vocab_size;
+  if (comm_.size() == 1 && shard == vocab) return logits_.swap(gathered_);
   logits_.resize(rows * vocab);
   for (size_t rank = 0; rank < static_cast<size_t>(comm_.size()); ++rank) {
     const size_t first = rank * shard;
@@ -247,9 +248,25 @@ void Executor::take_logits(size_t rows) {
   }
 }
 
-std::span<const float> Executor::logits(size_t i) const {
+std::span<float> Executor::logits(size_t i) {
   const size_t vocab = model_.config().vocab_size;
   return std::span(logits_).subspan(i * vocab, vocab);
+}
+
+std::span<const kernels::DrawnToken> Executor::draw(std::span<const float> rows,
+                                                    std::span<const kernels::TokenDraw> draws) {
+  host_drawn_.resize(draws.size());
+  const int vocab = model_.config().vocab_size;
+  if (options_.backend && options_.backend->host_accessible()) {
+    const kernels::Tensor logits{.data = const_cast<float*>(rows.data()),
+                                 .rows = static_cast<int>(rows.size() / vocab),
+                                 .cols = vocab};
+    options_.backend->draw_tokens(logits, 1, vocab, draws, host_drawn_.data());
+  } else {
+    for (size_t i = 0; i < draws.size(); ++i)
+      host_drawn_[i] = row_draw_.draw(rows.subspan(size_t(draws[i].row) * vocab, vocab), draws[i]);
+  }
+  return host_drawn_;
 }
 
 Result<std::vector<std::byte*>> Executor::addresses(const wire::PlacedPage& page) const {

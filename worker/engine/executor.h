@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "base/deadline.h"
+#include "kernels/cpu/row_draw.h"
 #include "kernels/page/page_header.h"
 #include "kvstore/page/page_memory.h"
 #include "monitoring/metrics.h"
@@ -62,7 +63,12 @@ class Executor {
   // Leader: what was drawn for the i-th logits; null: they are in logits(i).
   const kernels::DrawnToken* drawn(size_t i) const;
   // Leader: the i-th logits [vocab_size] of the last plan, in the order of its sequences and their tokens.
-  std::span<const float> logits(size_t i) const;
+  // Rules may change them.
+  std::span<float> logits(size_t i);
+  std::span<float> logits() { return logits_; }
+  // Leader: tokens of `rows`, [.., vocab_size] on the host, over the backend's threads. Until the next call.
+  std::span<const kernels::DrawnToken> draw(std::span<const float> rows,
+                                            std::span<const kernels::TokenDraw> draws);
 
   // `done` on any thread, exactly once.
   void restore(const wire::RestoreCommand& command, std::function<void(const wire::RestoreResult&)> done);
@@ -130,6 +136,8 @@ class Executor {
   std::vector<float> logits_;    // [rows, vocab_size], leader
   std::vector<int32_t> drawn_rows_;
   std::vector<kernels::DrawnToken> drawn_;
+  kernels::RowDraw row_draw_;  // where the backend cannot read the host's memory
+  std::vector<kernels::DrawnToken> host_drawn_;
 };
 
 }  // namespace lowkey::worker

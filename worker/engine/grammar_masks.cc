@@ -8,12 +8,12 @@
 namespace lowkey::worker {
 
 using monitoring::Metric;
-using Allowed = Result<std::shared_ptr<const grammar::AllowedTokens>>;
 
 // A compiled schema, shared by answers.
 struct GrammarMasks::Kept {
   std::string schema;
   grammar::TokenGrammar grammar;
+  bool broken = false;  // an exception may have left it in pieces
 };
 
 class GrammarMasks::Answer {
@@ -22,6 +22,7 @@ class GrammarMasks::Answer {
   // Under the mutex of GrammarMasks.
   std::vector<int32_t> tokens;  // not followed yet
   bool queued = false;
+  bool awaited = false;           // allowed() has come too early
   std::optional<Allowed> result;  // behind all tokens
 
   // Of the thread.
@@ -29,8 +30,9 @@ class GrammarMasks::Answer {
   grammar::TokenGrammar::Cursor cursor;
 };
 
-GrammarMasks::GrammarMasks(ReadTokenTexts read_texts, monitoring::Metrics& metrics)
-    : read_texts_(std::move(read_texts)), metrics_(metrics) {
+GrammarMasks::GrammarMasks(ReadTokenTexts read_texts, std::function<void()> on_ready,
+                           monitoring::Metrics& metrics)
+    : read_texts_(std::move(read_texts)), on_ready_(std::move(on_ready)), metrics_(metrics) {
   if (available()) thread_ = std::thread([this] { work(); });
 }
 
@@ -70,14 +72,12 @@ void GrammarMasks::enqueue(const std::shared_ptr<Answer>& answer) {
   arrived_.notify_one();
 }
 
-Allowed GrammarMasks::allowed(const std::shared_ptr<Answer>& answer, Deadline deadline) {
-  const TimePoint begin = Clock::now();
+std::optional<GrammarMasks::Allowed> GrammarMasks::allowed(const std::shared_ptr<Answer>& answer,
+                                                           Deadline deadline) {
   std::unique_lock lock(mutex_);
-  const bool ready = ready_.wait_until(lock, deadline.at(), [&] { return answer->result.has_value(); });
-  metrics_.observe(Metric::kGrammarWaitSeconds, seconds(Clock::now() - begin));
-  if (!ready)
-    return Error{Code::kDeadlineExceeded, "the tokens that the schema allows were not known in time", {}};
-  return *answer->result;
+  ready_.wait_until(lock, deadline.at(), [&] { return answer->result.has_value(); });
+  answer->awaited = !answer->result.has_value();
+  return answer->result;
 }
 
 void GrammarMasks::work() {
@@ -101,22 +101,43 @@ void GrammarMasks::serve(const std::shared_ptr<Answer>& answer) {
     tokens.swap(answer->tokens);
     answer->queued = false;
   }
-  Allowed result = compute(*answer, tokens);
+  Allowed result = try_compute(*answer, tokens);
+  bool awaited = false;
   {
     std::lock_guard lock(mutex_);
     if (!answer->tokens.empty()) return;  // it is queued again
     answer->result.emplace(std::move(result));
+    awaited = std::exchange(answer->awaited, false);
   }
   ready_.notify_all();
+  if (awaited) on_ready_();
 }
 
-Allowed GrammarMasks::compute(Answer& answer, std::span<const int32_t> tokens) {
+// Exceptions end here: no answer, whatever its schema, ends the process.
+GrammarMasks::Allowed GrammarMasks::try_compute(Answer& answer, std::span<const int32_t> tokens) {
+  std::string why;
+  try {
+    return compute(answer, tokens);
+  } catch (const std::exception& e) {
+    why = e.what();
+  }
+  spdlog::error("the grammar of a request: {}", why);
+  if (answer.kept) {
+    answer.kept->broken = true;
+    std::erase(kept_, answer.kept);
+  }
+  return Error{Code::kInternal, "the tokens that the schema allows could not be computed: " + why, {}};
+}
+
+GrammarMasks::Allowed GrammarMasks::compute(Answer& answer, std::span<const int32_t> tokens) {
   if (!answer.kept) {
     LOWKEY_TRY(read_vocabulary());
     LOWKEY_ASSIGN(kept, grammar_of(answer.schema));
     answer.kept = std::move(kept);
     answer.cursor = answer.kept->grammar.start();
   }
+  if (answer.kept->broken)
+    return Error{Code::kInternal, "the tokens that the schema allows could not be computed", {}};
   grammar::TokenGrammar& grammar = answer.kept->grammar;
   for (const int32_t token : tokens) {
     const bool known = token >= 0 && static_cast<size_t>(token) < texts_.size();
@@ -129,7 +150,8 @@ Allowed GrammarMasks::compute(Answer& answer, std::span<const int32_t> tokens) {
   if (computed) metrics_.observe(Metric::kGrammarMaskSeconds, seconds(Clock::now() - begin));
   metrics_.add(Metric::kGrammarMasks, 1, {{"source", computed ? "computed" : "cached"}});
   if (allowed == nullptr)
-    return Error{Code::kResourceExhausted, "the schema is too ambiguous for this model's vocabulary", {}};
+    return Error{Code::kInvalidArgument, "the schema is too ambiguous for this model's vocabulary",
+                 "response_format"};
   return allowed;
 }
 

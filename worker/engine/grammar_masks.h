@@ -1,7 +1,7 @@
 // Which tokens may come next in answers that have a grammar, computed beside the step: a thread of its own
-// compiles schemas, follows the tokens and walks through the vocabulary while the model computes; the step
-// waits for what is not ready when it samples. Grammars are kept and shared by the requests that have the
-// same one.
+// compiles schemas, follows the tokens and walks through the vocabulary while the model computes. What is not
+// ready when the step samples is told of when it is: the answer waits, and nobody else. Grammars are kept and
+// shared by the requests that have the same one.
 //
 // What is allowed depends on the schema and the answer's tokens alone.
 #pragma once
@@ -13,6 +13,7 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -32,11 +33,11 @@ using ReadTokenTexts = std::function<Result<TokenTexts>()>;
 
 class GrammarMasks {
  public:
-  static constexpr size_t kMaxKept = 16;  // grammars that nobody uses; each holds at most about 80 MB
+  static constexpr size_t kMaxKept = 16;  // grammars that nobody uses; each holds at most about 60 MB
 
-  // `read_texts` is called once, on the thread, for the first request that has a grammar. Empty: there are
-  // none.
-  GrammarMasks(ReadTokenTexts read_texts, monitoring::Metrics& metrics);
+  // `read_texts` is called on the thread, for the first request that has a grammar. Empty: there are none.
+  // `on_ready`, on the thread: what allowed() did not know is known.
+  GrammarMasks(ReadTokenTexts read_texts, std::function<void()> on_ready, monitoring::Metrics& metrics);
   ~GrammarMasks();
 
   bool available() const { return static_cast<bool>(read_texts_); }
@@ -47,21 +48,23 @@ class GrammarMasks {
   std::shared_ptr<Answer> begin(std::string schema, std::span<const int32_t> emitted);
   // Step thread: a token was sampled.
   void push(const std::shared_ptr<Answer>& answer, int32_t token);
-  // Step thread: what may come next. Errors: of the schema, of the vocabulary, kDeadlineExceeded.
-  Result<std::shared_ptr<const grammar::AllowedTokens>> allowed(const std::shared_ptr<Answer>& answer,
-                                                                Deadline deadline);
+  // Step thread: what may come next, waited for to the deadline. Nothing: it is not known yet; on_ready will
+  // be called. Errors: of the schema, of the vocabulary.
+  using Allowed = Result<std::shared_ptr<const grammar::AllowedTokens>>;
+  std::optional<Allowed> allowed(const std::shared_ptr<Answer>& answer, Deadline deadline);
 
  private:
   struct Kept;
   void work();
   void serve(const std::shared_ptr<Answer>& answer);
-  Result<std::shared_ptr<const grammar::AllowedTokens>> compute(Answer& answer,
-                                                                std::span<const int32_t> tokens);
+  Allowed try_compute(Answer& answer, std::span<const int32_t> tokens);
+  Allowed compute(Answer& answer, std::span<const int32_t> tokens);
   Status read_vocabulary();
   Result<std::shared_ptr<Kept>> grammar_of(const std::string& schema);
   void enqueue(const std::shared_ptr<Answer>& answer);
 
   const ReadTokenTexts read_texts_;
+  const std::function<void()> on_ready_;
   monitoring::Metrics& metrics_;
 
   // Of the thread.

@@ -1,5 +1,6 @@
 #include "worker/engine/logit_rules.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "base/check.h"
@@ -32,8 +33,16 @@ void LogitRules::apply(const SamplingParams& params, std::span<float> logits) co
   if (allowed == nullptr) return;
   std::vector<float> kept;
   for (const int32_t token : ends) kept.push_back(logits[token]);
-  for (size_t token = 0; token < logits.size(); ++token) {
-    if (!allowed->contains(static_cast<int32_t>(token))) logits[token] = kNever;
+  for (size_t first = 0; first < logits.size(); first += 64) {
+    const uint64_t word = first / 64 < allowed->words.size() ? allowed->words[first / 64] : 0;
+    const size_t count = std::min<size_t>(64, logits.size() - first);
+    if (word == 0) {
+      std::fill_n(logits.begin() + static_cast<ptrdiff_t>(first), count, kNever);
+      continue;
+    }
+    if (word == ~uint64_t{0}) continue;
+    for (size_t i = 0; i < count; ++i)
+      if ((word >> i & 1) == 0) logits[first + i] = kNever;
   }
   for (size_t i = 0; i < ends.size(); ++i) logits[ends[i]] = kept[i];
 }

@@ -28,13 +28,30 @@ struct SampledToken {
   std::vector<TokenLogprob> top_logprobs;  // most likely first
 };
 
+// As an event tells of it: one entry more in each.
+template <class Logprobs, class Tops>
+void add_logprobs(const SampledToken& token, Logprobs* logprobs, Tops* tops) {
+  auto& logprob = *logprobs->Add();
+  logprob.set_token(token.token);
+  logprob.set_logprob(token.logprob);
+  auto& top = *tops->Add();
+  for (const TokenLogprob& entry : token.top_logprobs) {
+    auto& out = *top.add_entries();
+    out.set_token(entry.token);
+    out.set_logprob(entry.logprob);
+  }
+}
+
 // Uniform in [0, 1), 53 bits: a counter-based generator (SplitMix64 finalizers over seed and position).
 double uniform_at(uint64_t seed, uint64_t position);
 
 // What a draw at `position` is without rules, for kernels::Backend::draw_tokens() or draw_token(); of row 0.
 kernels::TokenDraw draw_of(const SamplingParams& params, uint64_t position);
-// Where draw_tokens() found no token.
+// Whether tokens can be drawn: numbers, of which the largest is finite.
+bool is_distribution(std::span<const float> logits);
+// Where draw_tokens() found no token: in logits as they are, or after rules.
 Error not_numbers(uint64_t position);
+Error nothing_allowed(uint64_t position);
 
 // `position`: of the sampled token in its sequence. Errors: kInternal when the logits hold no finite maximum,
 // or the rules leave no token.

@@ -55,6 +55,7 @@ struct ScheduledSequence {
   bool compacts;    // then its own tokens move to archived pages, which it holds already
   bool all_logits;  // of every token, for log-probabilities of its prompt
   bool wants_logits() const { return num_tokens == sequence->remaining(); }
+  size_t num_logits() const { return all_logits ? num_tokens : wants_logits() ? 1 : 0; }
 };
 
 struct Schedule {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/deadline.h"
@@ -27,6 +28,12 @@ struct Sequence {
   SamplingParams sampling;
   std::shared_ptr<GrammarMasks::Answer> grammar;  // null: any text
   TokenCounts counts;                             // of `tokens`, where there are penalties
+  // Logits of the next token, which waits for what its grammar allows. Nothing is computed meanwhile.
+  struct Parked {
+    std::vector<float> logits;
+    TimePoint since = Clock::now();
+  };
+  std::optional<Parked> parked;
   int prompt_scored = 1;        // prompt tokens whose log-probabilities are told; the first one has none
   std::vector<int32_t> tokens;  // prompt, then what was sampled
   int prompt_tokens = 0;
@@ -133,6 +140,7 @@ struct Sequence {
     moved = 0;
     table.clear();
     tainted_from = kUntainted;
+    parked.reset();
     computed = 0;
   }
   // Its own tokens have moved, `exact` of them to the front of the tail.

@@ -1,7 +1,10 @@
 // Answers that a JSON schema constrains, from a model that knows nothing of JSON.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <boost/json.hpp>
+#include <condition_variable>
+#include <mutex>
 #include <random>
 
 #include "base/grammar/json_schema.h"
@@ -154,6 +157,127 @@ TEST(GrammarEngine, HowAnswersEnd) {
   EXPECT_EQ(replica.answer(5).finish, wire::FINISH_ERROR);
   EXPECT_EQ(replica.answer(5).error_code, static_cast<uint32_t>(Code::kInvalidArgument));
   EXPECT_EQ(replica.answer(6).finish, wire::FINISH_ERROR) << "the vocabulary has no such character";
+}
+
+// A vocabulary that is read while a latch is closed: until then no grammar is ready.
+class Latch {
+ public:
+  TokenTexts wait() {
+    std::unique_lock lock(mutex_);
+    opened_.wait(lock, [&] { return open_; });
+    return texts();
+  }
+  void open() {
+    {
+      std::lock_guard lock(mutex_);
+      open_ = true;
+    }
+    opened_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable opened_;
+  bool open_ = false;
+};
+
+std::vector<Tokens> answers_of(EngineReplica& replica, int count) {
+  std::vector<Tokens> answers;
+  for (int i = 0; i < count; ++i) answers.push_back(replica.answer(1 + i).tokens);
+  return answers;
+}
+
+// 16 answers wait for their grammar from their first token on; one without a grammar goes through all of its
+// tokens meanwhile. Then they are what they would have been.
+TEST(GrammarEngine, NobodyElseWaitsForAGrammar) {
+  for (const int ranks : {1, 2}) {
+    EngineReplica undisturbed(options(ranks));
+    for (int i = 0; i < 16; ++i)
+      ASSERT_TRUE(undisturbed.try_submit(request(1 + i, sampling_of(kPerson, i))).ok());
+    undisturbed.run();
+    const auto latch = std::make_shared<Latch>();
+    EngineReplicaOptions late = options(ranks);
+    late.engine.token_texts = [latch] { return latch->wait(); };
+    EngineReplica replica(late);
+    for (int i = 0; i < 16; ++i)
+      ASSERT_TRUE(replica.try_submit(request(1 + i, sampling_of(kPerson, i))).ok());
+    wire::SamplingParams plain = EngineReplica::greedy();
+    plain.set_max_tokens(200);
+    plain.set_ignore_eos(true);
+    ASSERT_TRUE(replica.try_submit(request(100, plain)).ok());
+    replica.run_until(100);
+    EXPECT_EQ(replica.answer(100).tokens.size(), 200u);
+    for (int i = 0; i < 16; ++i) EXPECT_TRUE(replica.answer(1 + i).tokens.empty());
+    latch->open();
+    replica.run();
+    EXPECT_EQ(answers_of(replica, 16), answers_of(undisturbed, 16));
+    EXPECT_GE(replica.metric(0, "lowkey_grammar_wait_seconds_count"), 16);
+  }
+}
+
+TEST(GrammarEngine, WaitingAnswersCanGiveWayAndBeCancelled) {
+  const auto latch = std::make_shared<Latch>();
+  EngineReplicaOptions tight = options();
+  tight.engine.token_texts = [latch] { return latch->wait(); };
+  tight.kv_bytes = 24 << 10;
+  tight.engine.scheduler.ladder = false;
+  EngineReplica replica(tight);
+  wire::SamplingParams plain = EngineReplica::greedy();
+  plain.set_max_tokens(100);
+  plain.set_ignore_eos(true);
+  ASSERT_TRUE(replica.try_submit(request(500, plain)).ok());
+  for (int i = 0; i < 6; ++i)
+    ASSERT_TRUE(replica.try_submit(request(100 * i + 1, sampling_of(kPerson, i, 90))).ok());
+  for (int i = 0; i < 20; ++i) replica.step();
+  replica.engine().cancel(101);
+  replica.run_until(500);
+  EXPECT_EQ(replica.answer(101).finish, wire::FINISH_CANCELLED);
+  latch->open();
+  replica.run();
+  for (int i = 0; i < 6; ++i) {
+    if (i == 1) continue;
+    EngineReplica alone(options());
+    ASSERT_TRUE(alone.try_submit(request(100 * i + 1, sampling_of(kPerson, i, 90))).ok());
+    alone.run();
+    EXPECT_EQ(replica.answer(100 * i + 1).tokens, alone.answer(100 * i + 1).tokens);
+  }
+}
+
+TEST(GrammarEngine, WhoWaitsTooLongEndsAlone) {
+  const auto latch = std::make_shared<Latch>();
+  EngineReplicaOptions late = options();
+  late.engine.token_texts = [latch] { return latch->wait(); };
+  late.engine.grammar_wait = std::chrono::milliseconds(20);
+  EngineReplica replica(late);
+  ASSERT_TRUE(replica.try_submit(request(1, sampling_of(kPerson, 1))).ok());
+  wire::SamplingParams plain = EngineReplica::greedy();
+  plain.set_max_tokens(50);
+  plain.set_ignore_eos(true);
+  ASSERT_TRUE(replica.try_submit(request(100, plain)).ok());
+  replica.run();
+  latch->open();
+  EXPECT_EQ(replica.answer(1).finish, wire::FINISH_ERROR);
+  EXPECT_EQ(replica.answer(1).error_code, static_cast<uint32_t>(Code::kDeadlineExceeded))
+      << replica.answer(1).error;
+  EXPECT_EQ(replica.answer(100).finish, wire::FINISH_LENGTH);
+  EXPECT_EQ(replica.answer(100).tokens.size(), 50u);
+}
+
+TEST(GrammarEngine, ExceptionsEndOneAnswer) {
+  const auto calls = std::make_shared<std::atomic<int>>(0);
+  EngineReplicaOptions failing = options();
+  failing.engine.token_texts = [calls] {
+    if (++*calls == 1) throw std::bad_alloc();
+    return texts();
+  };
+  EngineReplica replica(failing);
+  ASSERT_TRUE(replica.try_submit(request(1, sampling_of(kPerson, 1))).ok());
+  replica.run();
+  EXPECT_EQ(replica.answer(1).finish, wire::FINISH_ERROR);
+  EXPECT_EQ(replica.answer(1).error_code, static_cast<uint32_t>(Code::kInternal));
+  ASSERT_TRUE(replica.try_submit(request(2, sampling_of(kPerson, 1))).ok());
+  replica.run();
+  EXPECT_EQ(replica.answer(2).finish, wire::FINISH_STOP);
 }
 
 TEST(GrammarEngine, WithoutAVocabularyItIsRefused) {
