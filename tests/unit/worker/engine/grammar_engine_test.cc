@@ -232,6 +232,7 @@ TEST(GrammarEngine, WaitingAnswersCanGiveWayAndBeCancelled) {
   replica.engine().cancel(101);
   replica.run_until(500);
   EXPECT_EQ(replica.answer(101).finish, wire::FINISH_CANCELLED);
+  EXPECT_GT(replica.metric(0, "lowkey_num_preemptions_total"), 0);
   latch->open();
   replica.run();
   for (int i = 0; i < 6; ++i) {
