@@ -11,9 +11,11 @@
 namespace lowkey::kernels {
 namespace {
 
-constexpr size_t kBlock = 512;       // logits whose weights are summed together
-constexpr size_t kFirstSorted = 64;  // of a nucleus; each further piece has four times as many
-constexpr size_t kSpareBest = 256;   // candidates beyond top_k before the worse ones go
+constexpr size_t kBlock = 512;           // logits whose weights are summed together
+constexpr size_t kFirstSorted = 64;      // of a nucleus; each further piece has four times as many
+constexpr size_t kManyCandidates = 512;  // of a nucleus: more are counted before they are sorted
+constexpr size_t kBins = 1024;           // of logits, for that
+constexpr size_t kSpareBest = 256;       // candidates beyond top_k before the worse ones go
 
 }  // namespace
 
@@ -150,7 +152,27 @@ int32_t RowDraw::from_nucleus(const Distribution& distribution, const TokenDraw&
   candidates_.clear();
   for (size_t id = 0; (id = simd::find_above(logits.data(), id, logits.size(), bar)) < logits.size(); ++id)
     candidates_.push_back({logits[id], static_cast<int32_t>(id)});
-  return pick(sort_leading(distribution, draw.top_p * total), draw.uniform);
+  const double wanted = draw.top_p * total;
+  if (candidates_.size() > kManyCandidates && std::isfinite(bar)) narrow(distribution, bar, wanted);
+  return pick(sort_leading(distribution, wanted), draw.uniform);
+}
+
+// Keeps the candidates of the best bins that hold `wanted` mass for certain, each at the least that its bin
+// allows. Where weights below min_p count as 0, those above are all in the bins up to the first of these.
+void RowDraw::narrow(const Distribution& distribution, float bar, double wanted) {
+  const double maximum = distribution.weights.maximum, width = (maximum - bar) / kBins;
+  const auto bin_of = [&](float logit) {
+    return std::min(kBins - 1, static_cast<size_t>((maximum - logit) / width));
+  };
+  std::array<uint32_t, kBins> counts{};
+  for (const Candidate& candidate : candidates_) ++counts[bin_of(candidate.logit)];
+  size_t last = 0;
+  for (double mass = 0; last + 1 < kBins; ++last) {
+    mass +=
+        counts[last] * std::exp(-static_cast<double>(last + 1) * width / distribution.weights.temperature);
+    if (mass > wanted * (1 + 1e-9)) break;
+  }
+  std::erase_if(candidates_, [&](const Candidate& candidate) { return bin_of(candidate.logit) > last; });
 }
 
 // Sorts candidates, best first, until they hold `wanted` mass; returns how many do, all where rounding leaves

@@ -33,6 +33,7 @@ class RowDraw {
   int32_t from_best(const Distribution& distribution, const TokenDraw& draw);
   int32_t from_nucleus(const Distribution& distribution, const TokenDraw& draw);
   void keep_best(std::span<const float> logits, size_t count);
+  void narrow(const Distribution& distribution, float bar, double wanted);
   size_t sort_leading(const Distribution& distribution, double wanted);
   int32_t pick(size_t count, double uniform) const;
 

@@ -94,6 +94,28 @@ TEST_P(RowDraws, NameRowsThatAreNotNumbers) {
   EXPECT_EQ(quick.draw(std::span<const float>(), {}).token, -1);
 }
 
+// Rows of several ranks' pieces, over threads.
+TEST(RowDraw, BackendDrawsRowsOfPieces) {
+  constexpr int kVocab = 1001, kParts = 3, kCols = 334;
+  const auto rows = rows_of(kVocab);
+  const int count = static_cast<int>(rows.size());
+  std::vector<float> pieces(size_t(kParts) * count * kCols, NAN);
+  for (int row = 0; row < count; ++row)
+    for (int id = 0; id < kVocab; ++id)
+      pieces[(size_t(id / kCols) * count + row) * kCols + id % kCols] = rows[row][id];
+  const auto backend = make_cpu_backend({.threads = 3});
+  std::vector<TokenDraw> draws;
+  for (int i = 0; i < 5 * count; ++i)
+    draws.push_back({.row = i % count,
+                     .top_k = i % 4 == 0 ? 7 : 0,
+                     .top_p = i % 3 == 0 ? 0.8 : 1,
+                     .uniform = i / (5.0 * count)});
+  std::vector<DrawnToken> found(draws.size());
+  backend->draw_tokens({pieces.data(), kParts * count, kCols}, kParts, kVocab, draws, found.data());
+  for (size_t i = 0; i < draws.size(); ++i)
+    EXPECT_EQ(found[i].token, draw_token(rows[draws[i].row], draws[i]).token) << i;
+}
+
 INSTANTIATE_TEST_SUITE_P(Targets, RowDraws, testing::ValuesIn(simd_backends()),
                          [](const auto& info) { return info.param.name; });
 
