@@ -36,6 +36,8 @@ transport::ControlHandlers ClusterMember::wrap(transport::ControlHandlers inner)
               [this](const ConnectionPtr& peer, MessageType type, std::string_view body) {
                 const bool from_coordinator = peer->peer().role == Role::kCoordinator;
                 if (from_coordinator && type == MessageType::kStores) return read_stores(body);
+                const bool from_store = peer->peer().role == Role::kStore;
+                if (from_store && type == MessageType::kLeave) leaving_.insert(peer->peer().world_rank);
                 inner_.on_message(peer, type, body);
               },
           .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); },
@@ -98,7 +100,8 @@ void ClusterMember::down(const ConnectionPtr& peer, const Error& error) {
     if (const auto found = connected_stores_.find(info.world_rank);
         found != connected_stores_.end() && found->second == peer) {
       connected_stores_.erase(found);
-      if (error.code == Code::kCancelled) stores_.erase(info.world_rank);  // it has left
+      // Either side may also have closed it for an error: then it is dialled again.
+      if (leaving_.erase(info.world_rank) > 0) stores_.erase(info.world_rank);
       dial_stores_later();
     }
   }

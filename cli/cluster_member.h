@@ -68,6 +68,7 @@ class ClusterMember {
   std::map<int, std::string> stores_;
   std::map<int, transport::ConnectionPtr> connected_stores_;
   std::set<int> dialling_;
+  std::set<int> leaving_;  // connected stores that have said so
   boost::asio::steady_timer stores_timer_;
   bool stores_timer_armed_ = false;
 };

@@ -28,7 +28,7 @@ struct PageHeader {
   // Reserved: identity of the tensors that belong to the sequence and that its pages are coded with (its own
   // bases or states); zero: none. Pages that have one are never shared across prompts.
   Hash128 side_tensors;
-  uint8_t reserved[8] = {};
+  uint64_t tokens_hash = 0;  // of the page's own tokens, of another kind than the identity: it confirms that
 
   uint64_t compute_checksum() const;
 };

@@ -18,6 +18,10 @@ Hash128 root_identity(const Hash128& model_fingerprint, const Hash128& layout_fi
 // H(parent || tokens): the identity of the page with these tokens after the prefix `parent`.
 Hash128 chain_hash(const Hash128& parent, std::span<const int32_t> tokens);
 
+// XXH64 of a page's own tokens: a page from a store, whose tokens are not there to be compared, is accepted
+// by its identity and by this, which has another algorithm and no parent.
+uint64_t tokens_hash(std::span<const int32_t> tokens);
+
 // The key of one rank's slice of a page in a store: ranks, and replicas of another TP degree, never share
 // bytes.
 Hash128 rank_identity(const Hash128& identity, int rank, int num_ranks);

@@ -154,7 +154,8 @@ std::optional<PageRef> PagePool::find(PageId page, const Hash128& identity) {
   return PageRef(this, page);
 }
 
-PageRef PagePool::publish(const PageRef& page, const Hash128& identity, std::span<const int32_t> tokens) {
+PageRef PagePool::publish(const PageRef& page, const Hash128& identity, std::span<const int32_t> tokens,
+                          uint64_t first_token) {
   const auto [found, inserted] = index_.try_emplace(identity, page.id());
   if (!inserted) {
     // A different page under the same hash stays what it was; ours remains private.
@@ -170,6 +171,7 @@ PageRef PagePool::publish(const PageRef& page, const Hash128& identity, std::spa
   record.published = true;
   record.identity = identity;
   record.tokens.assign(tokens.begin(), tokens.end());
+  record.first_token = first_token;
   if (inserted && on_change) on_change(identity, true);
   return page;
 }
@@ -207,6 +209,27 @@ void PagePool::set_stored(const Hash128& identity, bool stored) {
   if (idle) unlink(found->second);
   records_[found->second].stored = stored;
   if (idle) link(found->second);
+}
+
+void PagePool::forget_stored() {
+  std::vector<PageId> idle;
+  for (PageId id = idle_[0].oldest; id != kNone; id = records_[id].newer) idle.push_back(id);
+  for (PageId id = idle_[1].oldest; id != kNone; id = records_[id].newer) idle.push_back(id);
+  for (const PageId id : idle) unlink(id);
+  for (Record& record : records_) record.stored = false;
+  std::ranges::sort(idle, {}, [&](PageId id) { return records_[id].idle_since; });  // each goes to the end
+  for (const PageId id : idle) link(id);
+}
+
+std::vector<PagePool::Unstored> PagePool::unstored(PageId* next, size_t most) const {
+  std::vector<Unstored> found;
+  PageId& id = *next;
+  for (; id < records_.size() && found.size() < most; ++id) {
+    const Record& record = records_[id];
+    if (record.published && !record.stored && !record.lossy)
+      found.push_back({id, record.identity, record.first_token});
+  }
+  return found;
 }
 
 Ledger PagePool::ledger() const {

@@ -129,16 +129,28 @@ class PagePool {
   // A reference to the page if it is still published under this identity.
   std::optional<PageRef> find(PageId page, const Hash128& identity);
   bool contains(const Hash128& identity) const { return index_.contains(identity); }
+  // Of a published page; none of others.
+  std::span<const int32_t> tokens(PageId page) const { return records_[page].tokens; }
   std::vector<Hash128> identities() const;  // of all findable pages
 
   // Makes a complete page findable. When an equal page is published already, that one is returned and the
   // caller's is not published: exchange it, and the double goes back. But when the caller's is better (full
   // where the other is coarse, or else of more levels, or not lossy), it takes the other's place.
-  // REQUIRES: levels() >= 1
-  PageRef publish(const PageRef& page, const Hash128& identity, std::span<const int32_t> tokens);
+  // `first_token`: its position. REQUIRES: levels() >= 1
+  PageRef publish(const PageRef& page, const Hash128& identity, std::span<const int32_t> tokens,
+                  uint64_t first_token = 0);
 
-  // Whether a store is believed to have a copy. No effect where the identity is not findable.
+  // Whether a store has a copy, as far as is known. No effect where the identity is not findable.
   void set_stored(const Hash128& identity, bool stored);
+  void forget_stored();  // of all pages: the stores are others now
+  struct Unstored {
+    PageId page;
+    Hash128 identity;
+    uint64_t first_token;
+  };
+  // Findable pages that no store is known to have, those apart that came back through a lossy format: at most
+  // `most` of ids >= *next, which becomes what to go on with; max_pages() when all ids were looked at.
+  std::vector<Unstored> unstored(PageId* next, size_t most) const;
 
   Ledger ledger() const;
   // Bytes that allocation could still get: free and evictable.
@@ -175,6 +187,7 @@ class PagePool {
     uint64_t idle_since = 0;              // order in which they came there
     Hash128 identity;
     std::vector<int32_t> tokens;  // of a published page
+    uint64_t first_token = 0;
   };
 
   // Evictable pages, oldest first.

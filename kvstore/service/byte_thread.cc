@@ -6,7 +6,7 @@
 
 namespace lowkey::kvstore {
 
-ByteThread::ByteThread(size_t jobs_per_lane) : capacity_(jobs_per_lane), thread_([this] { run(); }) {
+ByteThread::ByteThread(size_t spills) : capacity_{kMaxRestores, spills}, thread_([this] { run(); }) {
   pthread_setname_np(thread_.native_handle(), "bytes");
 }
 
@@ -23,7 +23,7 @@ bool ByteThread::submit(Lane lane, Job job) {
   {
     std::lock_guard lock(mutex_);
     auto& jobs = lanes_[static_cast<size_t>(lane)];
-    if (closed_ || jobs.size() >= capacity_) return false;
+    if (closed_ || jobs.size() >= capacity_[static_cast<size_t>(lane)]) return false;
     jobs.push_back(std::move(job));
   }
   ready_.notify_one();

@@ -17,16 +17,19 @@ class ByteThread {
   using Job = std::function<void()>;
   enum class Lane { kRestore, kSpill };
 
-  explicit ByteThread(size_t jobs_per_lane = 64);
+  // `spills`: that may wait. Restores that wait each hold a buffer of their store's FetchQueue, and are
+  // bounded by those.
+  explicit ByteThread(size_t spills = 64);
   ~ByteThread();  // after the jobs it has taken
 
-  // False when the lane is full: the job is dropped. Any thread.
+  // False when there are too many: the job is dropped. Any thread.
   [[nodiscard]] bool submit(Lane lane, Job job);
 
  private:
   void run();
 
-  const size_t capacity_;
+  static constexpr size_t kMaxRestores = 4096;  // 1024 stores' batches
+  const std::array<size_t, 2> capacity_;        // by lane
   std::mutex mutex_;
   std::condition_variable ready_;
   std::array<std::deque<Job>, 2> lanes_;

@@ -11,6 +11,7 @@ SpillOutcome& SpillOutcome::operator+=(const SpillOutcome& other) {
   store_full += other.store_full;
   staging_full += other.staging_full;
   failed += other.failed;
+  held.insert(held.end(), other.held.begin(), other.held.end());
   prepared_bytes += other.prepared_bytes;
   prepare_seconds += other.prepare_seconds;
   if (reason.empty()) reason = other.reason;
@@ -67,11 +68,16 @@ uint32_t wanted_slabs(const PageRead& page) {
   return mask;
 }
 
-Status check_page(const kernels::PageHeader& header, const Hash128& identity, const PageOrigin& origin) {
+Status check_page(const kernels::PageHeader& header, const PageRead& wanted, const PageOrigin& origin) {
   const auto differs = [](const char* what, const auto& found, const auto& expected) {
     return Error{Code::kDataLoss, fmt::format("page of {} {}, expected {}", what, found, expected)};
   };
-  if (header.identity != identity) return differs("identity", header.identity.hex(), identity.hex());
+  if (header.identity != wanted.identity)
+    return differs("identity", header.identity.hex(), wanted.identity.hex());
+  if (header.tokens_hash != wanted.tokens_hash) {
+    return differs("tokens", fmt::format("{:016x}", header.tokens_hash),
+                   fmt::format("{:016x}", wanted.tokens_hash));
+  }
   if (header.model_fingerprint != origin.model_fingerprint) {
     return differs("model", header.model_fingerprint.hex(), origin.model_fingerprint.hex());
   }

@@ -34,6 +34,7 @@ struct PageWrite {
 struct PageRead {
   Hash128 identity;  // rank slice mixed in
   std::array<std::span<std::byte>, kernels::kMaxSlabs> slabs;
+  uint64_t tokens_hash = 0;  // PageHeader::tokens_hash, which must be this
 };
 
 struct RestoreOptions {
@@ -63,6 +64,7 @@ struct SpillOutcome {
   size_t store_full = 0;
   size_t staging_full = 0;  // too much in flight: not even asked
   size_t failed = 0;
+  std::vector<Hash128> held;    // identities of those stored and already_present, as they were handed over
   uint64_t prepared_bytes = 0;  // of slabs as they were handed over, checksummed or transcoded by spill()
   double prepare_seconds = 0;   // that it took, one core
   std::string reason;           // of the failures; may be empty
@@ -98,6 +100,6 @@ uint32_t wanted_slabs(const PageRead& page);
 
 // Whether a page found in a store is the one wanted; which of its slabs are there, and of which size, is the
 // reader's to check. kDataLoss with what differs.
-Status check_page(const kernels::PageHeader& header, const Hash128& identity, const PageOrigin& origin);
+Status check_page(const kernels::PageHeader& header, const PageRead& wanted, const PageOrigin& origin);
 
 }  // namespace lowkey::kvstore

@@ -11,10 +11,11 @@ namespace lowkey::kvstore {
 using monitoring::Metric;
 
 PrefixAnnouncer::PrefixAnnouncer(boost::asio::io_context& io, monitoring::Metrics& metrics, Duration delay,
-                                 Duration retry)
+                                 Duration retry, size_t max_announced)
     : metrics_(metrics),
       delay_(delay),
       retry_(retry),
+      max_announced_(max_announced),
       timer_(io),
       self_(std::make_shared<PrefixAnnouncer*>(this)) {}
 
@@ -91,8 +92,10 @@ void PrefixAnnouncer::send_all() {
     first = false;
     part.clear();
   };
+  size_t told = 0;
   for (auto& [identity, page] : held_) {
-    page.announced = true;
+    page.announced = told++ < max_announced_;
+    if (!page.announced) continue;
     part.push_back(identity);
     if (part.size() == kMaxPerMessage) flush_part();
   }

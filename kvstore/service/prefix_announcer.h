@@ -24,9 +24,13 @@ class PrefixAnnouncer {
  public:
   static constexpr size_t kMaxPending = 65536;
   static constexpr size_t kMaxPerMessage = 32768;  // identities: half a MiB
+  // Told at once: no index of a coordinator takes more, and with more of them in flight the connection would
+  // refuse some every time.
+  static constexpr size_t kMaxAnnounced = 1 << 20;
   enum Holder : uint8_t { kMemory = 1, kDisk = 2 };
 
-  PrefixAnnouncer(boost::asio::io_context& io, monitoring::Metrics& metrics, Duration delay, Duration retry);
+  PrefixAnnouncer(boost::asio::io_context& io, monitoring::Metrics& metrics, Duration delay, Duration retry,
+                  size_t max_announced = kMaxAnnounced);
 
   void changed(const Hash128& identity, Holder holder, bool held);
   // The coordinator's connection; told everything at once. Null: there is none, and nothing is told.
@@ -48,6 +52,7 @@ class PrefixAnnouncer {
 
   monitoring::Metrics& metrics_;
   const Duration delay_, retry_;
+  const size_t max_announced_;
   transport::ConnectionPtr coordinator_;
   boost::asio::steady_timer timer_;
   const std::shared_ptr<PrefixAnnouncer*> self_;  // of a timer that fires while this object goes

@@ -110,7 +110,7 @@ Status RestoreTransfer::accept(const wire::LookupReply& reply) {
 
 Status RestoreTransfer::take(size_t page, const wire::FoundPage& found) {
   LOWKEY_ASSIGN(header, parse_page_header(found.header()));
-  LOWKEY_TRY(check_page(header, pages_[page].identity, context_->origin));
+  LOWKEY_TRY(check_page(header, pages_[page], context_->origin));
   const auto unfit = [](const char* what) { return Error{Code::kDataLoss, what}; };
   if (found.offsets_size() != int{kMaxSlabs} || found.slab_bytes_size() != int{kMaxSlabs})
     return unfit("another number of slabs");

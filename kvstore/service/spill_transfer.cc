@@ -49,6 +49,7 @@ void SpillTransfer::on_reserved(const wire::ReserveReply& reply) {
     const wire::PageGrant& grant = reply.pages(static_cast<int>(i));
     if (!grant.granted()) {  // granted and already_present: some of its slabs are there
       ++(grant.already_present() ? outcome_.already_present : outcome_.store_full);
+      if (grant.already_present()) outcome_.held.push_back(pages_[i].header.identity);
       --undecided_;
       continue;
     }
@@ -102,8 +103,9 @@ void SpillTransfer::on_committed(const wire::CommitReply& reply) {
   if (reply.committed_size() != static_cast<int>(granted_.size())) {
     return fail(fmt::format("store committed {} pages of {}", reply.committed_size(), granted_.size()));
   }
-  for (const bool committed : reply.committed()) {
-    if (!committed) continue;
+  for (size_t i = 0; i < granted_.size(); ++i) {
+    if (!reply.committed(static_cast<int>(i))) continue;
+    outcome_.held.push_back(pages_[granted_[i].page].header.identity);
     ++outcome_.stored;
     --undecided_;
   }

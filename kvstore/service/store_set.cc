@@ -110,8 +110,12 @@ void StoreSet::on_down(const transport::ConnectionPtr& store, const Error& error
   gone->on_down(fmt::format("store, rank {}: {}", store->peer().world_rank, error.message));
 }
 
-size_t StoreSet::num_ready() const {
-  return std::ranges::count_if(clients_, [](const auto& client) { return client.second->ready(); });
+std::vector<uint64_t> StoreSet::ready() const {
+  std::vector<uint64_t> ready;
+  for (const auto& [id, client] : clients_) {
+    if (client->ready()) ready.push_back(id);
+  }
+  return ready;
 }
 
 template <class Identity>

@@ -34,7 +34,8 @@ class StoreSet {
   void on_message(const transport::ConnectionPtr& store, transport::MessageType type, std::string_view body);
   void on_down(const transport::ConnectionPtr& store, const Error& error);
 
-  size_t num_ready() const;  // stores that can be used now
+  std::vector<uint64_t> ready() const;  // connection ids of the stores that can be used now, ascending
+  size_t num_ready() const { return ready().size(); }
 
   // Each page to its store, in the form that the recipe spills. `done` may be empty; exactly once otherwise,
   // possibly before spill() returns.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/log.h"
 #include "monitoring/metrics.h"
 
 namespace lowkey::kvstore {
@@ -23,6 +24,7 @@ struct TieredLookup::Lookup {
   size_t outstanding = 0;
   size_t end = 0;  // without gaps: the run cannot go farther
   bool over = false;
+  uint64_t reads_ended = 0;  // of all, when it began to wait
   boost::asio::steady_timer timer;
 };
 
@@ -70,7 +72,7 @@ void TieredLookup::lookup(Owner owner, std::vector<Hash128> identities, SlabMask
   lookup->pages.resize(identities.size());
   lookup->end = identities.size();
   lookup->identities = std::move(identities);
-  const bool may_wait = waiting_.size() < options_.max_waiting;
+  const bool may_wait = waiting_.size() < options_.max_waiting && !hangs_;
   for (size_t i = 0; i < lookup->end; ++i) {
     const Where where = source_of(lookup->identities[i], wanted, gaps).where;
     if (where == Where::kDisk && may_wait) {
@@ -81,15 +83,25 @@ void TieredLookup::lookup(Owner owner, std::vector<Hash128> identities, SlabMask
   }
   if (lookup->to_read.empty()) return finish(lookup);
   waiting_.push_back(lookup);
+  lookup->reads_ended = reads_ended_;
   lookup->timer.expires_after(options_.deadline);
   lookup->timer.async_wait([weak = weak_from_this(), lookup](const boost::system::error_code& error) {
     const auto self = weak.lock();
     if (error || !self || lookup->over) return;
-    self->waiting_.remove(lookup);
-    self->finish(lookup);
-    self->on_progress_();
+    self->expired(lookup);
   });
   advance();
+}
+
+void TieredLookup::expired(const std::shared_ptr<Lookup>& lookup) {
+  if (!hangs_ && !reads_.empty() && lookup->reads_ended == reads_ended_) {
+    hangs_ = true;
+    spdlog::warn("--disk: no read has ended for {:.1f} s: until one does, what is only on disk is a miss",
+                 seconds(options_.deadline));
+  }
+  waiting_.remove(lookup);
+  finish(lookup);
+  on_progress_();
 }
 
 bool TieredLookup::lease(Lookup& lookup, size_t i, uint32_t tier) {
@@ -173,6 +185,8 @@ void TieredLookup::read_ended(const Hash128& identity, const DiskTier::Job& job)
   const auto entry = reads_.extract(identity);
   const Read& read = entry.mapped();
   bytes_ -= read.bytes;
+  ++reads_ended_;
+  if (std::exchange(hangs_, false)) spdlog::info("--disk: it answers again");
   count(job);
   const bool good = job.outcome == DiskOutcome::kDone &&
                     index_.commit(StoreIndex::kStoreItself, read.reservation, job.header, options_.now());

@@ -2,6 +2,9 @@
 // disk are read into the pool first, off the I/O thread, and leased then. A lookup is answered when all of
 // its pages are there, or with what is there at its deadline. Only verified bytes are committed.
 //
+// Where a lookup has waited to its deadline and no read has ended meanwhile, the disk hangs: until one ends,
+// pages that are only there count as absent, so that nobody else waits for it.
+//
 // A page is read as far as it is wanted: the levels up to the highest wanted one, and its sink. Lookups that
 // want the same page share one read. Thread rule: the I/O thread.
 #pragma once
@@ -47,6 +50,7 @@ class TieredLookup : public std::enable_shared_from_this<TieredLookup> {
   void lookup(Owner owner, std::vector<Hash128> identities, SlabMask wanted, bool gaps, Done done);
   void drop_owner(Owner owner);  // forgets its lookups; its leases are the index's business
   size_t waiting() const { return waiting_.size(); }
+  bool hangs() const { return hangs_; }
 
  private:
   struct Lookup;
@@ -68,6 +72,7 @@ class TieredLookup : public std::enable_shared_from_this<TieredLookup> {
   bool give_up_end(Lookup& lookup, size_t i);
   void read_ended(const Hash128& identity, const DiskTier::Job& job);
   void settle(Lookup& lookup, size_t i, bool good);
+  void expired(const std::shared_ptr<Lookup>& lookup);
   void finish(const std::shared_ptr<Lookup>& lookup);
   void count(const DiskTier::Job& job);
 
@@ -81,6 +86,8 @@ class TieredLookup : public std::enable_shared_from_this<TieredLookup> {
   std::list<std::shared_ptr<Lookup>> waiting_;  // in the order they came
   std::unordered_map<Hash128, Read> reads_;
   uint64_t bytes_ = 0;  // of reads_
+  uint64_t reads_ended_ = 0;
+  bool hangs_ = false;
 };
 
 }  // namespace lowkey::kvstore

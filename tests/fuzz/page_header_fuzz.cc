@@ -15,8 +15,9 @@ static void parse(std::string_view bytes) {
   }
   LOWKEY_CHECK(kvstore::page_header_bytes(*header) == bytes);
   LOWKEY_CHECK(kvstore::num_slabs(*header) <= kernels::kMaxSlabs, "{} slabs", kvstore::num_slabs(*header));
-  (void)kvstore::check_page(*header, header->identity, {.rank = header->rank, .num_ranks = header->num_ranks})
-      .ok();
+  const kvstore::PageRead wanted{.identity = header->identity, .tokens_hash = header->tokens_hash};
+  const kvstore::PageOrigin origin{.rank = header->rank, .num_ranks = header->num_ranks};
+  (void)kvstore::check_page(*header, wanted, origin).ok();
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

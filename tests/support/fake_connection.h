@@ -19,11 +19,12 @@ class FakeConnection final : public transport::ControlConnection {
   uint64_t id() const override { return static_cast<uint64_t>(info_.world_rank); }
   Status send(transport::MessageType type, std::string) override {
     ++sent[type];
-    return {};
+    return outcome;
   }
   void close(const std::string&) override {}
 
   std::map<transport::MessageType, int> sent;
+  Status outcome;  // of what is sent
 
  private:
   transport::PeerInfo info_;

@@ -9,6 +9,8 @@ namespace {
 
 // A sample keeps this share of what was measured before: about the last ten count.
 constexpr double kKeep = 0.9;
+// Whoever waits for a store that does not answer waits for nothing: the last two or three count.
+constexpr double kKeepLost = 0.5;
 // Fewer rows make no better use of a step.
 constexpr int kLeastPrefill = 32;
 // Steps and copies are many and small: about the last fifty count.
@@ -74,7 +76,13 @@ void CostModel::on_step(int prefill_tokens, int decode_tokens, double seconds) {
 }
 
 void CostModel::on_restore(uint64_t bytes, double seconds) {
-  if (bytes > 0 && seconds > 0) restore_.add(static_cast<double>(bytes), seconds);
+  if (bytes == 0 || seconds <= 0) return;
+  restore_.add(static_cast<double>(bytes), seconds);
+  lost_ *= kKeepLost;
+}
+
+void CostModel::on_failed_restore(double seconds) {
+  lost_ = kKeepLost * lost_ + (1 - kKeepLost) * std::max(seconds, 0.0);
 }
 
 void CostModel::on_spill(uint64_t bytes, double seconds) {
@@ -87,7 +95,7 @@ MeasuredRates CostModel::rates() const {
           .step_seconds = step_,
           .last_step_seconds = last_step_,
           .restore_bytes_per_second = restore_.rate(),
-          .restore_latency_seconds = restore_.latency(),
+          .restore_latency_seconds = latency(),
           .spill_bytes_per_second = spill_.rate()};
 }
 
@@ -112,6 +120,10 @@ PrefixForecast CostModel::forecast(const PrefixQuestion& question) const {
   if (now.restore_bytes_per_second == 0) {
     forecast.stepwise = stepwise;
     forecast.decision = stepwise ? Decision::kProgressive : Decision::kRestore;
+    if (lost_ == 0) return forecast;
+    forecast.first_seconds = forecast.all_seconds = std::max(queue, lost_);  // at least
+    if (forecast.compute_seconds > 0 && forecast.compute_seconds < forecast.all_seconds)
+      forecast.decision = Decision::kRecompute;
     return forecast;
   }
   const auto takes = [&](uint64_t bytes) {
@@ -131,7 +143,7 @@ PrefixForecast CostModel::forecast(const PrefixQuestion& question) const {
 }
 
 uint64_t CostModel::bytes_within(double seconds, uint64_t queued_bytes) const {
-  const double bytes = (seconds - restore_.latency()) * restore_.rate() - static_cast<double>(queued_bytes);
+  const double bytes = (seconds - latency()) * restore_.rate() - static_cast<double>(queued_bytes);
   return bytes > 0 ? static_cast<uint64_t>(bytes) : 0;
 }
 

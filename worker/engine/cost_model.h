@@ -4,6 +4,8 @@
 // Every rate is a quotient of decaying sums, so that long steps and large transfers weigh as much as they
 // last. A restore takes `latency + bytes / rate`, fitted by least squares over the same decaying window. A
 // quantity that nothing has measured yet is 0, and nothing is computed again before both sides are known.
+// Restores that brought nothing say nothing of the rate: what they took is expected to be lost again, on top
+// of the latency, half as much with every restore that brings something.
 // Rates that are no longer used go stale: after kProbeEvery decisions to compute, one restore is tried
 // instead.
 //
@@ -59,6 +61,8 @@ class CostModel {
   void on_step(int prefill_tokens, int decode_tokens, double seconds);
   // Of the slowest rank; lookup to last byte in place. `bytes`: with those that went ahead of it.
   void on_restore(uint64_t bytes, double seconds);
+  // One that has brought nothing in so long.
+  void on_failed_restore(double seconds);
   void on_spill(uint64_t bytes, double seconds);
 
   MeasuredRates rates() const;
@@ -74,6 +78,8 @@ class CostModel {
   PrefixForecast decide(const PrefixQuestion& question);
 
  private:
+  double latency() const { return restore_.latency() + lost_; }
+
   // Sums that forget: each sample takes away a share of what was there before.
   struct Quotient {
     double amount = 0, seconds = 0;
@@ -90,6 +96,7 @@ class CostModel {
   Quotient prefill_, spill_;
   double decode_step_ = 0, step_ = 0, last_step_ = 0;
   Line restore_;
+  double lost_ = 0;  // seconds that a restore is expected to take for nothing
   int computed_in_a_row_ = 0;
 };
 

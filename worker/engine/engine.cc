@@ -26,6 +26,14 @@ void Engine::Inbox::answer(int rank, const wire::RestoreResult& result) {
   arrived.notify_one();
 }
 
+void Engine::Inbox::add_spilled(const std::vector<SpilledPage>& pages) {
+  {
+    std::lock_guard lock(mutex);
+    spilled.insert(spilled.end(), pages.begin(), pages.end());
+  }
+  arrived.notify_one();
+}
+
 Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& memory,
                transport::HostComm& comm, EnginePorts ports, monitoring::Metrics& metrics)
     : options_(options),
@@ -66,10 +74,12 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
       prefix_events_(kMaxPrefixEvents),
       scheduler_(options.scheduler, pool_,
                  ports_.restore ? [this](Sequence& sequence) {
-                   const bool nobody = ports_.has_stores && !ports_.has_stores();
+                   const bool nobody = ports_.stores && ports_.stores() == 0;
                    return nobody ? Scheduler::Prefix::kCompute : restores_.begin(sequence);
                  }
                                 : Scheduler::FetchPrefix()) {
+  executor_.set_on_spilled(
+      [inbox = inbox_](const std::vector<SpilledPage>& pages) { inbox->add_spilled(pages); });
   pool_.set_pressure({.drop_levels = options.scheduler.ladder, .min_levels = options.min_levels});
   if (ports_.prefix_events) {
     pool_.on_change = [this](const Hash128& identity, bool added) {
@@ -99,7 +109,7 @@ void Engine::wait_for_work(Deadline deadline) {
   const auto until = inbox_->wake_at ? std::min(deadline.at(), *inbox_->wake_at) : deadline.at();
   inbox_->arrived.wait_until(lock, until, [&] {
     return inbox_->work_left || inbox_->woken || !inbox_->submitted.empty() || !inbox_->cancelled.empty() ||
-           !inbox_->restores.empty() || inbox_->resync || inbox_->grammar_ready;
+           !inbox_->restores.empty() || !inbox_->spilled.empty() || inbox_->resync || inbox_->grammar_ready;
   });
   inbox_->woken = false;
 }
@@ -135,11 +145,15 @@ bool Engine::take_submitted() {
 void Engine::take_inbox() {
   std::vector<uint64_t> cancelled;
   std::vector<RestoreAnswer> answers;
+  std::vector<SpilledPage> spilled;
+  // Before the answers are taken, and heeded after them: what a store took that is gone must not count.
+  const uint64_t stores = ports_.stores ? ports_.stores() : 1;
   {
     std::lock_guard lock(inbox_->mutex);
     cancelled.swap(inbox_->cancelled);
     answers.swap(inbox_->restores);
     inbox_->grammar_ready = false;
+    spilled.swap(inbox_->spilled);
     if (std::exchange(inbox_->resync, false)) prefix_events_.resync();
   }
   take_submitted();  // after the cancels: whom they name is there
@@ -156,6 +170,8 @@ void Engine::take_inbox() {
   for (const RestoreAnswer& answer : answers) {
     if (const auto landed = restores_.on_answer(answer)) on_landed(*landed);
   }
+  on_spilled(spilled);
+  follow_stores(stores);
 }
 
 }  // namespace lowkey::worker

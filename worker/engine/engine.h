@@ -98,6 +98,7 @@ class Engine {
     std::vector<std::unique_ptr<Sequence>> submitted;
     std::vector<uint64_t> cancelled;
     std::vector<RestoreAnswer> restores;
+    std::vector<SpilledPage> spilled;
     std::unordered_set<uint64_t> live;  // request ids that have not ended
     EngineState state;
     uint64_t next_sequence_id = 1;
@@ -108,6 +109,7 @@ class Engine {
     std::optional<TimePoint> wake_at;  // for what has waited long enough then
 
     void answer(int rank, const wire::RestoreResult& result);
+    void add_spilled(const std::vector<SpilledPage>& pages);
   };
   struct Step {
     Schedule schedule;
@@ -143,7 +145,12 @@ class Engine {
   bool take_submitted();
   void on_landed(const RestoreCommands::Landed& landed);
   void run_on(const PrefixRestores::Ready& ready);
+  void offer_spill(const PendingSpill& page);
   void plan_spills(Step* step);
+  void offer_unstored();
+  void on_spilled(const std::vector<SpilledPage>& pages);
+  void follow_stores(uint64_t stores);
+  void count_spills(const char* outcome, size_t pages);
   void plan_pages(Sequence& sequence, int num_tokens, wire::PlannedSequence* planned, PagesRead* read);
   void plan_compaction(Sequence& sequence, wire::Compaction* compaction) const;
   size_t commit_sequence(const ScheduledSequence& scheduled, const Choice& choice, size_t row,
@@ -181,6 +188,8 @@ class Engine {
   PrefixRestores restores_;
   GrammarMasks grammars_;
   SpillQueue spills_;
+  uint64_t stores_ = 0;                // EnginePorts::stores, as it was last seen
+  kvstore::PageId next_unstored_ = 0;  // of PagePool::unstored()
   PrefixEventQueue prefix_events_;
   Scheduler scheduler_;
   std::vector<Choice> choices_;                           // of the step's sequences

@@ -112,14 +112,12 @@ void Engine::publish_pages(Sequence& sequence, int first_page) {
     const Hash128& identity = sequence.identities[page];
     const int first_token = page * page_tokens;
     PageRef shared = pool_.publish(sequence.pages[page], identity,
-                                   std::span(sequence.tokens).subspan(first_token, page_tokens));
+                                   std::span(sequence.tokens).subspan(first_token, page_tokens), first_token);
     if (!(shared == sequence.pages[page])) {
       sequence.pages[page] = std::move(shared);
       sequence.table.exchanged(page);
     }
-    if (executor_.can_spill()) {
-      spills_.offer({sequence.pages[page].id(), identity, static_cast<uint64_t>(first_token)});
-    }
+    offer_spill({sequence.pages[page].id(), identity, static_cast<uint64_t>(first_token)});
   }
 }
 

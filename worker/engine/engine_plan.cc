@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/trace.h"
+#include "kvstore/page/page_identity.h"
 #include "transport/wire/lowkey.pb.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/plan_codec.h"
@@ -18,19 +19,6 @@ uint64_t Engine::used_pages() const {
   return pages;
 }
 
-void Engine::plan_spills(Step* step) {
-  if (!executor_.can_spill() || spills_.empty()) return;
-  for (const PendingSpill& spill : spills_.take(executor_.spill_room())) {
-    if (auto page = pool_.find(spill.page, spill.identity)) {
-      step->spills.push_back(spill);
-      step->pinned.push_back(std::move(*page));
-      pool_.set_stored(spill.identity, true);
-    } else {
-      spills_.forget_stored(spill.identity);  // evicted before its turn
-    }
-  }
-}
-
 Status Engine::execute(const Step& step) {
   if (step.empty()) return {};
   const TraceSpan span("execute");
@@ -39,8 +27,10 @@ Status Engine::execute(const Step& step) {
   for (const uint64_t id : step.schedule.released) plan.add_released(id);
   for (size_t i = 0; i < step.spills.size(); ++i) {
     wire::PlacedPage& page = *plan.add_spills();
-    page = place_page(step.pinned[i], step.spills[i].identity, step.spills[i].first_token);
-    for (int level = options_.spill_levels; level < num_levels(); ++level)
+    page = place_page(step.pinned[i], step.spills[i].identity, step.spills[i].first_token,
+                      kvstore::tokens_hash(pool_.tokens(step.spills[i].page)));
+    // Upper levels may be on their way, or are not for stores.
+    for (int level = std::min(options_.spill_levels, step.pinned[i].levels()); level < num_levels(); ++level)
       page.set_slabs(level, kvstore::kNoSlab);
   }
   PagesRead read;

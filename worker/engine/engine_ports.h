@@ -30,8 +30,9 @@ struct EnginePorts {
   std::function<void(std::vector<kvstore::PageRead>, kvstore::RestoreOptions,
                      std::function<void(const kvstore::RestoreReport&)> done)>
       restore;
-  // Whether some store is there to be written to and asked; empty: as long as the two above are.
-  std::function<bool()> has_stores;
+  // The stores that can be written to and asked: another number whenever they have changed, 0 while there is
+  // none. Any thread. Empty: some are there, always the same.
+  std::function<uint64_t()> stores;
 };
 
 }  // namespace lowkey::worker

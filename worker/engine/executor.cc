@@ -285,24 +285,36 @@ Status Executor::spill(const wire::StepPlan& plan) {
   const TraceSpan span("stage pages to spill", {"pages", plan.spills_size()});
   const TimePoint begin = Clock::now();
   std::vector<kvstore::PageWrite> staged;
+  std::vector<SpilledPage> planned;
   Pieces pieces;
   for (const wire::PlacedPage& page : plan.spills()) {
     LOWKEY_ASSIGN(identity, identity_from_bytes(page.identity()));
     LOWKEY_ASSIGN(slabs, addresses(page));
+    planned.push_back({identity});
     if (!stage(page, identity, slabs, &staged, &pieces)) {
       metrics_.add(Metric::kSpillOutcomes, 1, {{"outcome", "dropped_staging_full"}});
     }
   }
-  if (staged.empty()) return {};
+  auto ended = [spilled = spilled_, on_spilled = on_spilled_, planned = std::move(planned),
+                rank = comm_.rank(), ranks = comm_.size()](const kvstore::SpillOutcome& outcome) mutable {
+    spilled->add(0, outcome.prepare_seconds);
+    if (!on_spilled) return;
+    const std::unordered_set<Hash128> held(outcome.held.begin(), outcome.held.end());
+    for (SpilledPage& page : planned)
+      page.held = held.contains(kvstore::rank_identity(page.identity, rank, ranks));
+    on_spilled(std::move(planned));
+  };
+  if (staged.empty()) {
+    ended({});
+    return {};
+  }
   copy(pieces, &staged);
   uint64_t bytes = 0;
   for (const kvstore::PageWrite& page : staged) {
     for (const auto& slab : page.slabs) bytes += slab.size();
   }
   spilled_->add(bytes, seconds(Clock::now() - begin));
-  ports_.spill(std::move(staged), [spilled = spilled_](const kvstore::SpillOutcome& outcome) {
-    spilled->add(0, outcome.prepare_seconds);
-  });
+  ports_.spill(std::move(staged), std::move(ended));
   return {};
 }
 
@@ -353,6 +365,7 @@ bool Executor::stage(const wire::PlacedPage& page, const Hash128& identity, std:
   header.rank = static_cast<uint16_t>(comm_.rank());
   header.num_ranks = static_cast<uint16_t>(comm_.size());
   header.first_token = page.first_token();
+  header.tokens_hash = page.tokens_hash();
   std::byte* to = buffer.get();
   for (size_t i = 0; i < slabs.size(); ++i) {
     if (slabs[i] == nullptr) continue;
@@ -377,6 +390,7 @@ void Executor::restore(const wire::RestoreCommand& command,
     LOWKEY_ASSIGN(slabs, addresses(page));
     kvstore::PageRead& read = reads.emplace_back();
     read.identity = kvstore::rank_identity(identity, comm_.rank(), comm_.size());
+    read.tokens_hash = page.tokens_hash();
     for (size_t i = 0; i < slabs.size(); ++i) {
       if (slabs[i] != nullptr) read.slabs[i] = {slabs[i], memory_.layout().slab_bytes[i]};
     }

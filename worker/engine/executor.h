@@ -15,6 +15,7 @@
 #include <mutex>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,12 @@ struct ExecutorOptions {
   transport::DeviceComm* collectives = nullptr;  // of the model's tensors; null: through the host
 };
 
+// A page of a plan's spills, without the rank slice.
+struct SpilledPage {
+  Hash128 identity;
+  bool held = false;  // a store has this rank's slice: it was stored, or was there already
+};
+
 class Executor {
  public:
   // Everything named outlives the executor. `ports.restore` and `ports.spill` may be empty: no store.
@@ -73,11 +80,15 @@ class Executor {
   // `done` on any thread, exactly once.
   void restore(const wire::RestoreCommand& command, std::function<void(const wire::RestoreResult&)> done);
 
-  bool can_spill() const { return ports_.spill && (!ports_.has_stores || ports_.has_stores()); }
+  bool can_spill() const { return ports_.spill && (!ports_.stores || ports_.stores() != 0); }
   size_t spill_room() const { return staging_->available(); }  // pages
   size_t known_sequences() const { return tables_.size(); }
   // Bytes given to stores since the last call, and the seconds of copying and preparing them.
   std::pair<uint64_t, double> take_spilled();
+  // Told, for every plan that spills, what became of this rank's slices of its pages: on any thread, once.
+  // Before the first plan; outlives what is under way.
+  using OnSpilled = std::function<void(std::vector<SpilledPage>)>;
+  void set_on_spilled(OnSpilled on_spilled) { on_spilled_ = std::move(on_spilled); }
 
  private:
   struct Table {
@@ -131,6 +142,7 @@ class Executor {
     void add(uint64_t more, double took);
   };
   const std::shared_ptr<Spilled> spilled_ = std::make_shared<Spilled>();
+  OnSpilled on_spilled_;
   std::vector<float> signal_;    // of one bank, from a device
   std::vector<float> gathered_;  // [ranks, rows, vocab_shard], leader
   std::vector<float> logits_;    // [rows, vocab_size], leader

@@ -20,11 +20,13 @@ Result<Hash128> identity_from_bytes(const std::string& bytes) {
   return identity;
 }
 
-wire::PlacedPage place_page(const kvstore::PageRef& page, const Hash128& identity, uint64_t first_token) {
+wire::PlacedPage place_page(const kvstore::PageRef& page, const Hash128& identity, uint64_t first_token,
+                            uint64_t tokens_hash) {
   wire::PlacedPage placed;
   for (const kvstore::SlabId slab : page.slabs()) placed.add_slabs(slab);
   placed.set_identity(identity_bytes(identity));
   placed.set_first_token(static_cast<uint32_t>(first_token));
+  placed.set_tokens_hash(tokens_hash);
   return placed;
 }
 

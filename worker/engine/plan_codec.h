@@ -17,6 +17,7 @@ namespace lowkey::worker {
 std::string identity_bytes(const Hash128& identity);            // 16 bytes
 Result<Hash128> identity_from_bytes(const std::string& bytes);  // kInternal unless 16 bytes
 
-wire::PlacedPage place_page(const kvstore::PageRef& page, const Hash128& identity, uint64_t first_token);
+wire::PlacedPage place_page(const kvstore::PageRef& page, const Hash128& identity, uint64_t first_token,
+                            uint64_t tokens_hash);
 
 }  // namespace lowkey::worker

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "kvstore/page/page_identity.h"
 
 namespace lowkey::worker {
 
@@ -196,9 +197,9 @@ void PrefixRestores::send(const Sequence& sequence, const std::vector<size_t>& p
   PageFetch fetch{.sequence_id = sequence.id, .waited = waited, .from = from, .to = to};
   for (const size_t i : pages) {
     PageFetch::Page& page = fetch.pages.emplace_back(i, sequence.pages[i], sequence.identities[i]);
-    if (from > 0) continue;
-    const auto begin = sequence.tokens.begin() + i * page_tokens_;
-    page.tokens.assign(begin, begin + page_tokens_);
+    const auto tokens = std::span(sequence.tokens).subspan(i * page_tokens_, page_tokens_);
+    page.tokens_hash = kvstore::tokens_hash(tokens);
+    if (from == 0) page.tokens.assign(tokens.begin(), tokens.end());
   }
   commands_.send(std::move(fetch));
 }
@@ -209,6 +210,7 @@ std::optional<RestoreCommands::Landed> PrefixRestores::on_answer(const RestoreAn
   // Those that nobody waits for share the link with each other: only one alone tells what it can do.
   if (landed->bytes > 0 && (landed->fetch.waited || landed->queued == 0))
     cost_->on_restore(landed->bytes + landed->queued, landed->seconds);
+  if (landed->bytes == 0 && landed->fetch.waited) cost_->on_failed_restore(landed->seconds);
   lossy_ |= landed->lossy;
   const PageFetch& fetch = landed->fetch;
   if (!fetch.waited) {

@@ -19,7 +19,8 @@ void RestoreCommands::send(PageFetch fetch) {
   message.set_restore_id(next_id_);
   message.set_gaps(!fetch.waited || fetch.from > 0);
   for (const PageFetch::Page& page : fetch.pages) {
-    wire::PlacedPage placed = place_page(page.page, page.identity, page.index * page_tokens);
+    wire::PlacedPage placed =
+        place_page(page.page, page.identity, page.index * page_tokens, page.tokens_hash);
     for (int slab = 0; slab < placed.slabs_size(); ++slab) {
       // The sink comes with the first level.
       const bool wanted = slab < num_levels ? slab >= fetch.from && slab < fetch.to : fetch.from == 0;
@@ -92,7 +93,10 @@ void RestoreCommands::land(Command& command) {
     }
     pool_->set_levels(page.page, fetch.to, command.landed.lossy);
     pool_->trim(page.page);  // more was asked for, in vain
-    if (fetch.from == 0) page.page = pool_->publish(page.page, page.identity, page.tokens);
+    if (fetch.from == 0) {
+      page.page = pool_->publish(page.page, page.identity, page.tokens,
+                                 page.index * pool_->memory().layout().page_tokens);
+    }
   }
 }
 

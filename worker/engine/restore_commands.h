@@ -33,7 +33,8 @@ struct PageFetch {
     size_t index;  // in the sequence
     kvstore::PageRef page;
     Hash128 identity;
-    std::vector<int32_t> tokens;
+    std::vector<int32_t> tokens;  // where it is to be published: from level 0 on
+    uint64_t tokens_hash = 0;
   };
   std::vector<Page> pages;
 };

@@ -39,12 +39,17 @@ void FollowerService::stop() {
 Status FollowerService::execute(const Order& order) {
   if (const auto* plan = std::get_if<wire::StepPlan>(&order)) return follower_->execute(*plan);
   follower_->restore(std::get<wire::RestoreCommand>(order), [this](const wire::RestoreResult& result) {
-    post([this, reply = result.SerializeAsString()]() mutable {
-      if (leader_)
-        (void)leader_->send(MessageType::kRestoreResult, std::move(reply));  // its deadline covers a loss
-    });
+    post([this, reply = result.SerializeAsString()]() mutable { answer(std::move(reply)); });
   });
   return {};
+}
+
+// The leader keeps the pages of a restore, and asks for no other, until every rank has answered: an answer
+// that is lost would be owed for good.
+void FollowerService::answer(std::string restore_result) {
+  if (!leader_) return;  // nobody has asked
+  if (const Status sent = leader_->send(MessageType::kRestoreResult, std::move(restore_result)); !sent.ok())
+    end({Code::kUnavailable, "leader of the replica: " + sent.error().message, {}});
 }
 
 void FollowerService::on_peer(const ConnectionPtr& peer) {

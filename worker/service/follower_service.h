@@ -1,6 +1,7 @@
 // A rank of a replica behind the leader: executes the leader's plans and restores, in the order they come.
 #pragma once
 
+#include <string>
 #include <variant>
 
 #include "base/bounded_queue.h"
@@ -32,6 +33,7 @@ class FollowerService final : public WorkerService {
   void on_message(const transport::ConnectionPtr& peer, transport::MessageType type,
                   std::string_view body) override;
   Status execute(const Order& order);
+  void answer(std::string restore_result);
 
   Follower* follower_ = nullptr;
   transport::ConnectionPtr leader_;

@@ -128,8 +128,13 @@ void LeaderService::refuse(uint64_t request_id, const Error& error) {
 }
 
 void LeaderService::on_restore_result(const ConnectionPtr& peer, std::string_view body) {
+  const int rank = peer->peer().replica_rank;
   wire::RestoreResult result;
-  if (parse(&result, body)) engine_->on_restore_result(peer->peer().replica_rank, result);
+  if (parse(&result, body)) return engine_->on_restore_result(rank, result);
+  // It would be owed for good: see FollowerService::answer().
+  end({Code::kUnavailable,
+       fmt::format("rank {} of the replica: malformed RestoreResult of {} bytes", rank, body.size()),
+       {}});
 }
 
 void LeaderService::send_to_followers(MessageType type, std::string body) {

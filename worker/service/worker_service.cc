@@ -17,11 +17,12 @@ WorkerService::WorkerService(boost::asio::io_context& io, monitoring::Metrics& m
 WorkerService::~WorkerService() = default;
 
 transport::ControlHandlers WorkerService::handlers() {
-  return {.on_up = [this](const ConnectionPtr& peer) { up(peer); },
-          .on_message = [this](const ConnectionPtr& peer, MessageType type,
-                               std::string_view body) { message(peer, type, body); },
-          .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); },
-          .on_attested = [this](const ConnectionPtr&, const transport::Attestation& path) { attested(path); }};
+  return {
+      .on_up = [this](const ConnectionPtr& peer) { up(peer); },
+      .on_message = [this](const ConnectionPtr& peer, MessageType type,
+                           std::string_view body) { message(peer, type, body); },
+      .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); },
+      .on_attested = [this](const ConnectionPtr&, const transport::Attestation& path) { attested(path); }};
 }
 
 void WorkerService::attach(transport::ControlPlane& control, transport::DataPlane& data) {
@@ -78,7 +79,11 @@ int WorkerService::stores_unproven() const {
 
 // A store is there once it has told about its pool, in a message of its own.
 void WorkerService::count_stores() {
-  has_stores_ = stores_->num_ready() > 0;
+  std::vector<uint64_t> ready = stores_->ready();
+  if (ready == ready_stores_) return;
+  ready_stores_ = std::move(ready);
+  ++store_changes_;
+  store_set_ = ready_stores_.empty() ? 0 : store_changes_;
 }
 
 void WorkerService::end(const Error& reason) {
@@ -104,7 +109,7 @@ void WorkerService::fill_ports(EnginePorts& ports) {
       stores_->restore(std::move(pages), wanted, transfer_deadline(bytes), std::move(done));
     });
   };
-  ports.has_stores = [this] { return has_stores_.load(); };
+  ports.stores = [this] { return store_set_.load(); };
 }
 
 // A store that is gone is noticed by its connection; this bounds one that is there and does not move.

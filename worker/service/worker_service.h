@@ -29,8 +29,8 @@ class WorkerService {
     kvstore::PageOrigin origin;
     kvstore::SpillFormat spill;                            // what the recipe says of spilled pages
     Duration transfer_deadline = std::chrono::seconds(5);  // of a spill or restore, beside its bytes
-    std::string require_transport = "any";  // base/serve_config.h; of every pair with a store
-    int stores = 0;                         // in the job; with a required transport none may be unproven at start
+    std::string require_transport = "any";                 // base/serve_config.h; of every pair with a store
+    int stores = 0;  // in the job; with a required transport none may be unproven at start
     // I/O thread, once. Orderly (kCancelled): the coordinator ended the cluster.
     std::function<void(const Error&)> on_end;
   };
@@ -75,7 +75,9 @@ class WorkerService {
   transport::MetricsReporter reporter_;
   std::unique_ptr<kvstore::StoreSet> stores_;
   int stores_attested_ = 0;
-  std::atomic<bool> has_stores_ = false;
+  std::vector<uint64_t> ready_stores_;  // as the step thread knows them by
+  uint64_t store_changes_ = 0;
+  std::atomic<uint64_t> store_set_ = 0;  // EnginePorts::stores
   bool ended_ = false;
 };
 

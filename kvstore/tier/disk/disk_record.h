@@ -21,7 +21,7 @@
 namespace lowkey::kvstore {
 
 inline constexpr uint64_t kDiskAlignment = 512;
-inline constexpr uint32_t kDiskFormatVersion = 1;
+inline constexpr uint32_t kDiskFormatVersion = 2;
 
 constexpr uint64_t disk_rounded(uint64_t bytes) {
   return (bytes + kDiskAlignment - 1) / kDiskAlignment * kDiskAlignment;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -80,8 +81,19 @@ void SegmentLog::insert(Segments::iterator segment, uint64_t offset, const DiskR
   segment->identities.push_back(identity);
   std::lock_guard lock(mutex_);
   const auto [at, inserted] = index_.try_emplace(identity, place);
-  if (!inserted && (segment->own || !at->second.segment->own)) at->second = place;
+  if (!inserted && replaces(at->second, place)) at->second = place;
   if (inserted) changes.push_back({identity, record.header.rank, true});
+}
+
+// What is scanned or written later in one folder is newer, and what is written now is newest. Which of two
+// folders has the newer record nobody knows: the one with more slabs, and the own one where both have as
+// many.
+bool SegmentLog::replaces(const Place& known, const Place& found) const {
+  if (found.segment->own != known.segment->own) return found.segment->own;
+  const fs::path folder = found.segment->path.parent_path();
+  if (folder == folder_ || folder == known.segment->path.parent_path()) return true;
+  const auto slabs = [](const Place& place) { return std::popcount(mask_of(place.page.slab_bytes)); };
+  return slabs(found) > slabs(known);
 }
 
 void SegmentLog::erase(const Hash128& identity) {

@@ -113,6 +113,7 @@ class SegmentLog {
   bool slabs_good(int fd, uint64_t offset, const DiskRecord& record) const;
   void insert(Segments::iterator segment, uint64_t offset, const DiskRecord& record,
               std::vector<DiskChange>& changes);
+  bool replaces(const Place& known, const Place& found) const;
   void erase(const Hash128& identity);
   void drop(Segments::iterator segment, bool remove_file);
   bool make_room(uint64_t bytes);

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <unordered_set>
 
 #include "base/bytes.h"
@@ -152,6 +153,54 @@ TEST(PageLevels, PagesThatAStoreHasAreEvictedFirst) {
   };
   while (gone.size() < 6) held.push_back(*f.pool.allocate(false));
   EXPECT_EQ(std::vector<int>(gone.begin(), gone.begin() + 6), (std::vector<int>{3, 5, 7, 0, 1, 2}));
+}
+
+TEST(PageLevels, WhenTheStoresAreOthersAgeAloneDecides) {
+  Levelled f;
+  const int pages = static_cast<int>(f.fill().size());
+  for (int i = 0; i < pages; ++i) {
+    auto page = f.pool.allocate(false);
+    f.pool.publish(*page, identity_of(i), tokens_of(i), 16 * i);
+    if (i == 2) f.pool.set_levels(*page, 3, true);
+  }
+  for (const int stored : {5, 3, 7}) f.pool.set_stored(identity_of(stored), true);
+  const auto unstored = [&](size_t most) {
+    std::set<uint64_t> found;
+    for (PageId next = 0; next < f.memory->max_pages();) {
+      const auto part = f.pool.unstored(&next, most);
+      EXPECT_LE(part.size(), most);
+      for (const auto& page : part) {
+        const uint64_t i = page.first_token / 16;
+        EXPECT_EQ(page.identity, identity_of(static_cast<int>(i)));
+        EXPECT_TRUE(f.pool.find(page.page, page.identity).has_value());
+        EXPECT_TRUE(found.insert(i).second);
+      }
+    }
+    return found;
+  };
+  const auto before = unstored(3);
+  EXPECT_EQ(before.size(), static_cast<size_t>(pages) - 4) << "neither stored nor lossy";
+  for (const uint64_t not_there : {2, 3, 5, 7}) EXPECT_FALSE(before.contains(not_there));
+  f.pool.forget_stored();
+  EXPECT_EQ(unstored(1000).size(), static_cast<size_t>(pages) - 1);
+}
+
+TEST(PageLevels, StoredPagesGoInTheirTurnOnceThatIsForgotten) {
+  Levelled f;
+  const int pages = static_cast<int>(f.fill().size());
+  for (int i = 0; i < pages; ++i) f.pool.publish(*f.pool.allocate(false), identity_of(i), tokens_of(i));
+  for (const int stored : {5, 3, 7}) f.pool.set_stored(identity_of(stored), true);
+  const Ledger before = f.pool.ledger();
+  f.pool.forget_stored();
+  EXPECT_EQ(f.pool.ledger().evictable, before.evictable);
+  std::vector<PageRef> held;
+  std::vector<int> gone;
+  f.pool.on_change = [&](const Hash128& identity, bool added) {
+    for (int i = 0; i < pages && !added; ++i)
+      if (identity == identity_of(i)) gone.push_back(i);
+  };
+  while (gone.size() < 6) held.push_back(*f.pool.allocate(false));
+  EXPECT_EQ(std::vector<int>(gone.begin(), gone.begin() + 6), (std::vector<int>{0, 1, 2, 3, 4, 5}));
 }
 
 TEST(PageLevels, ABetterCopyTakesThePlaceOfACoarseOne) {
@@ -370,6 +419,11 @@ class PoolModel {
   }
 
   void set_stored() {
+    if (random_() % 32 == 0) {
+      f_.pool.forget_stored();
+      for (auto& [id, page] : pages_) page.stored = false;
+      return;
+    }
     const int content = static_cast<int>(random_() % 80);
     const bool stored = random_() % 2 == 0;
     f_.pool.set_stored(identity_of(content), stored);

@@ -89,6 +89,19 @@ TEST_F(PrefixAnnouncerTest, MoreChangesThanTheBoundAreToldAnew) {
   EXPECT_GT(coordinator->messages, 2) << "in parts";
 }
 
+TEST_F(PrefixAnnouncerTest, NoMoreThanAnIndexTakesIsToldAtOnce) {
+  PrefixAnnouncer bounded{io, metrics, milliseconds(1), milliseconds(1), 100};
+  for (uint64_t n = 0; n < 150; ++n) bounded.changed({n, 1}, kMemory, true);
+  bounded.connect(coordinator);
+  run();
+  EXPECT_EQ(coordinator->known.size(), 100u);
+  for (uint64_t n = 0; n < 150; ++n) bounded.changed({n, 1}, kMemory, false);
+  bounded.changed({500, 1}, kMemory, true);
+  run();
+  EXPECT_EQ(coordinator->known, (std::set<Hash128>{{500, 1}}));
+  EXPECT_EQ(bounded.num_held(), 1u);
+}
+
 TEST_F(PrefixAnnouncerTest, AMessageThatCannotBeSentIsNotLost) {
   announcer.connect(coordinator);
   run();

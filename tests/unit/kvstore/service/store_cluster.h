@@ -245,6 +245,7 @@ class TestPage {
     header.read_at_least_level = static_cast<uint8_t>(origin.num_levels - 1);
     header.has_sink = sink;
     header.identity = hash128("page " + std::to_string(seed));
+    header.tokens_hash = seed;
     header.model_fingerprint = origin.model_fingerprint;
     header.layout_fingerprint = origin.layout_fingerprint;
     header.rank = origin.rank;
@@ -258,7 +259,7 @@ class TestPage {
     return page;
   }
   PageRead read() {
-    PageRead page{.identity = header.identity};
+    PageRead page{.identity = header.identity, .tokens_hash = header.tokens_hash};
     for (size_t s = 0; s < read_.size(); ++s) {
       std::fill(read_[s].begin(), read_[s].end(), std::byte{0xa5});
       page.slabs[s] = read_[s];
@@ -272,7 +273,7 @@ class TestPage {
   }
   // The same, and what was read before stays.
   PageRead wanting(uint32_t slabs) {
-    PageRead page{.identity = header.identity};
+    PageRead page{.identity = header.identity, .tokens_hash = header.tokens_hash};
     for (size_t s = 0; s < read_.size(); ++s) {
       if ((slabs >> s & 1) != 0) page.slabs[s] = read_[s];
     }

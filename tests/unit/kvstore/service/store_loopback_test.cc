@@ -233,6 +233,18 @@ TEST_F(StoreLoopback, PagesOfAnotherModelOrRankAreNotTaken) {
   EXPECT_EQ(worker->restored("corrupt"), 5);
 }
 
+TEST_F(StoreLoopback, APageOfOtherTokensIsNotBelieved) {
+  start({.host_bytes = 1 << 20});
+  auto pages = test_pages(3);
+  ASSERT_EQ(worker->spill(writes(pages)).stored, 3u);
+  auto wanted = reads(pages);
+  wanted[1].tokens_hash ^= 1;  // as where identities collide
+  const Restored restored = worker->restore(wanted);
+  EXPECT_EQ(restored.pages, 1u);
+  EXPECT_NE(restored.reason.find("page of tokens"), std::string::npos) << restored.reason;
+  EXPECT_EQ(worker->restored("corrupt"), 1);
+}
+
 TEST_F(StoreLoopback, AHeaderThatDoesNotFitIsNotCommitted) {
   start({.host_bytes = 1 << 20});
   TestPage damaged(1), sink_missing(2);
@@ -242,6 +254,10 @@ TEST_F(StoreLoopback, AHeaderThatDoesNotFitIsNotCommitted) {
   const SpillOutcome spilled = worker->spill({damaged.write(), sink_missing.write(), TestPage(3).write()});
   EXPECT_EQ(spilled.stored, 1u);
   EXPECT_EQ(spilled.failed, 2u);
+  EXPECT_EQ(spilled.held, std::vector{TestPage(3).header.identity});
+  const SpillOutcome again = worker->spill({TestPage(3).write()});
+  EXPECT_EQ(again.already_present, 1u);
+  EXPECT_EQ(again.held, spilled.held);
   EXPECT_EQ(store->ledger().pages_evictable, 1u);
   EXPECT_EQ(store->ledger().in_flight, 0u);
 }

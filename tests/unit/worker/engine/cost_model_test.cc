@@ -67,6 +67,33 @@ TEST(CostModel, AStepThatOthersDecodeInTakesAsManyPromptTokensAsTheyCanWaitFor) 
   EXPECT_EQ(slow.prefill_beside_decodes(), 32) << "it goes on";
 }
 
+TEST(CostModel, AStoreThatGivesNothingIsDecidedAgainst) {
+  const PrefixQuestion question{.tokens = 5'000, .first_bytes = 1'000'000, .all_bytes = 1'000'000};
+  CostModel model = measured(10'000, 1e9, 0.002);
+  const double rate = model.rates().restore_bytes_per_second;
+  EXPECT_EQ(model.forecast(question).decision, Decision::kRestore);
+  model.on_failed_restore(2);
+  EXPECT_EQ(model.forecast(question).decision, Decision::kRecompute) << "0.5 s";
+  EXPECT_EQ(model.rates().restore_bytes_per_second, rate) << "that is what the link can do";
+  EXPECT_EQ(model.bytes_within(0.5, 0), 0u);
+  for (int i = 0; i < 10; ++i) model.on_failed_restore(2);
+  EXPECT_NEAR(model.rates().restore_latency_seconds, 2, 0.01);
+  int probes = 0;
+  for (int i = 0; i < 2 * CostModel::kProbeEvery; ++i)
+    probes += model.decide(question).decision != Decision::kRecompute;
+  EXPECT_EQ(probes, 2);
+  for (int i = 0; i < 3; ++i) model.on_restore(1'000'000, 0.003);
+  EXPECT_EQ(model.forecast(question).decision, Decision::kRestore) << "it gives again";
+
+  CostModel never;  // nothing has come yet
+  never.on_step(100, 0, 0.01);
+  never.on_failed_restore(0.001);
+  EXPECT_EQ(never.forecast(question).decision, Decision::kRestore) << "a miss that was told at once";
+  never.on_failed_restore(2);
+  EXPECT_EQ(never.forecast(question).decision, Decision::kRecompute);
+  EXPECT_GE(never.forecast(question).restore_seconds(), 1);
+}
+
 TEST(CostModel, NothingIsComputedAgainBeforeBothSidesAreMeasured) {
   const PrefixQuestion question{.tokens = 1, .first_bytes = 1u << 30, .all_bytes = 1u << 30};
   CostModel nothing;

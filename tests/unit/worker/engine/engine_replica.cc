@@ -45,6 +45,7 @@ std::string MemoryStore::read(const kvstore::PageRead& wanted, kernels::PageCopi
   if (found == pages_.end()) return "not in the store";
   const Page& page = found->second;
   if (page.header.header_checksum != page.header.compute_checksum()) return "header";
+  if (page.header.tokens_hash != wanted.tokens_hash) return "other tokens";
   for (size_t slab = 0; slab < page.slabs.size(); ++slab) {
     if (wanted.slabs[slab].empty()) continue;
     if (page.slabs[slab].empty()) return "the level is not there any more";
@@ -153,14 +154,21 @@ EnginePorts EngineReplica::ports(int rank) {
     };
   }
   if (options_.store == nullptr) return ports;
-  ports.spill = [this](std::vector<kvstore::PageWrite> pages, const auto& done) {
+  ports.stores = options_.stores;
+  ports.spill = [this, rank](std::vector<kvstore::PageWrite> pages, const auto& done) {
+    kvstore::SpillOutcome outcome;
+    outcome.failed = std::erase_if(
+        pages, [&](const auto& page) { return options_.fail_spill && options_.fail_spill(rank, page); });
+    outcome.stored = pages.size();
+    for (const kvstore::PageWrite& page : pages) outcome.held.push_back(page.header.identity);
+    if (pages.empty()) return done(outcome);
     if (pages.front().arriving) {
       std::lock_guard lock(late_mutex_);
       late_spills_.push_back(std::move(pages));
     } else {
       options_.store->put(std::move(pages));
     }
-    done({});
+    done(outcome);
   };
   ports.restore = [this, rank](std::vector<kvstore::PageRead> pages, kvstore::RestoreOptions wanted,
                                std::function<void(const kvstore::RestoreReport&)> done) {

@@ -69,6 +69,9 @@ struct EngineReplicaOptions {
   // Sees every restore of every rank before it is served; true: `serve` will be called later (or never).
   // `upper`: of levels behind the first.
   std::function<bool(int rank, bool upper, std::function<void()> serve)> hold_restore;
+  // Sees every page that a rank spills; true: that fails.
+  std::function<bool(int rank, const kvstore::PageWrite& page)> fail_spill;
+  std::function<uint64_t()> stores;  // EnginePorts::stores
 };
 
 struct Answer {

@@ -272,6 +272,25 @@ TEST_F(SegmentLogTest, AnotherNumberOfStoresFindsThePagesAllTheSame) {
   }
 }
 
+TEST_F(SegmentLogTest, OfTwoFoldersRecordsTheFullerOneIsFound) {
+  const auto append = [](SegmentLog& log, uint64_t n, int levels) {
+    const KnownPage page = known_page(n, 4096, levels);
+    ASSERT_EQ(log.append(page.header, views(page)), DiskOutcome::kDone);
+  };
+  {
+    auto one = open(1);
+    append(*one, 1, 1);  // as the page was once
+    append(*one, 2, 2);
+  }
+  auto zero = open(0);
+  append(*zero, 1, 2);
+  append(*zero, 2, 1);
+  zero->adopt();
+  for (const uint64_t n : {1, 2}) EXPECT_EQ(get(*zero, n), DiskOutcome::kDone) << "both levels of " << n;
+  append(*zero, 2, 1);
+  EXPECT_EQ(zero->find(known_identity(2))->levels_known, 1u) << "what is written now replaces what there was";
+}
+
 TEST_F(SegmentLogTest, KilledWhileWriting) {
   for (int round = 0; round < 5; ++round) {
     SCOPED_TRACE(round);
