@@ -154,6 +154,13 @@ std::optional<PageRef> PagePool::find(PageId page, const Hash128& identity) {
   return PageRef(this, page);
 }
 
+bool PagePool::is_whole(const Hash128& identity) const {
+  const auto found = index_.find(identity);
+  if (found == index_.end()) return false;
+  const Record& record = records_[found->second];
+  return record.levels == memory_->layout().num_levels && !record.lossy;
+}
+
 PageRef PagePool::publish(const PageRef& page, const Hash128& identity, std::span<const int32_t> tokens,
                           uint64_t first_token) {
   const auto [found, inserted] = index_.try_emplace(identity, page.id());

@@ -129,6 +129,7 @@ class PagePool {
   // A reference to the page if it is still published under this identity.
   std::optional<PageRef> find(PageId page, const Hash128& identity);
   bool contains(const Hash128& identity) const { return index_.contains(identity); }
+  bool is_whole(const Hash128& identity) const;  // findable, at all levels, and not lossy
   // Of a published page; none of others.
   std::span<const int32_t> tokens(PageId page) const { return records_[page].tokens; }
   std::vector<Hash128> identities() const;  // of all findable pages

@@ -11,12 +11,15 @@ void Engine::on_landed(const RestoreCommands::Landed& landed) {
   const PageFetch& fetch = landed.fetch;
   Sequence* sequence = scheduler_.find(fetch.sequence_id);
   int lost = 0;
+  bool asked = true;  // up to the first page that could not be had
   for (size_t i = 0; i < fetch.pages.size(); ++i) {
     const Hash128& identity = fetch.pages[i].identity;
     if (landed.sources[i] != 0) {
       spills_.mark_stored(identity);
       pool_.set_stored(identity, true);
-    } else if (spills_.forget_stored(identity) && fetch.from == 0) {  // whoever computes it stores it again
+    } else if (std::exchange(asked, fetch.gaps)) {
+      if (!spills_.forget_stored(identity) || fetch.from > 0)
+        continue;  // whoever computes it stores it again
       pool_.set_stored(identity, false);
       lost += memory_.layout().page_tokens;
     }

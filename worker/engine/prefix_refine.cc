@@ -84,7 +84,7 @@ bool PrefixRestores::next_batch(Sequence& sequence, Refinement* refinement) {
     refinement->reason = "no memory for them";
     refinement->items.clear();
   } else {
-    send(sequence, pages, level, level + 1, false);
+    send(sequence, pages, {.from = level, .to = level + 1, .gaps = true});
   }
   return true;
 }

@@ -135,11 +135,12 @@ Scheduler::Prefix PrefixRestores::fetch(Sequence& sequence, const Missing& missi
     sequence.pages.push_back(std::move(*page));
   }
   wait.sources.resize(sequence.pages.size());
-  wait.commands = raise(sequence, levels);
+  wait.commands = raise(sequence, levels, false);
   if (wait.commands == 0) {
     start_refining(sequence);
     return Scheduler::Prefix::kCompute;
   }
+  wait.first_levels = std::move(levels);
   wait.deadline = Deadline::in(options_.wait + patience(forecast));
   waits_.insert_or_assign(sequence.id, std::move(wait));
   return Scheduler::Prefix::kFetching;
@@ -178,7 +179,7 @@ std::vector<uint8_t> PrefixRestores::first_levels(const Sequence& sequence, cons
 }
 
 // Asks for what pages lack of these `levels`; returns the number of commands.
-size_t PrefixRestores::raise(Sequence& sequence, std::span<const uint8_t> levels) {
+size_t PrefixRestores::raise(Sequence& sequence, std::span<const uint8_t> levels, bool gaps) {
   std::map<std::pair<int, int>, std::vector<size_t>> wanted;  // (from, to) -> pages
   for (size_t i = 0; i < sequence.pages.size(); ++i) {
     const PageRef& page = sequence.pages[i];
@@ -188,18 +189,20 @@ size_t PrefixRestores::raise(Sequence& sequence, std::span<const uint8_t> levels
     if (from > 0 && (lossy_ || !pool_->grow(page, to))) continue;
     wanted[{from, to}].push_back(i);
   }
-  for (const auto& [range, pages] : wanted) send(sequence, pages, range.first, range.second, true);
+  for (const auto& [range, pages] : wanted) {
+    const auto [from, to] = range;
+    send(sequence, pages, {.waited = true, .from = from, .to = to, .gaps = gaps || from > 0});
+  }
   return wanted.size();
 }
 
-void PrefixRestores::send(const Sequence& sequence, const std::vector<size_t>& pages, int from, int to,
-                          bool waited) {
-  PageFetch fetch{.sequence_id = sequence.id, .waited = waited, .from = from, .to = to};
+void PrefixRestores::send(const Sequence& sequence, const std::vector<size_t>& pages, PageFetch fetch) {
+  fetch.sequence_id = sequence.id;
   for (const size_t i : pages) {
     PageFetch::Page& page = fetch.pages.emplace_back(i, sequence.pages[i], sequence.identities[i]);
     const auto tokens = std::span(sequence.tokens).subspan(i * page_tokens_, page_tokens_);
     page.tokens_hash = kvstore::tokens_hash(tokens);
-    if (from == 0) page.tokens.assign(tokens.begin(), tokens.end());
+    if (fetch.from == 0) page.tokens.assign(tokens.begin(), tokens.end());
   }
   commands_.send(std::move(fetch));
 }
@@ -238,11 +241,7 @@ std::vector<PrefixRestores::Ready> PrefixRestores::take_ready() {
     Wait& wait = it->second;
     Sequence& sequence = *hooks_.find(it->first);
     const bool late = wait.commands > 0 && wait.deadline.passed();
-    if (wait.commands == 0 && wait.levels > sequence.min_levels && commands_.late() == 0) {
-      // Some pages are not whole in the stores: the levels that must be are asked for alone.
-      wait.levels = sequence.min_levels;
-      wait.commands = raise(sequence, std::vector<uint8_t>(sequence.pages.size(), wait.levels));
-    }
+    if (wait.commands == 0 && commands_.late() == 0 && answers(wait)) ask_again(sequence, wait);
     if (wait.commands > 0 && !late) {
       ++it;
       continue;
@@ -251,6 +250,24 @@ std::vector<PrefixRestores::Ready> PrefixRestores::take_ready() {
     it = waits_.erase(it);
   }
   return ready;
+}
+
+// Something has come, or the answer that nothing does.
+bool PrefixRestores::answers(const Wait& wait) const {
+  const bool came = std::ranges::any_of(wait.sources, [](char source) { return source != 0; });
+  return came || Clock::now() - wait.begin < options_.wait / 4;
+}
+
+// For what was not had at once.
+void PrefixRestores::ask_again(Sequence& sequence, Wait& wait) {
+  if (wait.levels > sequence.min_levels) {
+    // Some pages are not whole in the stores: the levels that must be are asked for alone.
+    wait.levels = sequence.min_levels;
+    wait.commands = raise(sequence, std::vector<uint8_t>(sequence.pages.size(), wait.levels), false);
+  }
+  const bool gap = sequence.ready_pages() + 1 < sequence.pages.size() && sequence.window == 0;
+  if (wait.commands > 0 || !gap || wait.deadline.passed() || std::exchange(wait.asked_behind, true)) return;
+  wait.commands = raise(sequence, wait.first_levels, true);
 }
 
 PrefixRestores::Ready PrefixRestores::finish(Sequence& sequence, const Wait& wait, bool late) {

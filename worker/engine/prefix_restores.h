@@ -7,7 +7,9 @@
 // whole time allows, and the others while it runs, level by level in batches of about a step; or the prefix
 // is computed. What matters most is the first page, which attention keeps returning to, and then the newest.
 // A page of which the upper levels cannot be had stays as it is. Where everything was asked for and a page is
-// not whole any more, the levels that must be are asked for alone.
+// not whole any more, the levels that must be are asked for alone. Where a page cannot be had at all, those
+// behind it are fetched as well: the sequence computes the gap and goes on behind them
+// (Scheduler::take_found()), so that the loss of one of several stores costs its own pages alone.
 //
 // A sequence waits for a bounded time, then it computes what is not there. While a store owes an answer
 // beyond its time nobody else waits for it.
@@ -86,8 +88,10 @@ class PrefixRestores {
  private:
   // A sequence that waits.
   struct Wait {
-    int levels = 0;    // asked for
-    size_t ready = 0;  // pages that were, at the admission
+    std::vector<uint8_t> first_levels;  // [page] with which it would start
+    int levels = 0;                     // of any page, asked for
+    bool asked_behind = false;          // the first gap, for what it will find once that is computed
+    size_t ready = 0;                   // pages that were, at the admission
     PrefixForecast forecast;
     size_t commands = 0;  // that are not answered
     std::string sources;  // [page] of what has come, as in RestoreAnswer
@@ -128,8 +132,10 @@ class PrefixRestores {
   bool is_short(uint64_t bytes) const;
   std::vector<uint8_t> first_levels(const Sequence& sequence, const Missing& missing,
                                     const PrefixForecast& forecast) const;
-  size_t raise(Sequence& sequence, std::span<const uint8_t> levels);
-  void send(const Sequence& sequence, const std::vector<size_t>& pages, int from, int to, bool waited);
+  size_t raise(Sequence& sequence, std::span<const uint8_t> levels, bool gaps);
+  void send(const Sequence& sequence, const std::vector<size_t>& pages, PageFetch fetch);
+  bool answers(const Wait& wait) const;
+  void ask_again(Sequence& sequence, Wait& wait);
   Ready finish(Sequence& sequence, const Wait& wait, bool late);
   void start_refining(const Sequence& sequence);
   void look_again(const Sequence& sequence, Refinement* refinement) const;

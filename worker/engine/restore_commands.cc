@@ -17,7 +17,7 @@ void RestoreCommands::send(PageFetch fetch) {
   const int num_levels = pool_->memory().layout().num_levels;
   wire::RestoreCommand message;
   message.set_restore_id(next_id_);
-  message.set_gaps(!fetch.waited || fetch.from > 0);
+  message.set_gaps(fetch.gaps);
   for (const PageFetch::Page& page : fetch.pages) {
     wire::PlacedPage placed =
         place_page(page.page, page.identity, page.index * page_tokens, page.tokens_hash);

@@ -26,9 +26,10 @@ namespace lowkey::worker {
 // Levels [from, to) of some pages of one sequence.
 struct PageFetch {
   uint64_t sequence_id = 0;
-  bool waited = false;  // the sequence does not run before; else it goes on meanwhile, and gaps do not matter
+  bool waited = false;  // the sequence does not run before; else it goes on meanwhile
   int from = 0;         // 0: nothing of the pages is there yet, and nobody else knows them
   int to = 0;
+  bool gaps = false;  // goes on behind a page that cannot be had; else nothing is known of those behind it
   struct Page {
     size_t index;  // in the sequence
     kvstore::PageRef page;

@@ -83,6 +83,7 @@ int Scheduler::schedule_prefills(Schedule* plan, int budget) {
 // sequences give way. Returns how many it could: fewer, or none, when the memory is with older sequences or
 // restores, until those let go.
 int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
+  if (sequence.remaining() > 1) wanted = take_found(sequence, wanted);
   const int to_compaction = tokens_to_compaction(sequence);
   wanted = std::min(wanted, to_compaction);
   const bool scores = sequence.scores_prompt();

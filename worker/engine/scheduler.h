@@ -15,6 +15,7 @@
 //   running sequence gives way to an older one and is recomputed later; its published pages stay findable, so
 //   most of that is a prefix hit. The oldest is never preempted and may take from all others: it always
 //   finishes.
+// - What is found behind a gap is not computed again: a prefill ends at the next whole page that is there.
 // - A page is computed once: who would compute what a running sequence is about to publish waits for it, and
 //   others are admitted meanwhile. What a sequence finds at its arrival counts as just used, so that it is
 //   still there at its turn if memory allows.
@@ -117,6 +118,7 @@ class Scheduler {
   bool is_being_computed(Sequence& sequence);
   void expect(Sequence& sequence);
   size_t pages_to_find(const Sequence& sequence) const;
+  int take_found(Sequence& sequence, int wanted);
   std::vector<Sequence*> holders() const;
   bool drop_in_use();
   bool hold_memory(Sequence& sequence);

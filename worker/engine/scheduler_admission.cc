@@ -142,6 +142,38 @@ std::vector<PageRef> Scheduler::device_hits(Sequence& sequence) {
   return hits;
 }
 
+// Behind a gap in what was found or restored at its start: takes the pages that come next and are there, and
+// returns how many of `wanted` tokens are to be computed up to the next such page. Coarse ones are computed,
+// as nobody has asked for them.
+int Scheduler::take_found(Sequence& sequence, int wanted) {
+  const size_t limit = pages_to_find(sequence);
+  if (archive_ || sequence.window > 0) return wanted;
+  const auto is_there = [&](size_t page) {
+    extend_identities(sequence, page + 1, page_tokens_);
+    return pool_->is_whole(sequence.identities[page]);
+  };
+  const auto begins_page = [&] {  // with nothing in the tail, and no page reserved
+    return static_cast<size_t>(sequence.computed) == sequence.pages.size() * page_tokens_;
+  };
+  while (begins_page() && sequence.pages.size() < limit && is_there(sequence.pages.size())) {
+    auto page = pool_->find(sequence.identities[sequence.pages.size()],
+                            std::span(sequence.tokens).subspan(sequence.computed, page_tokens_));
+    if (!page) break;
+    sequence.pages.push_back(std::move(*page));
+    sequence.computed += page_tokens_;
+    if (sequence.admissions == 1 && sequence.computed <= sequence.prompt_tokens)
+      sequence.report.device_tokens += page_tokens_;
+    ladder_.forget_marks();
+  }
+  wanted = std::min(wanted, sequence.remaining());
+  for (size_t page = sequence.computed / page_tokens_ + 1; page < limit; ++page) {
+    const int before = static_cast<int>(page) * page_tokens_ - sequence.computed;
+    if (before >= wanted) break;
+    if (is_there(page)) return before;
+  }
+  return wanted;
+}
+
 // The first page that it would compute is one that a running sequence is about to publish.
 bool Scheduler::is_being_computed(Sequence& sequence) {
   const size_t page = sequence.pages.size();

@@ -87,9 +87,9 @@ void MemoryStore::forget_levels(int levels) {
   }
 }
 
-void MemoryStore::forget_rank(int rank) {
+void MemoryStore::forget_if(const std::function<bool(const kernels::PageHeader&)>& lost) {
   std::lock_guard lock(mutex_);
-  std::erase_if(pages_, [&](const auto& entry) { return entry.second.header.rank == rank; });
+  std::erase_if(pages_, [&](const auto& entry) { return lost(entry.second.header); });
 }
 
 EngineReplica::EngineReplica(EngineReplicaOptions options)

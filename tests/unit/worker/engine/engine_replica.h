@@ -38,7 +38,10 @@ class MemoryStore {
   void set_lossy(bool lossy) { lossy_ = lossy; }  // what is restored counts as rounded
   // What restores are said to take; 0: no time at all.
   void set_bytes_per_second(double rate) { bytes_per_second_ = rate; }
-  void forget_rank(int rank);
+  void forget_rank(int rank) {
+    forget_if([rank](const auto& header) { return header.rank == rank; });
+  }
+  void forget_if(const std::function<bool(const kernels::PageHeader&)>& lost);
 
  private:
   struct Page {
