@@ -46,7 +46,7 @@ class StoreTies : public ::testing::Test {
         member = std::make_unique<ClusterMember>(io, ClusterMember::Options{});
         LOWKEY_ASSIGN(planes, make(io, std::move(options), member->wrap(std::move(handlers))));
         member->attach(*planes.first);
-        return std::move(planes);
+        return planes;
       },
       test_options(Role::kWorker, 1));
 };
