@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "cli/cluster_member.h"
 #include "cli/serve_options.h"
+#include "transport/core/path_probe.h"
 #include "transport/host_identity.h"
 #include "transport/mpi/mpi_runtime.h"
 
@@ -267,6 +268,12 @@ transport::ControlOptions Job::control_options(transport::PeerInfo self_info) co
   self_info.host = transport::host_identity();
   options.self = std::move(self_info);
   options.on_gpu = devices.cuda && self().role == Role::kWorker;
+  if (options.on_gpu) {
+    const auto& device = devices.survey.devices[devices.choice.index];
+    auto staged = devices.survey.module->library->make_staged_memory(device.index, transport::kScratchBytes);
+    if (staged.ok()) options.staged = *std::move(staged);
+    if (!staged.ok()) spdlog::warn("paths are measured from host memory alone: {}", staged.error().message);
+  }
   options.cluster_secret = secret;
   options.listen_host = listen_host;
   if (self().role == Role::kCoordinator) options.listen_port = static_cast<uint16_t>(config.cluster_port);

@@ -52,12 +52,17 @@ Path expected_path(const PeerInfo& a, const PeerInfo& b) {
 }
 
 std::string describe(const Attestation& attestation) {
-  return fmt::format(
-      "{} {}: {} ({}), expected {}; put {}, get {} (host memory{})", to_string(attestation.peer_role),
-      attestation.peer_rank, to_string(attestation.found), attestation.device,
-      to_string(attestation.expected), speed(attestation.put_bytes_per_second),
-      speed(attestation.get_bytes_per_second),
-      attestation.gpu == GpuMemory::kNone ? "" : fmt::format("; GPU memory {}", to_string(attestation.gpu)));
+  const auto rates = [](double put, double get, const std::string& memory) {
+    return fmt::format("; put {}, get {} ({})", speed(put), speed(get), memory);
+  };
+  std::string line =
+      fmt::format("{} {}: {} ({}), expected {}", to_string(attestation.peer_role), attestation.peer_rank,
+                  to_string(attestation.found), attestation.device, to_string(attestation.expected));
+  line += rates(attestation.put_bytes_per_second, attestation.get_bytes_per_second, "host memory");
+  if (attestation.gpu != GpuMemory::kNone)
+    line += rates(attestation.gpu_put_bytes_per_second, attestation.gpu_get_bytes_per_second,
+                  fmt::format("GPU memory, {}", to_string(attestation.gpu)));
+  return line;
 }
 
 Status check_required(const Attestation& attestation, std::string_view required) {

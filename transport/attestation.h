@@ -34,6 +34,9 @@ struct Attestation {
   // Of local host memory, flush included; 0: not measured.
   double put_bytes_per_second = 0;
   double get_bytes_per_second = 0;
+  // Of this process's GPU memory: the copy out of it or into it and the transfer, one behind the other.
+  double gpu_put_bytes_per_second = 0;
+  double gpu_get_bytes_per_second = 0;
 
   bool as_expected() const { return found == expected; }
 };
@@ -42,7 +45,7 @@ struct Attestation {
 Path expected_path(const PeerInfo& a, const PeerInfo& b);
 
 // One line: "store 3: shm (sysv/memory,posix/memory), expected shm; put 8.1 GB/s, get 7.9 GB/s (host
-// memory)".
+// memory)", and on a GPU "; put 6.9 GB/s, get 6.8 GB/s (GPU memory, staged)".
 std::string describe(const Attestation& attestation);
 
 // --require-transport: any | expected | shm | rdma. kUnavailable, naming the pair, what was found and wanted.

@@ -17,6 +17,7 @@
 
 #include "base/deadline.h"
 #include "base/result.h"
+#include "kernels/ops/staged_memory.h"
 #include "transport/peer.h"
 #include "transport/stats.h"
 
@@ -69,6 +70,8 @@ struct ControlHandlers {
 struct ControlOptions {
   PeerInfo self;
   bool on_gpu = false;  // this process's pages lie in a GPU's memory
+  // Some of that memory, to measure paths from there; null: they are not. Used on the I/O thread alone.
+  std::shared_ptr<kernels::StagedMemory> staged = nullptr;
   std::string cluster_secret;               // >= 16 bytes
   std::string listen_host = "127.0.0.1";    // address the control port is bound to
   uint16_t listen_port = 0;                 // 0: any free one

@@ -65,10 +65,13 @@ void MetricsReporter::update_paths(const TransportStats& now) {
                        {"device", path.device},
                        {"expected", to_string(path.expected)}}));
     metrics_.set(Metric::kTransportMismatch, path.as_expected() ? 0 : up, peer);
-    metrics_.set(Metric::kTransportBandwidth, up * path.put_bytes_per_second,
-                 with({{"direction", "put"}, {"memory", "host"}}));
-    metrics_.set(Metric::kTransportBandwidth, up * path.get_bytes_per_second,
-                 with({{"direction", "get"}, {"memory", "host"}}));
+    const auto measured = [&](const char* memory, double put, double get) {
+      metrics_.set(Metric::kTransportBandwidth, up * put, with({{"direction", "put"}, {"memory", memory}}));
+      metrics_.set(Metric::kTransportBandwidth, up * get, with({{"direction", "get"}, {"memory", memory}}));
+    };
+    measured("host", path.put_bytes_per_second, path.get_bytes_per_second);
+    if (path.gpu != GpuMemory::kNone)
+      measured("device", path.gpu_put_bytes_per_second, path.gpu_get_bytes_per_second);
   };
   for (const Attestation& path : seen_.paths_now) show(path, 0);  // a peer may have come back another way
   for (const Attestation& path : now.paths_now) show(path, 1);

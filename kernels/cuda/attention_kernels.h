@@ -15,17 +15,16 @@ struct StepExtents {
   int max_states = 0;    // partial results of a row under one head
 };
 
-// Fills the queries and biases of `map`, one of step.maps.
-void launch_map_queries(cudaStream_t stream, const StepView& step, const DeviceMap& map);
-
 // One partial result per item.
 void launch_attend_pages(cudaStream_t stream, const StepView& step, const ItemList& items,
                          const StepExtents& extents, const Partials& partials);
 
 // Merges each row's partial results in their order, maps them back, adds what it sees exact, and stores the
-// output. `softmax`: [row][query head][maximum, 1 / sum], or null.
+// output. `softmax`: [row][query head][maximum, 1 / sum], or null. `write_tails`: then does what
+// launch_write_tails() does. REQUIRES with it: every sequence has one row, so that nobody else reads its
+// tail.
 void launch_finish_rows(cudaStream_t stream, const StepView& step, const StepExtents& extents,
-                        const Partials& partials, float* softmax);
+                        const Partials& partials, float* softmax, bool write_tails);
 
 // TokenObserver of one sequence; pointers into device memory.
 struct ObserverView {

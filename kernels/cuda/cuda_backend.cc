@@ -7,6 +7,7 @@
 #include "kernels/cuda/cuda_attention.h"
 #include "kernels/cuda/draw_kernels.h"
 #include "kernels/cuda/elementwise_kernels.h"
+#include "kernels/cuda/head_kernels.h"
 #include "kernels/cuda/page_copies.h"
 #include "kernels/cuda/step_recorder.h"
 #include "kernels/cuda/weights.h"
@@ -63,12 +64,12 @@ class CudaBackend final : public Backend {
   void embed(const Linear& embedding, std::span<const int32_t> ids, int first_row, float scale,
              const Tensor& y) override;
   void rms_norm(const Tensor& x, const float* weight, float epsilon, const Tensor& y) override {
-    launch_rms_norm(stream_, x.as<float>(), weight, epsilon, x.rows, x.cols, y.as<float>());
+    launch_rms_norm(stream_, x.as<float>(), weight, epsilon, operand_of(y));
   }
   void rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) override;
   void gated(Activation activation, const Tensor& gate_up, const Tensor& y) override {
-    const auto launch_gated = activation == Activation::kSilu ? launch_silu_mul : launch_gelu_mul;
-    launch_gated(stream_, gate_up.as<float>(), y.rows, y.cols, y.as<float>());
+    launch_gated(stream_, activation == Activation::kSilu ? Gate::kSilu : Gate::kGelu, gate_up.as<float>(),
+                 nullptr, operand_of(y));
   }
   void soft_cap(float cap, const Tensor& x) override {
     launch_soft_cap(stream_, cap, int64_t{x.rows} * x.cols, x.as<float>());
@@ -90,8 +91,15 @@ class CudaBackend final : public Backend {
     parts_.attention.attend(step);
   }
   void compact(const Compaction& compaction) override { parts_.attention.compact(compaction); }
+  void project_heads(const HeadsStep& step) override;
+  void gated_mlp(const MlpStep& step) override {
+    if (step.x.rows > 0) parts_.weights.gated_mlp(step);
+  }
 
  private:
+  static Operand operand_of(const Tensor& y) { return {y.data, DType::kF32, y.rows, y.cols, y.cols}; }
+  HeadsView heads_of(const RopeTable& table, std::span<const int32_t> positions, int rows);
+
   const DType dtype_;
   Parts parts_;
   const cudaStream_t stream_;
@@ -131,14 +139,44 @@ void CudaBackend::embed(const Linear& embedding, std::span<const int32_t> ids, i
                y.as<float>());
 }
 
+// Without heads.
+HeadsView CudaBackend::heads_of(const RopeTable& table, std::span<const int32_t> positions, int rows) {
+  LOWKEY_CHECK(static_cast<int>(positions.size()) == rows, "{} rows at {} positions", rows, positions.size());
+  return {.rows = rows,
+          .head_dim = table.head_dim,
+          .inv_freq = parts_.arguments.keep(table.inv_freq, stream_),
+          .positions = parts_.arguments.copy(positions, stream_),
+          .half = static_cast<int>(table.inv_freq.size()),
+          .factor = table.attention_factor};
+}
+
 void CudaBackend::rope(const RopeTable& table, std::span<const int32_t> positions, const Tensor& x) {
-  LOWKEY_CHECK(static_cast<int>(positions.size()) == x.rows && x.cols % table.head_dim == 0,
-               "rotation of [{}, {}], heads of {}, at {} positions", x.rows, x.cols, table.head_dim,
-               positions.size());
-  const auto half = static_cast<int>(table.inv_freq.size());
-  const float* frequencies = parts_.arguments.keep(table.inv_freq, stream_);
-  launch_rope(stream_, frequencies, half, table.head_dim, table.attention_factor,
-              parts_.arguments.copy(positions, stream_), x.rows, x.cols, x.as<float>());
+  LOWKEY_CHECK(x.cols % table.head_dim == 0, "rotation of {} columns, heads of {}", x.cols, table.head_dim);
+  HeadsView view = heads_of(table, positions, x.rows);
+  view.from = x.as<float>();
+  view.q = {.to = x.as<float>(), .heads = x.cols / table.head_dim, .rotated = true};
+  launch_place_heads(stream_, view);
+}
+
+void CudaBackend::project_heads(const HeadsStep& step) {
+  if (step.x.rows == 0) return;
+  const int dim = step.rope->head_dim;
+  LOWKEY_CHECK(step.q.cols % dim == 0 && step.k.cols % dim == 0 && step.v.cols == step.k.cols &&
+                   step.qkv.cols == step.q.cols + 2 * step.k.cols,
+               "q {}, k {}, v {} of {} columns, heads of {}", step.q.cols, step.k.cols, step.v.cols,
+               step.qkv.cols, dim);
+  parts_.weights.multiply_normed(static_cast<const CudaLinear&>(*step.weight), step.x, step.norm,
+                                 step.epsilon, step.qkv);
+  HeadsView view = heads_of(*step.rope, step.positions, step.x.rows);
+  view.from = step.qkv.as<float>();
+  view.bias = step.bias;
+  view.epsilon = step.epsilon;
+  view.q = {step.q.as<float>(), step.q.cols / dim, step.q_norm, true};
+  view.k = {step.k.as<float>(), step.k.cols / dim, step.k_norm, true};
+  view.v = {step.v.as<float>(), step.v.cols / dim};
+  // One row's may be in their places already.
+  if (step.qkv.data == step.q.data && step.bias == nullptr) view.v.to = nullptr;
+  launch_place_heads(stream_, view);
 }
 
 void CudaBackend::copy_columns(const Tensor& x, int first, const Tensor& y) {
@@ -171,9 +209,9 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(int device, DType dtype) {
   const cudaStream_t view = stream.get();
   LOWKEY_ASSIGN(copies, CudaPageCopies::create(device, view));
   const auto pool = DevicePool::create();
-  LOWKEY_ASSIGN(weights, Weights::create(pool, view));
   cudaDeviceProp properties;
   LOWKEY_CUDA_TRY(cudaGetDeviceProperties(&properties, device));
+  LOWKEY_ASSIGN(weights, Weights::create(pool, view, properties.multiProcessorCount));
   const DeviceLimits limits{properties.multiProcessorCount,
                             static_cast<uint32_t>(properties.sharedMemPerBlockOptin)};
   auto layouts = std::make_unique<LayoutCache>(view);

@@ -4,6 +4,7 @@
 #include "base/version.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_error.h"
+#include "kernels/cuda/staged_memory.h"
 #include "kernels/ops/device_library.h"
 
 namespace lowkey::kernels::cuda {
@@ -57,6 +58,10 @@ class CudaLibrary final : public DeviceLibrary {
 
   Result<std::unique_ptr<Backend>> make_backend(int index, DType dtype) override {
     return make_cuda_backend(index, dtype);
+  }
+
+  Result<std::unique_ptr<StagedMemory>> make_staged_memory(int index, size_t bytes) override {
+    return CudaStagedMemory::create(index, bytes);
   }
 };
 

@@ -24,17 +24,13 @@ struct FastQuery {
 
 struct FastStep {
   const FastPlan* plans = nullptr;  // of one layout's bank: [head][level - 1]
-  int num_levels = 0;
+  int num_levels = 0, num_plans = 0;
   FastQuery* queries = nullptr;  // [row][head][kFastQueries]
   float* factors = nullptr;      // [row][head][kFastQueries]: score per unit of the integer sums
   FastKind kind = FastKind::kNone;
   int page_tokens = 0, max_groups = 0;
   uint32_t stage_bytes = 0;  // the largest of the plans
 };
-
-// Rounds the mapped queries of `map` (launch_map_queries) for the plans of all levels.
-void launch_round_queries(cudaStream_t stream, const StepView& step, const DeviceMap& map,
-                          const FastStep& fast, int num_kv_heads);
 
 struct DeviceLimits {
   int multiprocessors = 0;

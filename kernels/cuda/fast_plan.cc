@@ -100,6 +100,8 @@ std::optional<FastPlan> make_fast_plan(const PageLayout& layout, const VectorLay
       !plan_side(layout, value, levels, bytes, plan.value))
     return std::nullopt;
   plan.stage_bytes = bytes;
+  for (const FastSide* side : {&plan.key, &plan.value})
+    for (const StagedChunk& chunk : side->chunks) plan.copied_bytes += chunk.bytes;
   const auto kind = kind_of(plan);
   if (!kind) return std::nullopt;
   plan.kind = *kind;

@@ -35,19 +35,21 @@ struct StagedChunk {
 // What all heads of a bank have in common: which kernel there is for them.
 enum class FastKind : uint8_t { kNone, kCrumbs, kNibbles, kMixed, kFull };
 
-struct FastSide {
+// Kernels read the tables by loads of 16 bytes.
+struct alignas(16) FastSide {
   StagedChunk chunks[kMaxLevels];
+  alignas(16) uint32_t groups[kMaxFastGroups] = {};  // in the stage
+  CodeForm forms[kMaxFastGroups] = {};               // kNone from num_groups on
+  uint32_t norms = 0;                                // in the stage
   uint16_t dim = 0;
   uint8_t num_groups = 0;
   bool has_norm = false;
-  uint32_t norms = 0;  // in the stage
-  uint32_t groups[kMaxFastGroups] = {};
-  CodeForm forms[kMaxFastGroups] = {};
 };
 
-struct FastPlan {
+struct alignas(16) FastPlan {
   FastSide key, value;
-  uint32_t stage_bytes = 0;  // K's, then V's
+  uint32_t stage_bytes = 0;   // K's, then V's
+  uint32_t copied_bytes = 0;  // of all chunks
   FastKind kind = FastKind::kNone;
 };
 

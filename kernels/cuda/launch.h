@@ -22,6 +22,21 @@ namespace lowkey::kernels::cuda {
 
 inline constexpr size_t kPlainSharedBytes = size_t{48} << 10;  // more needs a kernel's attribute
 
+#ifdef __CUDACC__
+// Of dynamic shared memory that a block may have. Kernels that want much are allowed all of it, always the
+// same number: a launch that wants less than another one does not lower what a recorded graph's launch relies
+// on.
+inline int most_shared_bytes() {
+  static const int bytes = [] {
+    int device = 0, most = 0;
+    LOWKEY_CUDA_CHECK(cudaGetDevice(&device));
+    LOWKEY_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return most;
+  }();
+  return bytes;
+}
+#endif
+
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
@@ -41,7 +56,7 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_
         const void* function = reinterpret_cast<const void*>(kernel);
         if (shape.shared_bytes > kPlainSharedBytes) {
           LOWKEY_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(shape.shared_bytes)));
+                                                 most_shared_bytes()));
         }
         LOWKEY_CUDA_CHECK(
             cudaLaunchKernel(function, shape.grid, shape.block, pointers, shape.shared_bytes, stream));

@@ -182,6 +182,7 @@ FastStep LayoutTables::fast_step(const PageLayout& layout, int bank, int num_q_h
     return {};
   return {.plans = fast.plans,
           .num_levels = layout.num_levels,
+          .num_plans = layout.num_kv_heads * layout.num_levels,
           .kind = fast.kind,
           .page_tokens = layout.page_tokens,
           .max_groups = fast.max_groups,

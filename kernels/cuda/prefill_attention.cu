@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/prefill_ring.h"
+#include "kernels/cuda/page_ring.h"
 #include "kernels/cuda/prefill_warp.h"
 
 namespace lowkey::kernels::cuda {
@@ -26,7 +26,7 @@ struct PrefillBlock {
   const DeviceSequence& sequence;
   const int head;
   Warp& warp;
-  BlockRing<kStages>& ring;
+  PageRing<BlockTeam, kStages>& ring;
   const Expander& expander;
   Tile* const tiles;      // two
   FastPlan* const plans;  // of the segment, in shared memory
@@ -45,9 +45,7 @@ struct PrefillBlock {
     const int end = segment.own ? slot_of(tile.num_rows - 1) / tokens : segment.num_pages;
     if (begin >= end) return;
     __syncthreads();  // the last segment's plans are not read any more
-    const auto* from = reinterpret_cast<const uint32_t*>(map.plans + head * layout.num_levels);
-    for (int i = threadIdx.x; i < static_cast<int>(layout.num_levels * sizeof(FastPlan) / 4); i += blockDim.x)
-      reinterpret_cast<uint32_t*>(plans)[i] = from[i];
+    copy_plans(plans, map.plans + head * layout.num_levels, layout.num_levels);
     __syncthreads();
     const auto plan_of = [&](int page) -> const FastPlan& {
       return plans[(segment.levels == nullptr ? layout.num_levels : segment.levels[page]) - 1];
@@ -166,8 +164,8 @@ __global__ void __launch_bounds__(kWarpsMost* kWarpSize, 1)
                             reinterpret_cast<uint4*>(queries + own * query_bytes<kBytes, kGroups>()),
                             rows[own]);
   warp.begin();
-  BlockRing<kStages> ring(tiles + 2 * sizeof(Tile), stage_bytes,
-                          reinterpret_cast<uint64_t*>(shared + kBarriersAt));
+  PageRing<BlockTeam, kStages> ring(tiles + 2 * sizeof(Tile), stage_bytes,
+                                    reinterpret_cast<uint64_t*>(shared + kBarriersAt));
   Block block{step,
               tile,
               step.sequences[tile.sequence],

@@ -230,9 +230,6 @@ struct PrefillRows {
       }
     }
   }
-  static __device__ float unit_of(CodeForm form) {
-    return form == CodeForm::kNibbles ? kNibbleUnit : form == CodeForm::kCrumbs ? kCrumbUnit : 1.0f;
-  }
   // To bytes, relative to the row's largest.
   __device__ void round_queries(int m) {
 #pragma unroll

@@ -15,8 +15,9 @@
 // the product with V where they are.
 #pragma once
 
+#include "kernels/cuda/code_tables.h"
 #include "kernels/cuda/page_codes.h"
-#include "kernels/cuda/score_tile.h"
+#include "kernels/cuda/warp.h"
 
 namespace lowkey::kernels::cuda {
 
@@ -53,7 +54,7 @@ struct Quad {
   }
 };
 
-// Look-ups of narrow codes; Tables (score_tile.h) has the same numbers.
+// Look-ups of narrow codes; Tables (code_tables.h) has the same numbers.
 struct QuadTables {
   uint32_t positive[2], negative[2];  // nibbles 8 .. 15, 0 .. 7
   uint32_t positive_crumbs, negative_crumbs;

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "kernels/cuda/attention_kernels.h"
 #include "kernels/cuda/encode_kernels.h"
+#include "kernels/cuda/query_kernels.h"
 #include "kernels/ops/attention_window.h"
 
 namespace lowkey::kernels::cuda {
@@ -107,22 +108,21 @@ void StepAttention::attend(const AttentionStep& step) {
   tables_.fill(step.window);
   const StepView view = this->view(step);
   write_pages(step, view);
-  launch_map_queries(stream_, view, map_);
   const LayoutTables& tables = layouts_.known(layout);
   const StepExtents extents{tables.max_dim(), layout.sink_tokens + layout.page_tokens, kMaxStepStates};
   const Partials partials{partials_.get<float>(0), extents.max_dim + 2};
   FastStep fast = tables.fast_step(layout, step.bank, step.num_q_heads, limits_);
   if (fast.kind == FastKind::kNone) {
+    launch_map_queries(stream_, view, map_, fast);
     launch_attend_pages(stream_, view, tables_.items(step.window), extents, partials);
   } else {
     const size_t count = size_t(size_.rows) * layout.num_kv_heads * kFastQueries;
     fast.queries = rounded_queries_.get<FastQuery>(0);
     fast.factors = reinterpret_cast<float*>(fast.queries + count);
-    launch_round_queries(stream_, view, map_, fast, layout.num_kv_heads);
+    launch_map_queries(stream_, view, map_, fast);
     launch_decode_attention(stream_, view, fast, tables_.items(step.window), limits_, partials);
   }
-  launch_finish_rows(stream_, view, extents, partials, nullptr);
-  if (step.last_reader) launch_write_tails(stream_, view);
+  launch_finish_rows(stream_, view, extents, partials, nullptr, step.last_reader);
 }
 
 }  // namespace lowkey::kernels::cuda

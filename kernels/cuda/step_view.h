@@ -149,17 +149,24 @@ __device__ __forceinline__ float round_value(DType dtype, float x) {
   return dtype == DType::kBf16 ? from_bf16(to_bf16(x)) : from_f16(to_f16(x));
 }
 
-// Element f of the exact row of a slot that the step brings or the tail has.
-__device__ __forceinline__ float exact_value(const StepView& step, const DeviceSequence& sequence, Side side,
-                                             int head, int slot, int f) {
+// Element f of the exact row of a slot: of one that the step brings, of one that the tail has, of either.
+__device__ __forceinline__ float brought_value(const StepView& step, const DeviceSequence& sequence,
+                                               Side side, int head, int slot, int f) {
   const DeviceLayout& layout = *step.layout;
-  if (slot >= sequence.first_slot) {
-    const int64_t row = sequence.first_row + slot - sequence.first_slot;
-    const float* x = side == Side::kKey ? step.k : step.v;
-    return round_value(layout.dtype, x[(row * layout.num_kv_heads + head) * layout.head_dim + f]);
-  }
+  const int64_t row = sequence.first_row + slot - sequence.first_slot;
+  const float* x = side == Side::kKey ? step.k : step.v;
+  return round_value(layout.dtype, x[(row * layout.num_kv_heads + head) * layout.head_dim + f]);
+}
+__device__ __forceinline__ float tail_value(const StepView& step, const DeviceSequence& sequence, Side side,
+                                            int head, int slot, int f) {
+  const DeviceLayout& layout = *step.layout;
   return load_value(sequence.tail + rows_of(layout, step.bank, side, head).tail_offset, layout.dtype,
                     slot % layout.page_tokens * layout.head_dim + f);
+}
+__device__ __forceinline__ float exact_value(const StepView& step, const DeviceSequence& sequence, Side side,
+                                             int head, int slot, int f) {
+  return slot >= sequence.first_slot ? brought_value(step, sequence, side, head, slot, f)
+                                     : tail_value(step, sequence, side, head, slot, f);
 }
 
 }  // namespace lowkey::kernels::cuda

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "kernels/ops/backend.h"
+#include "kernels/ops/staged_memory.h"
 
 namespace lowkey::kernels {
 
@@ -32,10 +33,12 @@ class DeviceLibrary {
   virtual Result<uint64_t> free_bytes(int index) = 0;
   // `dtype`: kBf16 or kF32. Errors: kUnavailable, kResourceExhausted.
   virtual Result<std::unique_ptr<Backend>> make_backend(int index, DType dtype) = 0;
+  // `bytes` of the device and as many of the host. Errors: the same.
+  virtual Result<std::unique_ptr<StagedMemory>> make_staged_memory(int index, size_t bytes) = 0;
 };
 
 // Of these interfaces and everything they name; to be raised with them.
-inline constexpr char kDeviceInterface[] = "3";
+inline constexpr char kDeviceInterface[] = "4";
 
 // Exported by the shared object: "<kVersion of base/version.h>/<kDeviceInterface>", and the library, which is
 // never destroyed.

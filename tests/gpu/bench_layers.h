@@ -49,19 +49,29 @@ class Layer {
   void run(kernels::Backend& b, const Activations& a, const kernels::RopeTable& rope,
            std::span<const int32_t> positions, const std::function<void()>& attend) const {
     const auto* norm = reinterpret_cast<const float*>(norm_->data());
-    b.rms_norm(a.of(a.hidden), norm, 1e-5f, a.of(a.normed));
-    b.linear(*qkv_, a.of(a.normed), nullptr, false, a.of(a.qkv));
-    b.copy_columns(a.of(a.qkv), 0, a.of(a.q));
-    b.copy_columns(a.of(a.qkv), shape_.heads * shape_.dim, a.of(a.k));
-    b.copy_columns(a.of(a.qkv), (shape_.heads + shape_.kv_heads) * shape_.dim, a.of(a.v));
-    b.rope(rope, positions, a.of(a.q));
-    b.rope(rope, positions, a.of(a.k));
+    b.project_heads({.norm = norm,
+                     .epsilon = 1e-5f,
+                     .weight = qkv_.get(),
+                     .rope = &rope,
+                     .positions = positions,
+                     .x = a.of(a.hidden),
+                     .normed = a.of(a.normed),
+                     .qkv = a.of(a.qkv),
+                     .q = a.of(a.q),
+                     .k = a.of(a.k),
+                     .v = a.of(a.v)});
     attend();
     b.linear(*out_, a.of(a.attended), nullptr, true, a.of(a.hidden));
-    b.rms_norm(a.of(a.hidden), norm, 1e-5f, a.of(a.normed));
-    b.linear(*gate_up_, a.of(a.normed), nullptr, false, a.of(a.gate_up));
-    b.gated(kernels::Activation::kSilu, a.of(a.gate_up), a.of(a.mlp));
-    b.linear(*down_, a.of(a.mlp), nullptr, true, a.of(a.hidden));
+    b.gated_mlp({.norm = norm,
+                 .epsilon = 1e-5f,
+                 .gate_up = gate_up_.get(),
+                 .down = down_.get(),
+                 .accumulate = true,
+                 .x = a.of(a.hidden),
+                 .normed = a.of(a.normed),
+                 .both = a.of(a.gate_up),
+                 .hidden = a.of(a.mlp),
+                 .y = a.of(a.hidden)});
   }
 
  private:

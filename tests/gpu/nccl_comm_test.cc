@@ -7,6 +7,7 @@
 
 #include <thread>
 
+#include "kernels/ops/host_backend.h"
 #include "kernels/ops/reference_backend.h"
 #include "transport/loopback/loopback_comm.h"
 
@@ -20,6 +21,7 @@ struct Fake {
   int aborted = 0, destroyed = 0, reduced = 0;
   int blocking = -1, rank = -1, size = 0;
   bool stream_idle = true;
+  std::vector<std::string> order;  // of what ends
 };
 thread_local Fake fake;
 
@@ -47,13 +49,17 @@ NcclApi fake_api() {
     *state = begun();
     return ncclSuccess;
   };
-  api.finalize = [](ncclComm_t) { return ncclSuccess; };
+  api.finalize = [](ncclComm_t) {
+    fake.order.push_back("finalize");
+    return ncclSuccess;
+  };
   api.destroy = [](ncclComm_t) {
     ++fake.destroyed;
     return ncclSuccess;
   };
   api.abort = [](ncclComm_t) {
     ++fake.aborted;
+    fake.order.push_back("abort");
     return ncclSuccess;
   };
   api.all_reduce = [](const void*, void* data, size_t count, ncclDataType_t, ncclRedOp_t, ncclComm_t,
@@ -162,6 +168,62 @@ TEST(NcclComm, APeerThatDoesNotAnswerIsADeadline) {
     EXPECT_EQ(late.error().code, Code::kDeadlineExceeded);
     EXPECT_EQ(fake.aborted, 1);
   });
+}
+
+// A backend that records steps, and nothing else.
+struct Recording final : kernels::HostBackend {
+  struct Graphs final : kernels::StepGraphs {
+    int padded_rows(const Step&) const override { return 0; }
+    bool begin(const Step&) override { return true; }
+    void end() override {}
+    void abandon() override { fake.order.push_back("abandon"); }
+    void set_capacity(size_t graphs) override { fake.order.push_back("capacity " + std::to_string(graphs)); }
+    Counts counts() const override { return {}; }
+  } graphs;
+  using Tensor = kernels::Tensor;
+  using Linear = kernels::Linear;
+  using DType = kernels::DType;
+  kernels::StepGraphs* step_graphs() override { return &graphs; }
+  DType dtype() const override { return DType::kF32; }
+  std::unique_ptr<Linear> pack_linear(const void*, DType, int, int, int64_t) override { return nullptr; }
+  std::unique_ptr<Linear> pack_embedding(const void*, DType, int, int, int64_t) override { return nullptr; }
+  void linear(const Linear&, const Tensor&, const float*, bool, const Tensor&) override {}
+  void embed(const Linear&, std::span<const int32_t>, int, float, const Tensor&) override {}
+  void rms_norm(const Tensor&, const float*, float, const Tensor&) override {}
+  void rope(const kernels::RopeTable&, std::span<const int32_t>, const Tensor&) override {}
+  void gated(kernels::Activation, const Tensor&, const Tensor&) override {}
+  void soft_cap(float, const Tensor&) override {}
+  void add(const Tensor&, const Tensor&) override {}
+  void attend(const kernels::AttentionStep&) override {}
+  void compact(const kernels::Compaction&) override {}
+};
+
+// NCCL would wait for graphs with its kernels for good.
+TEST(NcclComm, GraphsGoBeforeTheCommunicator) {
+  auto hosts = make_loopback_comms(2);
+  const auto rank = [&](int r) {
+    using Order = std::vector<std::string>;
+    for (const bool fails : {false, true}) {
+      fake = {};
+      Recording backend;
+      {
+        auto comm = NcclComm::make(
+            fake_api(), *hosts[r], backend, [] { return Result<bool>(true); },
+            Deadline::in(std::chrono::seconds(20)));
+        ASSERT_TRUE(comm.ok()) << comm.error().message;
+        if (fails) fake.then = ncclRemoteError;
+        std::vector<float> x = {1};
+        EXPECT_EQ((*comm)
+                      ->all_reduce_sum({.data = x.data(), .rows = 1, .cols = 1},
+                                       Deadline::in(std::chrono::seconds(20)))
+                      .ok(),
+                  !fails);
+      }
+      EXPECT_EQ(fake.order, (Order{"abandon", "capacity 0", fails ? "abort" : "finalize"}));
+    }
+  };
+  std::jthread other([&] { rank(1); });
+  rank(0);
 }
 
 }  // namespace

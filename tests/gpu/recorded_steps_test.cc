@@ -3,6 +3,7 @@
 // and that a steady step allocates nothing.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <random>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -159,6 +160,29 @@ TEST_F(RecordedSteps, AreBoundedInNumber) {
   recorded.graphs().set_capacity(0);
   EXPECT_EQ(recorded.graphs().counts().graphs, 0u);
   EXPECT_EQ(recorded.graphs().counts().bytes, 0u);
+}
+
+// What a layer of a decode step costs a device that waits for launches. Up to two rows: the heads' product
+// with its norm, the heads, queries, attention, merging, the output's product, that of gate and up, the last
+// one. More rows: norm, gate and conversions write the operands of four products.
+TEST_F(RecordedSteps, MakeFewLaunchesPerLayer) {
+  std::map<int, uint64_t> launches[2];  // by rows; of models of one and two layers
+  for (const int layers : {1, 2}) {
+    write("layers=" + std::to_string(layers));
+    Machine device = machine(DType::kBf16, small_pages(32), model());
+    for (int sequence = 0; sequence < 3; ++sequence)
+      ASSERT_TRUE(device.replica->step(sequence, random_tokens(40, sequence, 300), false).ok());
+    for (const int rows : {1, 2, 3}) {
+      const std::vector<int32_t> token = {7};
+      std::vector<Rows> batch;
+      for (int sequence = 0; sequence < rows; ++sequence) batch.push_back({sequence, token});
+      const uint64_t before = calls().launches;
+      ASSERT_TRUE(device.replica->step(batch).ok());
+      launches[layers - 1][rows] = calls().launches - before;
+    }
+  }
+  for (const auto& [rows, expected] : std::map<int, uint64_t>{{1, 8}, {2, 8}, {3, 12}})
+    EXPECT_EQ(launches[1][rows] - launches[0][rows], expected) << rows << " rows";
 }
 
 // The engine on the emulated device.

@@ -1,6 +1,20 @@
-"""What the benchmarks measured against what they should reach: lines(results) of tests/gpu/run."""
+"""What the benchmarks measured against what they should reach: lines(results, parts) of tests/gpu/run.
+
+Every target has a line, measured or not, and every fraction says what it is of: the floor, in the same run."""
 
 LONG = 1 << 20  # tokens in the cache of a whole batch: enough to keep every multiprocessor at it
+ATTENTION = {(4, True): 0.80, (4, False): 0.60, (2, True): 0.65, (16, True): 0.88}  # (bits, long): of read bandwidth
+
+
+def line(name, measured, target=None, floor="", most=False):
+    reached = None
+    if target is not None and measured is not None:
+        reached = measured <= target if most else measured >= target
+    return {"name": name, "measured": measured, "target": target, "at_most": most, "reached": reached, "floor": floor}
+
+
+def floor(seconds, what):
+    return f"{seconds * 1e6:.1f} us: {what}"
 
 
 def attention(cases, torch):
@@ -11,44 +25,91 @@ def attention(cases, torch):
         if key not in best or case["seconds"] < best[key]["seconds"]:
             best[key] = case
     theirs = {(case["batch"], case["context"]): case["ms"] / 1e3 for case in (torch or {}).get("attention", [])}
+    missing = dict(ATTENTION)
     for (bits, batch, context), case in sorted(best.items()):
         wide = batch * context >= LONG
-        target = {(4, True): 0.80, (4, False): 0.60, (2, True): 0.65, (16, True): 0.88}.get((bits, wide))
         name = f"decode attention, {bits} bits, batch {batch} x {context}, pages of {case['page_tokens']}: of read bandwidth"
-        yield name, case["fraction_of_read_bandwidth"], target
-        if bits == 4 and (batch, context) in theirs:
-            yield (f"decode attention, 4 bits, batch {batch} x {context}: times torch SDPA on bf16",
-                   theirs[batch, context] / case["seconds"], 3.0)
+        yield line(name, case["fraction_of_read_bandwidth"], ATTENTION.get((bits, wide)),
+                   floor(case["floor_seconds"], f"{case['bytes'] / 1e6:.0f} MB of pages at the read kernel's rate"))
+        missing.pop((bits, wide), None)
+        if bits == 4:
+            mine = theirs.get((batch, context))
+            yield line(f"decode attention, 4 bits, batch {batch} x {context}: times torch SDPA on bf16",
+                       mine and mine / case["seconds"], 3.0, floor(mine, "torch") if mine else "")
+    for (bits, wide), target in missing.items():
+        where = "batch x context of 1 M tokens" if wide else "batch 1 x 131072"
+        yield line(f"decode attention, {bits} bits, {where}: of read bandwidth", None, target)
 
 
-def measured(results):
-    bench, torch = results.get("benchmarks") or {}, results.get("torch")
-    if "read" in bench:
-        yield "read kernel, GB/s", bench["read"]["bytes_per_second"] / 1e9, None
-    yield from attention(bench.get("decode_attention", []), torch)
+def steps(bench):
+    read = bench.get("read", {}).get("bytes_per_second")
     one = bench.get("layers", {}).get("1_rows")
     if one:
-        yield "layers at batch 1: weights over read bandwidth", one["fraction_of_read_bandwidth"], None
-    if "decode_step" in bench:
-        step = bench["decode_step"]
-        yield "decode step at batch 1, recorded: weights over read bandwidth", step["fraction_of_read_bandwidth"], 0.80
-        yield "decode step at batch 1: told call by call, times recorded", step["seconds_told_call_by_call"] / step["seconds"], None
-    for case in bench.get("prefill_attention", []):
+        yield line("layers at batch 1: weights over read bandwidth", one["fraction_of_read_bandwidth"], None,
+                   floor(one["weight_bytes"] / read, f"{one['weight_bytes'] / 1e6:.0f} MB of weights"))
+    step = bench.get("decode_step")
+    yield line("decode step at batch 1, recorded: weights over read bandwidth",
+               step and step["fraction_of_read_bandwidth"], 0.80,
+               floor(step["floor_seconds"], f"{step['weight_bytes'] / 1e9:.2f} GB of weights") if step else "")
+    if step:
+        yield line("decode step at batch 1: told call by call, times recorded",
+                   step["seconds_told_call_by_call"] / step["seconds"])
+    write = bench.get("cache_write")
+    yield line("cache write: share of an attention step at batch 64", write and write["share"], 0.05,
+               floor(write["seconds_without_a_complete_page"], "the step without it") if write else "", most=True)
+
+
+def prompts(bench, torch):
+    cases = bench.get("prefill_attention", [])
+    rate = bench.get("products", {}).get("operations_per_second")
+    for case in cases:
         name = f"prefill attention, {case['tokens']} tokens, {case['bits']} bits{', mapped' if case['basis'] else ''}"
-        yield f"{name}: of cuBLASLt's bf16 rate", case["fraction_of_products"], 0.60 if case["bits"] == 4 else None
+        yield line(f"{name}: of cuBLASLt's bf16 rate", case["fraction_of_products"], 0.60 if case["bits"] == 4 else None,
+                   f"{rate / 1e12:.0f} TFLOPS" if rate else "")
         if (torch or {}).get("prefill", {}).get("tokens") == case["tokens"] and case["bits"] in (4, 16):
-            yield f"{name}: times torch SDPA on bf16", torch["prefill"]["ms"] / 1e3 / case["seconds"], None
+            yield line(f"{name}: times torch SDPA on bf16", torch["prefill"]["ms"] / 1e3 / case["seconds"], None,
+                       floor(torch["prefill"]["ms"] / 1e3, "torch"))
+    if not any(case["bits"] == 4 for case in cases):
+        yield line("prefill attention, 8192 tokens, 4 bits: of cuBLASLt's bf16 rate", None, 0.60)
     for case in bench.get("draws", []):
         kind = "the most likely token" if case["greedy"] else "top-k and top-p"
-        yield f"drawing, {case['rows']} rows, {kind}: microseconds", case["seconds"] * 1e6, None
-    if "restore_fraction_of_copy" in bench.get("restore", {}):
-        yield "restore of slabs: of the pinned copy", bench["restore"]["restore_fraction_of_copy"], 0.90
+        yield line(f"drawing, {case['rows']} rows, {kind}: microseconds", case["seconds"] * 1e6)
 
 
-def lines(results):
-    """[(name, measured, target or None, whether it is reached or None)]"""
-    rows = [(name, value, target, None if target is None else value >= target) for name, value, target in measured(results)]
-    share = ((results.get("benchmarks") or {}).get("cache_write") or {}).get("share")
-    if share is not None:
-        rows.append(("cache write: share of an attention step at batch 64", share, 0.05, share <= 0.05))
+def clean(parts):
+    """Checks that are targets, too: 1 where they passed."""
+    by_name = {part["name"]: part["result"] for part in parts}
+    for name, part in (("compute-sanitizer memcheck: clean", "memcheck"), ("compute-sanitizer racecheck: clean", "racecheck"),
+                       ("no leak over 10,000 steps (models and engine): passed", "models and engine")):
+        result = by_name.get(part)
+        yield line(name, {"passed": 1, "failed": 0, "late": 0}.get(result), 1)
+
+
+def lines(results, parts):
+    bench, torch = results.get("benchmarks") or {}, results.get("torch")
+    rows = []
+    if "read" in bench:
+        rows.append(line("read kernel, GB/s", bench["read"]["bytes_per_second"] / 1e9))
+    rows += attention(bench.get("decode_attention", []), torch)
+    rows += steps(bench)
+    rows += prompts(bench, torch)
+    restore = bench.get("restore", {})
+    copy = restore.get("host_to_device_bytes_per_second")
+    rows.append(line("restore of slabs of the 8B shape: of the pinned copy", restore.get("restore_fraction_of_copy"), 0.90,
+                     f"{copy / 1e9:.1f} GB/s" if copy else ""))
+    if copy:
+        rows.append(line("restore of slabs of 64 KB: of the pinned copy", restore["small_restore_fraction_of_copy"], None,
+                         f"{copy / 1e9:.1f} GB/s"))
+    rows += clean(parts)
     return rows
+
+
+def table(rows):
+    """The same as Markdown."""
+    text = ["| what | measured | target | reached | floor |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        measured = "not measured" if row["measured"] is None else f"{row['measured']:.3g}"
+        target = "" if row["target"] is None else f"{'<=' if row['at_most'] else '>='} {row['target']:g}"
+        reached = {None: "", True: "yes", False: "no"}[row["reached"]]
+        text.append(f"| {row['name']} | {measured} | {target} | {reached} | {row['floor']} |")
+    return "\n".join(text) + "\n"

@@ -233,12 +233,14 @@ void BatchPlane::attest(const std::shared_ptr<Session>& session, const std::shar
     (*self)->submit(kind, pool, std::move(batch), deadline, std::move(keep_alive), std::move(done),
                     Purpose::kMeasure);
   };
-  const auto done = [self = self_, attestation](double put, double get) mutable {
-    attestation.put_bytes_per_second = put;
-    attestation.get_bytes_per_second = get;
+  const auto done = [self = self_, attestation](const PathRates& host, const PathRates& device) mutable {
+    attestation.put_bytes_per_second = host.put;
+    attestation.get_bytes_per_second = host.get;
+    attestation.gpu_put_bytes_per_second = device.put;
+    attestation.gpu_get_bytes_per_second = device.get;
     if (*self) (*self)->attested(attestation);
   };
-  std::make_shared<PathProbe>(pool->size(), ProbeBudget(), move, done)->start();
+  std::make_shared<PathProbe>(pool->size(), ProbeBudget(), context_->options.staged, move, done)->start();
 }
 
 void BatchPlane::attested(const Attestation& attestation) {

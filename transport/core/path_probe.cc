@@ -20,45 +20,65 @@ size_t next_probe_bytes(size_t last, Duration took, size_t bytes_left, Duration 
   return next > last ? next : 0;
 }
 
-PathProbe::PathProbe(uint64_t pool_bytes, const ProbeBudget& budget, Move move, Done done)
+PathProbe::PathProbe(uint64_t pool_bytes, const ProbeBudget& budget,
+                     std::shared_ptr<kernels::StagedMemory> device, Move move, Done done)
     : pool_bytes_(pool_bytes),
       budget_(budget),
+      device_(std::move(device)),
       move_(std::move(move)),
       done_(std::move(done)),
-      local_(std::make_shared<std::vector<std::byte>>(kScratchBytes)) {}
+      host_(std::make_shared<std::vector<std::byte>>(kScratchBytes)) {}
 
-void PathProbe::begin(TransferKind kind) {
+void PathProbe::begin() {
   warm_ = false;
   bytes_left_ = budget_.bytes;
   time_left_ = budget_.time;
-  run(kind, kFirstBytes);
+  run(kFirstBytes);
 }
 
-void PathProbe::run(TransferKind kind, size_t bytes) {
+void PathProbe::run(size_t bytes) {
   const TimePoint start = Clock::now();
-  move_(kind, batch(kind, bytes), Deadline::in(budget_.deadline), local_,
-        [self = shared_from_this(), kind, bytes, start](const Status& status) {
-          self->moved(kind, bytes, Clock::now() - start, status);
+  const bool put = kind() == TransferKind::kPut;
+  if (const Status copied = put ? copy(bytes) : Status(); !copied.ok())
+    return moved(bytes, Clock::now() - start, copied);
+  const std::shared_ptr<void> memory = staged() ? std::shared_ptr<void>(device_) : host_;
+  move_(kind(), batch(bytes), Deadline::in(budget_.deadline), memory,
+        [self = shared_from_this(), put, bytes, start](const Status& status) {
+          const Status copied = status.ok() && !put ? self->copy(bytes) : status;
+          self->moved(bytes, Clock::now() - start, copied);
         });
 }
 
-void PathProbe::moved(TransferKind kind, size_t bytes, Duration took, const Status& status) {
-  const bool put = kind == TransferKind::kPut;
+void PathProbe::moved(size_t bytes, Duration took, const Status& status) {
   size_t next = 0;
   if (status.ok()) {
-    rates_[put ? 0 : 1] = static_cast<double>(bytes) / std::max(seconds(took), 1e-9);
-    if (!std::exchange(warm_, true)) return run(kind, kFirstBytes);
+    rate() = static_cast<double>(bytes) / std::max(seconds(took), 1e-9);
+    if (!std::exchange(warm_, true)) return run(kFirstBytes);
     bytes_left_ -= std::min(bytes, bytes_left_);
     time_left_ -= took;
     next = next_probe_bytes(bytes, took, bytes_left_, time_left_);
   }
-  if (next > 0) return run(kind, next);
-  if (!put) return done_(rates_[0], rates_[1]);
-  begin(TransferKind::kGet);
+  if (next > 0) return run(next);
+  if (++leg_ == (device_ ? 4 : 2)) return done_(rates_[0], rates_[1]);
+  begin();
+}
+
+// Between the device and its page-locked memory, as a batch of this leg needs it.
+Status PathProbe::copy(size_t bytes) const {
+  for (size_t done = 0; staged() && done < bytes;) {
+    const size_t part = std::min(local().size(), bytes - done);
+    LOWKEY_TRY(kind() == TransferKind::kPut ? device_->download(part) : device_->upload(part));
+    done += part;
+  }
+  return {};
+}
+
+std::span<std::byte> PathProbe::local() const {
+  return staged() ? device_->host().first(kScratchBytes) : std::span(*host_);
 }
 
 // Local memory is written and read over and over: it is in the cache, as freshly encoded pages are.
-std::vector<Transfer> PathProbe::batch(TransferKind kind, size_t bytes) const {
+std::vector<Transfer> PathProbe::batch(size_t bytes) const {
   const size_t piece = std::min<uint64_t>(kPieceBytes, pool_bytes_);
   const uint64_t remote_pieces = pool_bytes_ / piece, scratch_pieces = kScratchBytes / piece;
   const size_t count = std::max<size_t>(1, bytes / piece);
@@ -66,10 +86,10 @@ std::vector<Transfer> PathProbe::batch(TransferKind kind, size_t bytes) const {
   std::vector<Transfer> transfers;
   transfers.reserve(count);
   for (size_t i = 0; i < count; ++i) {
-    const auto local = std::span(*local_).subspan(i % scratch_pieces * piece, piece);
-    const uint64_t remote = kind == TransferKind::kPut ? pool_bytes_ + i % scratch_pieces * piece
-                                                       : i * stride % remote_pieces * piece;
-    transfers.push_back({local, remote});
+    const auto from = local().subspan(i % scratch_pieces * piece, piece);
+    const uint64_t remote = kind() == TransferKind::kPut ? pool_bytes_ + i % scratch_pieces * piece
+                                                         : i * stride % remote_pieces * piece;
+    transfers.push_back({from, remote});
   }
   return transfers;
 }

@@ -1,12 +1,18 @@
 // What the shared object exports: transport/device_comm.h.
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
+
 #include "transport/nccl/nccl_comm.h"
 
 namespace lowkey::transport {
 namespace {
 
 Result<std::unique_ptr<DeviceComm>> make(HostComm& host, kernels::Backend& backend, Deadline deadline) {
+  // By itself NCCL registers the buffers of captured collectives with all peers, while they are captured.
+  // Ranks may capture at different steps (each forgets graphs with its own memory), and would wait for each
+  // other.
+  ::setenv("NCCL_GRAPH_REGISTER", "0", 0);
   const auto api = NcclApi::load();
   // A rank that lacks NCCL must not leave the others waiting.
   LOWKEY_ASSIGN(able, host.all_gather(api.ok() ? "yes" : "", deadline));

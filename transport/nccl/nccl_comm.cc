@@ -47,6 +47,7 @@ Result<std::unique_ptr<DeviceComm>> NcclComm::make(const NcclApi& api, HostComm&
 
 NcclComm::~NcclComm() {
   if (comm_ == nullptr) return;
+  forget_graphs();
   // Finalizing waits for the peers; a communicator that cannot is aborted in taken().
   if (taken(api_.finalize(comm_), "end", Deadline::in(kDestroyDeadline))) api_.destroy(comm_);
 }
@@ -58,9 +59,21 @@ std::string NcclComm::explain(ncclResult_t result) const {
   return text;
 }
 
+// NCCL's ending a communicator, aborted or not, waits for the end of every graph that has its kernels, the
+// one that is being captured included: it would wait for this very thread.
+void NcclComm::forget_graphs() {
+  kernels::StepGraphs* const graphs = backend_.step_graphs();
+  if (graphs == nullptr) return;
+  graphs->abandon();
+  graphs->set_capacity(0);
+}
+
 // NCCL does not say which peer is at fault, other than in its text; this rank does say which one noticed.
 Error NcclComm::fail(Code code, const char* what, const std::string& why) {
-  if (comm_ != nullptr) api_.abort(std::exchange(comm_, nullptr));
+  if (comm_ != nullptr) {
+    forget_graphs();
+    api_.abort(std::exchange(comm_, nullptr));
+  }
   return Error{code, fmt::format("NCCL {} on rank {} of {}: {}", what, rank_, size_, why), {}};
 }
 

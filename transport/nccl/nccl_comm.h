@@ -41,6 +41,7 @@ class NcclComm final : public DeviceComm {
   Status taken(ncclResult_t begun, const char* what, Deadline deadline);
   Status receive_all(size_t count, size_t bytes, Deadline deadline);
   Error fail(Code code, const char* what, const std::string& why);
+  void forget_graphs();
   std::string explain(ncclResult_t result) const;
   cudaStream_t stream() const { return static_cast<cudaStream_t>(backend_.native_stream()); }
 

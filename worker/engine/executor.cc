@@ -93,12 +93,13 @@ Status Executor::execute(const wire::StepPlan& plan, std::span<const kernels::To
 
 // How the step's calls came to the device.
 void Executor::count_step() {
-  kernels::StepGraphs* const graphs = options_.backend ? options_.backend->step_graphs() : nullptr;
+  const kernels::StepGraphs* const graphs = options_.backend ? options_.backend->step_graphs() : nullptr;
   const kernels::StepGraphs::Counts now = graphs ? graphs->counts() : kernels::StepGraphs::Counts{};
   const char* launch = now.captured > graphs_.captured   ? "captured"
                        : now.replayed > graphs_.replayed ? "replayed"
                                                          : "direct";
   metrics_.add(Metric::kModelSteps, 1, {{"launch", launch}});
+  if (graphs == nullptr) return;  // nothing here records: no gauge says how much of it there is
   metrics_.set(Metric::kStepGraphs, static_cast<double>(now.graphs));
   metrics_.set(Metric::kStepGraphBytes, static_cast<double>(now.bytes));
   graphs_ = now;

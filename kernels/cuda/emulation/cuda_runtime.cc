@@ -171,7 +171,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
                  .minor = 0,
                  .multiProcessorCount = 4,
                  .totalGlobalMem = machine().device_bytes,
-                 .sharedMemPerBlockOptin = size_t{227} << 10};
+                 .sharedMemPerBlockOptin = machine().shared_bytes};
   std::snprintf(properties->name, sizeof(properties->name), "emulated device %d", device);
   properties->uuid.bytes[15] = static_cast<char>(device);
   return cudaSuccess;

@@ -126,6 +126,7 @@ struct Machine {
   int devices = 1;
   int driver = 13000, runtime = 13000;
   size_t device_bytes = size_t{1} << 30;
+  size_t shared_bytes = size_t{227} << 10;  // that a block may have
   int compute_major = 9;
 };
 Machine& machine();

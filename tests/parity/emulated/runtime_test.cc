@@ -49,6 +49,21 @@ TEST(CudaErrors, SayWhatIsMissingInOneLine) {
   EXPECT_NE(backend.error().message.find("cuda_backend.cc:"), std::string::npos) << backend.error().message;
 }
 
+TEST(CudaLibrary, StagesMemoryBesideABackend) {
+  const auto staged = lowkey_device_library()->make_staged_memory(0, 1000);
+  ASSERT_TRUE(staged.ok()) << staged.error().message;
+  const std::span<std::byte> host = (*staged)->host();
+  ASSERT_EQ(host.size(), 1000u);
+  for (size_t i = 0; i < host.size(); ++i) host[i] = std::byte(i % 251);
+  ASSERT_TRUE((*staged)->upload(1000).ok());
+  std::ranges::fill(host, std::byte{255});
+  ASSERT_TRUE((*staged)->download(600).ok());
+  for (size_t i = 0; i < host.size(); ++i)
+    ASSERT_EQ(host[i], i < 600 ? std::byte(i % 251) : std::byte{255}) << i;
+  EXPECT_FALSE((*staged)->upload(1001).ok());
+  EXPECT_FALSE(lowkey_device_library()->make_staged_memory(1, 1000).ok());
+}
+
 // A context takes hundreds of megabytes of a device that somebody else may need.
 TEST(CudaLibrary, LooksAtDevicesWithoutUsingThem) {
   const OnMachine machine({.devices = 3});

@@ -65,7 +65,10 @@ TEST(Attestation, SaysHowGpuMemoryTravels) {
   EXPECT_EQ(gpu_memory(true, true), GpuMemory::kReachable);
   Attestation path = attestation(Path::kTcp, Path::kTcp);
   path.gpu = gpu_memory(true, false);
-  EXPECT_NE(describe(path).find("(host memory; GPU memory staged)"), std::string::npos) << describe(path);
+  path.gpu_put_bytes_per_second = 6.5e9;
+  EXPECT_NE(describe(path).find("(host memory); put 6.5 GB/s, get not measured (GPU memory, staged)"),
+            std::string::npos)
+      << describe(path);
 }
 
 TEST(Attestation, ReadsRdmaPortsOffTheKernel) {
@@ -116,8 +119,14 @@ TEST(Attestation, TheMetricsFollowAPeerThatComesBackAnotherWay) {
   EXPECT_EQ(value(text, "lowkey_transport_mismatch", "peer_rank=\"3\""), "1");
   EXPECT_EQ(value(text, "lowkey_transport_bandwidth_bytes_per_second", "direction=\"get\""), "500000000");
 
+  EXPECT_EQ(text.find("memory=\"device\""), std::string::npos) << "the pages are in host memory";
+
   plane.now.paths_now = {attestation(Path::kShm, Path::kShm)};
+  plane.now.paths_now[0].gpu = GpuMemory::kStaged;
+  plane.now.paths_now[0].gpu_put_bytes_per_second = 3e9;
   text = page();
+  EXPECT_EQ(value(text, "lowkey_transport_bandwidth_bytes_per_second", "put\",memory=\"device\""),
+            "3000000000");
   EXPECT_EQ(value(text, "lowkey_transport_info", "transport=\"tcp\""), "0");
   EXPECT_EQ(value(text, "lowkey_transport_info", "transport=\"shm\""), "1");
   EXPECT_EQ(value(text, "lowkey_transport_mismatch", "peer_rank=\"3\""), "0");

@@ -38,17 +38,21 @@ struct Recorder {
     };
   }
   PathProbe::Done done() {
-    return [this](double put, double get) { rates.emplace_back(put, get); };
+    return [this](const PathRates& host, const PathRates& device) {
+      rates.emplace_back(host.put, host.get);
+      device_rates = device;
+    };
   }
   std::vector<Batch> batches;
   std::vector<std::pair<double, double>> rates;
+  PathRates device_rates;
   size_t fail_at = 0;
 };
 
 TEST(PathProbe, WritesOnlyTheScratchRangeAndKeepsItsBudget) {
   Recorder recorder;
   const ProbeBudget budget;
-  std::make_shared<PathProbe>(kPool, budget, recorder.move(), recorder.done())->start();
+  std::make_shared<PathProbe>(kPool, budget, nullptr, recorder.move(), recorder.done())->start();
   size_t moved[2] = {0, 0};
   uint64_t lowest_get = kPool, highest_get = 0;
   for (const auto& batch : recorder.batches) {
@@ -78,7 +82,7 @@ TEST(PathProbe, WritesOnlyTheScratchRangeAndKeepsItsBudget) {
 
 TEST(PathProbe, MeasuresAPoolSmallerThanOnePiece) {
   Recorder recorder;
-  std::make_shared<PathProbe>(1000, ProbeBudget(), recorder.move(), recorder.done())->start();
+  std::make_shared<PathProbe>(1000, ProbeBudget(), nullptr, recorder.move(), recorder.done())->start();
   for (const auto& batch : recorder.batches) {
     for (const Transfer& transfer : batch.transfers) {
       const uint64_t end = transfer.remote_offset + transfer.local.size();
@@ -91,10 +95,61 @@ TEST(PathProbe, MeasuresAPoolSmallerThanOnePiece) {
 TEST(PathProbe, AFailureLeavesWhatIsKnown) {
   Recorder recorder;
   recorder.fail_at = 1;
-  std::make_shared<PathProbe>(kPool, ProbeBudget(), recorder.move(), recorder.done())->start();
+  std::make_shared<PathProbe>(kPool, ProbeBudget(), nullptr, recorder.move(), recorder.done())->start();
   ASSERT_EQ(recorder.rates.size(), 1u);
   EXPECT_EQ(recorder.rates[0].first, 0);
   EXPECT_GT(recorder.rates[0].second, 0);
+}
+
+// A device in host memory.
+struct Staged final : kernels::StagedMemory {
+  std::span<std::byte> host() override { return memory; }
+  Status download(size_t bytes) override { return copy(bytes, &downloaded); }
+  Status upload(size_t bytes) override { return copy(bytes, &uploaded); }
+  Status copy(size_t bytes, size_t* count) {
+    if (lost) return Error{Code::kInternal, "the device is lost", {}};
+    EXPECT_LE(bytes, memory.size());
+    *count += bytes;
+    return {};
+  }
+  std::vector<std::byte> memory = std::vector<std::byte>(2 * kScratchBytes);
+  size_t downloaded = 0, uploaded = 0;
+  bool lost = false;
+};
+
+// Every byte of the device's share is copied once, out before it is put and in behind its get, and moved from
+// and to the page-locked memory alone.
+TEST(PathProbe, MeasuresADevicesMemoryWithItsCopies) {
+  Recorder recorder;
+  const auto device = std::make_shared<Staged>();
+  std::make_shared<PathProbe>(kPool, ProbeBudget(), device, recorder.move(), recorder.done())->start();
+  size_t moved[2] = {0, 0};
+  for (const auto& batch : recorder.batches) {
+    for (const Transfer& transfer : batch.transfers) {
+      if (transfer.local.data() < device->memory.data() ||
+          transfer.local.data() >= device->memory.data() + device->memory.size())
+        continue;
+      moved[batch.kind == TransferKind::kPut ? 0 : 1] += transfer.local.size();
+    }
+  }
+  EXPECT_GT(moved[0], 0u);
+  EXPECT_EQ(moved[0], device->downloaded);
+  EXPECT_EQ(moved[1], device->uploaded);
+  ASSERT_EQ(recorder.rates.size(), 1u);
+  EXPECT_GT(recorder.rates[0].first, 0);
+  EXPECT_GT(recorder.device_rates.put, 0);
+  EXPECT_GT(recorder.device_rates.get, 0);
+}
+
+TEST(PathProbe, ALostDeviceLeavesWhatIsKnownOfTheHost) {
+  Recorder recorder;
+  const auto device = std::make_shared<Staged>();
+  device->lost = true;
+  std::make_shared<PathProbe>(kPool, ProbeBudget(), device, recorder.move(), recorder.done())->start();
+  ASSERT_EQ(recorder.rates.size(), 1u);
+  EXPECT_GT(recorder.rates[0].second, 0);
+  EXPECT_EQ(recorder.device_rates.put, 0);
+  EXPECT_EQ(recorder.device_rates.get, 0);
 }
 
 }  // namespace

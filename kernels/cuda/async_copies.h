@@ -1,10 +1,8 @@
-// Pages on their way into shared memory while earlier ones are attended: one warp's ring of stages. Each
-// stage is filled by bulk copies (cp.async.bulk, one lane issues them, an mbarrier counts the bytes) on
-// sm_90, by 16-byte cp.async of all lanes before. The emulation copies as late as it may: what is read before
-// wait() is poison.
+// Copies into shared memory that go on while a thread computes: bulk copies (cp.async.bulk, one thread issues
+// them, an mbarrier counts the bytes) on sm_90, 16-byte cp.async of many threads before. The emulation copies
+// as late as it may: what is read before barrier_wait() is poison.
 #pragma once
 
-#include "kernels/cuda/fast_plan.h"
 #include "kernels/cuda/warp.h"
 
 #ifndef __CUDACC__
@@ -51,6 +49,11 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
       "r"(parity)
       : "memory");
 }
+// Before bulk copies into memory that threads have read or written, and who issues them has waited for: they
+// are behind these accesses, too (PTX ISA, "Async proxy").
+__device__ __forceinline__ void begin_bulk_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 // 16-byte aligned, a multiple of 16 bytes.
 __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
   asm volatile(
@@ -60,6 +63,11 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t b
       : "memory");
 }
 #endif
+
+// Brings 128 bytes nearer, without waiting for them.
+__device__ __forceinline__ void prefetch_l2(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
 
 __device__ __forceinline__ void copy_16(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
@@ -95,10 +103,13 @@ inline std::map<const uint64_t*, EmulatedBarrier>& barriers() {
 
 }  // namespace emulation
 
+inline void prefetch_l2(const void*) {}
+
 inline void barrier_init(uint64_t* barrier) {
   emulation::barriers()[barrier] = {};
 }
 inline void barrier_init_done() {}
+inline void begin_bulk_copies() {}
 inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   auto& state = emulation::barriers().at(barrier);
   state.expected = true;
@@ -126,79 +137,5 @@ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
 }
 
 #endif
-
-// `kStages` pieces of shared memory of one warp, filled in turn and used in turn.
-template <int kStages>
-class StageRing {
- public:
-  // `memory`: kStages * stage_bytes, 128-byte aligned. All lanes call everything.
-  __device__ StageRing(std::byte* memory, uint32_t stage_bytes, uint64_t* barriers)
-      : memory_(memory), stage_bytes_(stage_bytes), barriers_(barriers) {
-#if LOWKEY_BULK_COPIES
-    if (threadIdx.x % kWarpSize == 0) {
-      for (int i = 0; i < kStages; ++i) barrier_init(barriers_ + i);
-      barrier_init_done();
-    }
-    sync_warp();
-#endif
-  }
-
-  // Begins to fill the next stage with `key` and `value` chunks ([kMaxLevels] each) of a page; the warp has
-  // done with it.
-  __device__ void fill(const StagedChunk* key, const StagedChunk* value, std::byte* const* slabs) {
-    std::byte* stage = memory_ + filled_ % kStages * stage_bytes_;
-#if LOWKEY_BULK_COPIES
-    if (threadIdx.x % kWarpSize == 0) {
-      uint64_t* barrier = barriers_ + filled_ % kStages;
-      uint32_t bytes = 0;
-      for (int i = 0; i < kMaxLevels; ++i) bytes += key[i].bytes + value[i].bytes;
-      barrier_expect(barrier, bytes);
-      for (int i = 0; i < 2 * kMaxLevels; ++i) {
-        const StagedChunk chunk = i < kMaxLevels ? key[i] : value[i - kMaxLevels];
-        if (chunk.bytes > 0)
-          bulk_copy(stage + chunk.target, slabs[chunk.slab] + chunk.offset, chunk.bytes, barrier);
-      }
-    }
-#else
-    for (int i = 0; i < 2 * kMaxLevels; ++i) {
-      const StagedChunk chunk = i < kMaxLevels ? key[i] : value[i - kMaxLevels];
-      for (uint32_t at = threadIdx.x % kWarpSize * 16; at < chunk.bytes; at += kWarpSize * 16)
-        copy_16(stage + chunk.target + at, slabs[chunk.slab] + chunk.offset + at);
-    }
-    copies_commit();
-#endif
-    ++filled_;
-  }
-  // Nothing more to fill: keeps the count that wait() goes by.
-  __device__ void fill_nothing() {
-#if !LOWKEY_BULK_COPIES
-    copies_commit();
-#endif
-    ++filled_;
-  }
-
-  // The oldest stage that was filled and not yet waited for; fill() may not be called between this and
-  // done().
-  __device__ const std::byte* wait() {
-    const uint32_t stage = used_ % kStages;
-#if LOWKEY_BULK_COPIES
-    barrier_wait(barriers_ + stage, used_ / kStages & 1);
-#else
-    copies_wait<kStages - 1>();
-    sync_warp();
-#endif
-    return memory_ + stage * stage_bytes_;
-  }
-  __device__ void done() {
-    sync_warp();
-    ++used_;
-  }
-
- private:
-  std::byte* memory_;
-  uint32_t stage_bytes_;
-  uint64_t* barriers_;
-  uint32_t filled_ = 0, used_ = 0;
-};
 
 }  // namespace lowkey::kernels::cuda
