@@ -115,6 +115,7 @@ const ElementOrder& element_order(CodeForm form) {
 bool CodePlan::make(const PageLayout& layout, const VectorLayout& key_layout,
                     const VectorLayout& value_layout, int levels) {
   page_tokens = layout.page_tokens;
+  if (page_tokens % 16 != 0) return false;  // weights are rounded, and codes expanded, by sixteen tokens
   return make_side(layout, key_layout, levels, key) && make_side(layout, value_layout, levels, value);
 }
 

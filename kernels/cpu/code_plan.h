@@ -69,8 +69,8 @@ struct CodePlan {
   CodeSide key, value;
   int page_tokens = 0;
 
-  // False: no integer kernel for these vectors (another quantizer, widths other than 0, 2, 4, 8 read); the
-  // plan is then of no use. Keeps its memory.
+  // False: no integer kernel for these vectors (another quantizer, widths other than 0, 2, 4, 8 read, pages of
+  // other than multiples of 16 tokens); the plan is then of no use. Keeps its memory.
   bool make(const PageLayout& layout, const VectorLayout& key, const VectorLayout& value, int levels);
 };
 

@@ -5,7 +5,7 @@
 #include "kernels/cuda/fragments.h"
 
 #ifndef __CUDACC__
-#include "kernels/cuda/emulation/warp_operations.h"
+#include "kernels/cuda/warp_emulated.h"
 #endif
 
 namespace lowkey::kernels::cuda {

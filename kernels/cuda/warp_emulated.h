@@ -3,7 +3,8 @@
 // wrong lane computes something else here, too.
 #pragma once
 
-#include "kernels/cuda/emulation/fibers.h"
+#include <cuda_runtime.h>
+
 #include "kernels/cuda/fragments.h"
 #include "kernels/page/dtype.h"
 
