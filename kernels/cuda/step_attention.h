@@ -39,7 +39,6 @@ class StepAttention {
         features_(pool) {}
   StepView view(const AttentionStep& step) const;
   void write_pages(const AttentionStep& step, const StepView& view);
-  size_t feature_floats() const;  // of a page
 
   cudaStream_t stream_;
   LayoutCache& layouts_;
