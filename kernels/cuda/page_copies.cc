@@ -69,10 +69,14 @@ Status CudaPageCopies::upload(std::span<const Piece> pieces) {
     const std::lock_guard lock(mutex_);
     in_.wait(left_.get());
   }
-  for (const Piece& piece : pieces)
-    LOWKEY_CUDA_TRY(
+  Status begun;
+  for (const Piece& piece : pieces) {
+    begun = LOWKEY_CUDA_STATUS(
         cudaMemcpyAsync(piece.device, piece.host, piece.bytes, cudaMemcpyHostToDevice, in_.get()));
-  return in_.synchronize();
+    if (!begun.ok()) break;
+  }
+  const Status done = in_.synchronize();  // what was begun reads the caller's memory, whatever failed
+  return begun.ok() ? done : begun;
 }
 
 }  // namespace lowkey::kernels::cuda
