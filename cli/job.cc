@@ -271,7 +271,7 @@ transport::ControlOptions Job::control_options(transport::PeerInfo self_info) co
   if (options.on_gpu) {
     const auto& device = devices.survey.devices[devices.choice.index];
     auto staged = devices.survey.module->library->make_staged_memory(device.index, transport::kScratchBytes);
-    if (staged.ok()) options.staged = *std::move(staged);
+    if (staged.ok()) options.staged = std::move(staged).value();
     if (!staged.ok()) spdlog::warn("paths are measured from host memory alone: {}", staged.error().message);
   }
   options.cluster_secret = secret;
