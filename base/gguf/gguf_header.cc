@@ -18,11 +18,12 @@ constexpr uint32_t kMaxDims = 4;                    // of the format
 constexpr uint64_t kMaxKeyBytes = 65535;            // of the format
 constexpr int64_t kMaxElements = int64_t{1} << 48;  // no product of extents overflows below it
 
-constexpr std::array<std::pair<GgufType, GgufBlock>, 7> kBlocks = {{{GgufType::kF32, {"F32", 1, 4}},
+constexpr std::array<std::pair<GgufType, GgufBlock>, 8> kBlocks = {{{GgufType::kF32, {"F32", 1, 4}},
                                                                     {GgufType::kF16, {"F16", 1, 2}},
                                                                     {GgufType::kBf16, {"BF16", 1, 2}},
                                                                     {GgufType::kQ8_0, {"Q8_0", 32, 34}},
                                                                     {GgufType::kQ4_0, {"Q4_0", 32, 18}},
+                                                                    {GgufType::kQ5_0, {"Q5_0", 32, 22}},
                                                                     {GgufType::kQ4_K, {"Q4_K", 256, 144}},
                                                                     {GgufType::kQ6_K, {"Q6_K", 256, 210}}}};
 
@@ -202,7 +203,7 @@ void Parser::read_tensor(GgufHeader& header) {
   if (!ok()) return;
   const GgufBlock* block = gguf_block(tensor.type);
   if (block == nullptr)
-    return fail(where, "a type out of [F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K]",
+    return fail(where, "a type out of [F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q4_K, Q6_K]",
                 fmt::format("type {}", static_cast<uint32_t>(tensor.type)));
   if (tensor.shape.back() % block->elements != 0)
     return fail(where, fmt::format("rows of a multiple of {} elements ({})", block->elements, block->name),

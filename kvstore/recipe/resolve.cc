@@ -188,7 +188,11 @@ uint64_t ResolvedCache::bytes_for(uint64_t prompt, uint64_t generated) const {
 std::filesystem::path profile_file(const Recipe& recipe, const std::filesystem::path& explicit_file,
                                    const std::filesystem::path& model_dir) {
   if (!explicit_file.empty()) return explicit_file;
-  return model_dir / "profiles" / (recipe.profile_stem() + ".profile.safetensors");
+  // Of a GGUF file: beside it.
+  std::error_code ec;
+  const bool file = std::filesystem::is_regular_file(model_dir, ec);
+  return (file ? model_dir.parent_path() : model_dir) / "profiles" /
+         (recipe.profile_stem() + ".profile.safetensors");
 }
 
 Result<Profile> read_profile(const Recipe& recipe, const std::filesystem::path& explicit_file,

@@ -60,7 +60,8 @@ struct ResolvedCache {
 Result<ResolvedCache> resolve(const Recipe& recipe, const Profile* profile, const ModelShape& model, int rank,
                               int num_ranks, const Profile* spill_profile = nullptr);
 
-// Where the profile of `recipe` is: `explicit_file`, or <model>/profiles/<stem>.profile.safetensors.
+// Where the profile of `recipe` is: `explicit_file`, or <model>/profiles/<stem>.profile.safetensors; of a
+// model that is a file: in the folder that it is in.
 std::filesystem::path profile_file(const Recipe& recipe, const std::filesystem::path& explicit_file,
                                    const std::filesystem::path& model_dir);
 

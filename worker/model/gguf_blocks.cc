@@ -83,6 +83,8 @@ void dequantize_gguf(GgufType type, const std::byte* data, int64_t elements, flo
       return each(from_codes<GgufType::kQ8_0>);
     case GgufType::kQ4_0:
       return each(from_codes<GgufType::kQ4_0>);
+    case GgufType::kQ5_0:
+      return each(from_codes<GgufType::kQ5_0>);
     case GgufType::kQ4_K:
       return each(q4_k);
     case GgufType::kQ6_K:
@@ -91,22 +93,31 @@ void dequantize_gguf(GgufType type, const std::byte* data, int64_t elements, flo
 }
 
 // Q8_0: f16 scale; 32 signed bytes. Q4_0: f16 scale; 16 bytes, element i in the low half of byte i, element
-// i + 16 in its high half, 8 too large.
+// i + 16 in its high half, 8 too large. Q5_0: the fifth bits, element i's in bit i of 32, before the bytes;
+// 16 too large.
 uint16_t gguf_codes(GgufType type, const std::byte* block, std::span<int8_t, 32> codes) {
-  LOWKEY_CHECK(type == GgufType::kQ8_0 || type == GgufType::kQ4_0, "codes of type {}",
-               static_cast<uint32_t>(type));
+  LOWKEY_CHECK(gguf_code_bits(type) > 0, "codes of type {}", static_cast<uint32_t>(type));
   uint16_t scale;
   std::memcpy(&scale, block, sizeof(scale));
   if (type == GgufType::kQ8_0) {
     std::memcpy(codes.data(), block + 2, codes.size());
     return scale;
   }
-  const auto* packed = reinterpret_cast<const uint8_t*>(block + 2);
+  const bool fifth = type == GgufType::kQ5_0;
+  uint32_t high = 0;
+  if (fifth) std::memcpy(&high, block + 2, sizeof(high));
+  const auto* packed = reinterpret_cast<const uint8_t*>(block + (fifth ? 6 : 2));
+  const int zero = fifth ? 16 : 8;
   for (int i = 0; i < 16; ++i) {
-    codes[i] = static_cast<int8_t>((packed[i] & 15) - 8);
-    codes[i + 16] = static_cast<int8_t>((packed[i] >> 4) - 8);
+    codes[i] = static_cast<int8_t>(((packed[i] & 15) | (high >> i & 1) << 4) - zero);
+    codes[i + 16] = static_cast<int8_t>(((packed[i] >> 4) | (high >> (i + 16) & 1) << 4) - zero);
   }
   return scale;
+}
+
+int gguf_code_bits(GgufType type) {
+  if (type == GgufType::kQ8_0 || type == GgufType::kQ5_0) return 8;
+  return type == GgufType::kQ4_0 ? 4 : 0;
 }
 
 }  // namespace lowkey::worker

@@ -192,6 +192,10 @@ Result<json::object> gguf_config(const GgufFile& file, const std::string& name) 
         fmt::format("{}: 'general.architecture': expected one of [llama, qwen2, qwen3, phi3, gemma, gemma2, "
                     "gemma3], found {}",
                     name, architecture == nullptr ? "nothing" : "'" + *architecture + "'")};
+  const std::string experts = *architecture + ".expert_count";
+  if (const int64_t count = file.header.integer(experts).value_or(0); count > 0)
+    return Error{Code::kBadInput, fmt::format("{}: '{}': expected a dense model (0 or nothing), found {}",
+                                              name, experts, count)};
   json::object config = Translation(file, *architecture).config();
   if (!config.contains("architectures"))
     config["architectures"] = json::array{std::string(found->architecture)};

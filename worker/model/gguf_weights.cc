@@ -120,7 +120,12 @@ int64_t GgufWeights::stored_row(int64_t row, int64_t rows, int heads) {
 
 Result<int> GgufWeights::stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const {
   LOWKEY_ASSIGN(found, find(tensor, std::array{rows, cols}));
-  return found->type == GgufType::kQ8_0 ? 8 : found->type == GgufType::kQ4_0 ? 4 : 0;
+  return gguf_code_bits(found->type);
+}
+
+bool GgufWeights::is_quantized(const std::string& tensor) const {
+  const auto found = file_.header.tensors.find(their_name(tensor, post_norms_));
+  return found != file_.header.tensors.end() && !plain_dtype(found->second.type);
 }
 
 void GgufWeights::read_blocks(const std::string& tensor, int64_t row, int64_t first_block,

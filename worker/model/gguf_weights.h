@@ -27,6 +27,7 @@ class GgufWeights final : public WeightSource {
   Result<TensorView> matrix(const std::string& tensor, int64_t rows, int64_t cols) const override;
   Result<TensorView> vector(const std::string& tensor, int64_t size) const override;
   Result<int> stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const override;
+  bool is_quantized(const std::string& tensor) const override;
   void read_blocks(const std::string& tensor, int64_t row, int64_t first_block, kernels::FewBitMatrix& to,
                    int to_row) const override;
   void prefetch(const TensorView& view, int64_t first, int64_t count) const override;

@@ -35,6 +35,7 @@ std::unique_ptr<Linear> WeightLoader::rows(std::string_view kind, std::span<cons
     const auto view = take(reader_.matrix(part.tensor, part.rows, cols));
     if (!view) return nullptr;
     reader_.prefetch(*view, part.shard.first, part.shard.count);
+    note_dtype(*view);
     total += part.shard.count;
     views.push_back(*view);
   }
@@ -58,6 +59,7 @@ std::unique_ptr<Linear> WeightLoader::columns(std::string_view kind, const std::
   const auto view = take(reader_.matrix(tensor, rows, cols));
   if (!view) return nullptr;
   reader_.prefetch(*view, 0, rows);
+  note_dtype(*view);
   const std::byte* data = view->data + shard.first * kernels::dtype_bytes(view->dtype);
   auto packed = backend_.pack_linear(data, view->dtype, rows, shard.count, cols);
   reader_.release(*view);
@@ -80,6 +82,10 @@ DeviceVector WeightLoader::vector(std::span<const RowPart> parts, float offset) 
   return result;
 }
 
+void WeightLoader::note_dtype(const TensorView& view) {
+  if (view.dtype == DType::kF16 && backend_.dtype() == DType::kBf16) report_.note_cut_halves();
+}
+
 namespace {
 
 // Whether a part's columns are whole blocks of the file.
@@ -94,8 +100,11 @@ int WeightLoader::bits_of(std::string_view kind, std::span<const RowPart> parts,
   if (!backend_.keeps_few_bits() || !whole_blocks(shard)) return 0;
   std::optional<int> bits;
   for (const RowPart& part : parts) {
-    const auto stored = take(reader_.stored_bits(part.tensor, part.rows, cols));
-    if (!stored || *stored == 0 || (bits && *bits != *stored)) return 0;
+    auto stored = take(reader_.stored_bits(part.tensor, part.rows, cols));
+    if (!stored) return 0;
+    // Blocks of another form: 8 bits lose little of them, and are half of what the backend's dtype takes.
+    if (*stored == 0 && reader_.is_quantized(part.tensor)) stored = 8;
+    if (*stored == 0 || (bits && *bits != *stored)) return 0;
     bits = stored;
   }
   return *bits;

@@ -22,7 +22,11 @@ class WeightReport {
   void add(std::string_view kind, const std::string& tensor, int bits, bool as_stored,
            const kernels::RoundingError& error);
 
-  bool empty() const { return kinds_.empty(); }  // every matrix is in the backend's dtype
+  // Matrices of F16 are held in bf16, whose fractions have three bits fewer.
+  void note_cut_halves() { cut_halves_ = true; }
+  bool cut_halves() const { return cut_halves_; }
+
+  bool empty() const { return kinds_.empty(); }  // no matrix is in few bits
   const std::map<std::string, Kind, std::less<>>& kinds() const { return kinds_; }
   const std::string& worst_tensor() const { return worst_tensor_; }
   double worst_error() const { return worst_error_; }
@@ -34,6 +38,7 @@ class WeightReport {
   std::map<std::string, Kind, std::less<>> kinds_;
   std::string worst_tensor_;
   double worst_error_ = 0;
+  bool cut_halves_ = false;
 };
 
 }  // namespace lowkey::worker

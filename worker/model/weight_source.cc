@@ -20,6 +20,10 @@ Result<int> WeightSource::stored_bits(const std::string&, int64_t, int64_t) cons
   return 0;
 }
 
+bool WeightSource::is_quantized(const std::string&) const {
+  return false;
+}
+
 void WeightSource::read_blocks(const std::string& tensor, int64_t, int64_t, kernels::FewBitMatrix&,
                                int) const {
   LOWKEY_CHECK(false, "'{}' is not in blocks", tensor);

@@ -40,6 +40,8 @@ class WeightSource {
   // Bits of a matrix that the file holds in blocks as FewBitMatrix has them (8 or 4); 0: it does not. Errors
   // as matrix().
   virtual Result<int> stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const;
+  // Whether the file holds it in few bits, in blocks of whatever form.
+  virtual bool is_quantized(const std::string& tensor) const;
   // Blocks of one row, from `first_block` on as many as `to` has, into its row `to_row`. REQUIRES:
   // stored_bits() says so.
   virtual void read_blocks(const std::string& tensor, int64_t row, int64_t first_block,

@@ -6,7 +6,8 @@
 blocks.gguf: random blocks of every quantized type, beside them (names in "expected.") what the gguf package makes of
 them; values, and beside them (names in "rounded.") what it quantizes them to. The other files: models of tests/golden/model as llama.cpp's converter writes them (names by the gguf package's own
 table, rows of q and k interleaved for llama, 1 added to Gemma's norms, llama3's scaling as divisors).
-few_bits: a model, few_bits_*.gguf its weights in blocks. tokenizer_*.gguf: metadata alone, the vocabularies of tests/golden/text. The output is committed; rerun only when a case
+few_bits: a model, few_bits_*.gguf its weights in blocks. k_quants.gguf: a model of random Q4_K, Q6_K and Q5_0 blocks, in
+the mix of "Q4_K_M" files; k_quants.json: what transformers computes from what the gguf package decodes. tokenizer_*.gguf: metadata alone, the vocabularies of tests/golden/text. The output is committed; rerun only when a case
 changes.
 """
 
@@ -36,7 +37,7 @@ CASES = ["llama_gqa_scaled", "llama_yarn", "mistral", "qwen2", "qwen3", "phi3_lo
 def make_blocks():
     random = np.random.default_rng(5)
     writer = gguf.GGUFWriter(HERE / "blocks.gguf", "llama")
-    for kind, halves in ((Type.Q8_0, [0]), (Type.Q4_0, [0]), (Type.Q4_K, [0, 2]), (Type.Q6_K, [208])):
+    for kind, halves in ((Type.Q8_0, [0]), (Type.Q4_0, [0]), (Type.Q4_K, [0, 2]), (Type.Q6_K, [208]), (Type.Q5_0, [0])):
         elements, block = gguf.GGML_QUANT_SIZES[kind]
         rows, per_row = 3, 512 // elements
         data = random.integers(0, 256, (rows, per_row * block), dtype=np.uint8)
@@ -182,6 +183,56 @@ def make_few_bits():
         finish(writer)
 
 
+def random_blocks(random, kind, rows, cols):
+    """Blocks whose weights are near 0.1 each."""
+    elements, block = gguf.GGML_QUANT_SIZES[kind]
+    data = random.integers(0, 256, (rows, cols // elements, block), dtype=np.uint8)
+    # (byte, scale) of the halves in a block; Q4_K: the minima's share takes away what codes have on average.
+    halves = {Type.Q4_K: [(0, 4e-4), (2, 3e-3)], Type.Q6_K: [(208, 7e-5)], Type.Q5_0: [(0, 0.011)]}[kind]
+    for at, size in halves:
+        scale = (size * random.uniform(0.9, 1.1, (rows, cols // elements, 1))).astype(np.float16)
+        data[:, :, at:at + 2] = scale.view(np.uint8)
+    return data.reshape(rows, -1)
+
+
+def make_k_quants():
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 256,
+              "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 96,
+              "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+              "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2}
+    matrices = {"model.embed_tokens": (96, 256, Type.Q6_K), "lm_head": (96, 256, Type.Q6_K)}
+    matrices |= {f"model.layers.0.{name}": case for name, case in {
+        "self_attn.q_proj": (256, 256, Type.Q4_K), "self_attn.k_proj": (128, 256, Type.Q5_0),
+        "self_attn.v_proj": (128, 256, Type.Q6_K), "self_attn.o_proj": (256, 256, Type.Q4_K),
+        "mlp.gate_proj": (256, 256, Type.Q4_K), "mlp.up_proj": (256, 256, Type.Q4_K),
+        "mlp.down_proj": (256, 256, Type.Q6_K)}.items()}
+    random = np.random.default_rng(11)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
+    writer = gguf.GGUFWriter(HERE / "k_quants.gguf", "llama")
+    add_metadata(writer, config, "llama")
+    weights = {}
+    for name in ("model.norm", "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"):
+        weights[name] = random.normal(1, 0.1, 256).astype(np.float32)
+        writer.add_tensor(names.get_name(name) + ".weight", weights[name])
+    for name, (rows, cols, kind) in matrices.items():
+        data = random_blocks(random, kind, rows, cols)
+        writer.add_tensor(names.get_name(name) + ".weight", data, raw_dtype=kind)
+        values = gguf.quants.dequantize(data, kind).astype(np.float32)
+        heads = 4 if ".q_proj" in name else 2 if ".k_proj" in name else 0
+        if heads:  # back to the order of transformers
+            values = values.reshape(heads, rows // heads // 2, 2, cols).swapaxes(1, 2).reshape(rows, cols)
+        weights[name] = values
+    finish(writer)
+    from transformers import LlamaConfig, LlamaForCausalLM
+    model = LlamaForCausalLM(LlamaConfig(**config, attn_implementation="eager")).eval()
+    model.load_state_dict({f"{name}.weight": torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()})
+    tokens = [(i * 37 + 5) % 96 for i in range(24)]
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0]
+    rounded = [[float(f"{value:.7g}") for value in row] for row in logits.tolist()]
+    (HERE / "k_quants.json").write_text(json.dumps({"tokens": tokens, "logits": rounded}) + "\n")
+
+
 # BOS and EOS by their texts, where a text begins with BOS.
 TOKENIZERS = {"gpt2": (None, "<|endoftext|>"), "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
               "qwen2": (None, "<|im_end|>"), "smollm": (None, "<|im_end|>"), "tekken": (None, "</s>")}
@@ -209,6 +260,7 @@ def make_tokenizers():
 if __name__ == "__main__":
     make_blocks()
     make_few_bits()
+    make_k_quants()
     make_tokenizers()
     for case in CASES:
         make_model(case)

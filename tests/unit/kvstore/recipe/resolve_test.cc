@@ -308,6 +308,8 @@ TEST(Resolve, TheProfileLiesBesideTheModelUnlessNamed) {
   ASSERT_TRUE(profile.write(file).ok());
   EXPECT_EQ(resolve_files(recipe, {}, folder.path(), model, 0, 1)->fingerprint,
             resolve(recipe, &profile, model, 0, 1)->fingerprint);
+  std::ofstream(folder.path() / "model.gguf") << "GGUF";
+  EXPECT_EQ(profile_file(recipe, {}, folder.path() / "model.gguf"), file) << "beside a model that is a file";
   EXPECT_TRUE(resolve_files(recipe, file, "/nowhere", model, 0, 1).ok());
   ModelShape other = model;
   other.fingerprint = hash128(std::string("other"));

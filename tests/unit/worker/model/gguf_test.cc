@@ -22,7 +22,7 @@ std::filesystem::path gguf_dir() {
 TEST(GgufBlocks, EqualThePackageBitForBit) {
   const auto file = GgufFile::open(gguf_dir() / "blocks.gguf");
   ASSERT_TRUE(file.ok()) << file.error().message;
-  for (const char* name : {"Q8_0", "Q4_0", "Q4_K", "Q6_K"}) {
+  for (const char* name : {"Q8_0", "Q4_0", "Q5_0", "Q4_K", "Q6_K"}) {
     const GgufTensor& tensor = file->header.tensors.at(name);
     const GgufTensor& expected = file->header.tensors.at(std::string("expected.") + name);
     ASSERT_EQ(tensor.shape, (std::vector<int64_t>{3, 512}));
@@ -56,6 +56,99 @@ INSTANTIATE_TEST_SUITE_P(Golden, GgufModels,
                          ::testing::Values("llama_gqa_scaled", "llama_yarn", "mistral", "qwen2", "qwen3",
                                            "phi3_long", "gemma2", "gemma3"),
                          [](const auto& info) { return info.param; });
+
+// Q4_K, Q6_K and Q5_0 in one model: exact where they are expanded, near where they are held in 8 bits.
+TEST(GgufKQuants, LogitsEqualTransformers) {
+  const auto expected = read_json(gguf_dir() / "k_quants.json");
+  const auto tokens = ids(expected.at("tokens"));
+  const auto logits = boost::json::value_to<std::vector<std::vector<float>>>(expected.at("logits"));
+  for (const int tp : {1, 2}) {
+    uint64_t full_bytes = 0;
+    for (const auto weights : {worker::WeightStorage::kFull, worker::WeightStorage::kAuto}) {
+      auto replica = Replica::load(gguf_dir() / "k_quants.gguf", {.tp = tp, .weights = weights});
+      ASSERT_TRUE(replica.ok()) << replica.error().message;
+      const auto actual = (*replica)->step(0, tokens);
+      ASSERT_TRUE(actual.ok()) << actual.error().message;
+      const auto& model = (*replica)->model(0);
+      const double error = relative_error(*actual, logits);
+      if (weights == worker::WeightStorage::kFull) {
+        EXPECT_LE(error, 2e-4) << "TP " << tp;
+        EXPECT_TRUE(model.weight_report().empty());
+        full_bytes = model.packed_bytes();
+        continue;
+      }
+      EXPECT_LE(error, 0.08) << "TP " << tp;  // activations are rounded, too
+      EXPECT_LT(model.packed_bytes(), full_bytes / 3) << "8 bits and a scale against 32";
+      ASSERT_EQ(model.weight_report().kinds().size(), 6u) << model.weight_report().describe();
+      for (const auto& [name, kind] : model.weight_report().kinds()) {
+        EXPECT_EQ(kind.bits, 8) << name;
+        EXPECT_FALSE(kind.as_stored) << name;
+        EXPECT_LT(kind.error.relative_rms(), 0.01) << name;
+      }
+    }
+  }
+}
+
+// Snapshots of the Hugging Face cache are links to files that are called by their hash.
+TEST(GgufFiles, AreKnownByTheirContentAndNamedByTheirLink) {
+  const TempFolder folder;
+  std::filesystem::create_directories(folder.path() / "blobs");
+  std::filesystem::create_directories(folder.path() / "snapshots");
+  const auto blob = folder.path() / "blobs" / "0123abcd", link = folder.path() / "snapshots" / "demo.v1.gguf";
+  std::filesystem::copy_file(gguf_dir() / "qwen3.gguf", blob);
+  std::filesystem::create_symlink("../blobs/0123abcd", link);
+  for (const auto& [path, name] : {std::pair(link, "demo.v1"), std::pair(blob, "0123abcd")}) {
+    EXPECT_TRUE(is_gguf(path)) << path;
+    EXPECT_EQ(model_name(path), name);
+    const auto config = worker::ModelConfig::read(path);
+    ASSERT_TRUE(config.ok()) << config.error().message;
+    EXPECT_EQ(config->name, name);
+  }
+  EXPECT_FALSE(is_gguf(folder.path() / "blobs"));
+  EXPECT_EQ(model_name(folder.path() / "blobs" / ""), "blobs");
+  EXPECT_EQ(model_name(folder.path() / "blobs" / "."), "blobs");
+  std::ofstream(folder.path() / "other") << "GGU";
+  EXPECT_FALSE(is_gguf(folder.path() / "other"));
+}
+
+// A file's bytes with one more integer in its metadata, in front of the others.
+std::string with_integer(std::string bytes, const std::string& key, uint32_t value) {
+  constexpr size_t kPairsAt = 16, kFirstPair = 24, kAlignment = 32;
+  constexpr uint32_t kU32 = 4;
+  std::string added;
+  const auto add = [&](const std::string& name, uint32_t number) {
+    const uint64_t length = name.size();
+    added.append(reinterpret_cast<const char*>(&length), sizeof(length)).append(name);
+    added.append(reinterpret_cast<const char*>(&kU32), sizeof(kU32));
+    added.append(reinterpret_cast<const char*>(&number), sizeof(number));
+  };
+  add(key, value);
+  const size_t rest = (added.size() + 16) % kAlignment;
+  add(std::string(kAlignment - rest, 'x'), 0);  // tensors stay aligned
+  uint64_t pairs = 0;
+  std::memcpy(&pairs, bytes.data() + kPairsAt, sizeof(pairs));
+  pairs += 2;
+  std::memcpy(bytes.data() + kPairsAt, &pairs, sizeof(pairs));
+  return bytes.insert(kFirstPair, added);
+}
+
+TEST(GgufFiles, PartsAndExpertsAreRefusedByName) {
+  std::ifstream in(gguf_dir() / "qwen3.gguf", std::ios::binary);
+  const std::string whole(std::istreambuf_iterator<char>(in), {});
+  const TempFolder folder;
+  const auto file = folder.path() / "x.gguf";
+  const auto read = [&](const std::string& key, uint32_t value) {
+    std::ofstream(file, std::ios::binary) << with_integer(whole, key, value);
+    const auto config = worker::ModelConfig::read(file);
+    return config.ok() ? std::string("read") : config.error().message;
+  };
+  EXPECT_EQ(read("split.count", 1), "read");
+  EXPECT_EQ(read("split.count", 3), file.string() +
+                                        ": 'split.count': expected one whole file (llama-gguf-split --merge "
+                                        "makes it), found one of 3");
+  EXPECT_EQ(read("qwen3.expert_count", 8),
+            file.string() + ": 'qwen3.expert_count': expected a dense model (0 or nothing), found 8");
+}
 
 TEST(GgufConfig, IsWhatTheTwinSays) {
   const auto config = worker::ModelConfig::read(gguf_dir() / "gemma2.gguf");
