@@ -11,8 +11,11 @@ namespace lowkey {
 
 struct ServeConfig {
   std::string model;
-  std::string recipe;   // file; empty: exact
-  std::string profile;  // file; empty: <model>/profiles/<recipe>.profile.safetensors
+  std::string served_model_name;  // empty: what the folder or file is called
+  std::string chat_template;      // file; empty: the model's own
+  int max_context = 0;            // tokens; 0: the model's
+  std::string recipe;             // file; empty: exact
+  std::string profile;            // file; empty: profiles/<recipe>.profile.safetensors in the model's folder
   std::string listen = "127.0.0.1";
   int port = 8000;
   int tp = 0;  // 0: from the number of ranks
@@ -48,8 +51,13 @@ struct ServeConfig {
   template <class Self, class Visitor>
   static void visit_fields(Self& c, Visitor&& v) {
     v.text("model", c.model, "model folder (config.json, *.safetensors, tokenizer.json or tokenizer.model) or GGUF file");
+    v.text("served-model-name", c.served_model_name,
+           "the model's id in the API (default: the folder's name, or the file's without .gguf)");
+    v.text("chat-template", c.chat_template, "Jinja file in place of the model's chat template");
+    v.number("max-context", c.max_context, 0, 1 << 28,
+             "tokens of prompt and answer together; 0: the model's context");
     v.text("recipe", c.recipe, "recipe file of the KV cache (default: exact)");
-    v.text("profile", c.profile, "profile file (default: <model>/profiles/<recipe>.profile.safetensors)");
+    v.text("profile", c.profile, "profile file (default: profiles/<recipe>.profile.safetensors in the model's folder)");
     v.text("listen", c.listen, "address the HTTP server binds to");
     v.number("port", c.port, 0, 65535, "HTTP port; 0 takes a free one and prints it");
     v.number("tp", c.tp, 0, 1024, "tensor-parallel ranks of a replica; 0: from the number of ranks");
@@ -57,8 +65,8 @@ struct ServeConfig {
     v.number("stores", c.stores, -1, 64, "stores; -1: one");
     v.choice("dtype", c.dtype, {"bf16", "fp32"}, "weights and exact KV; fp32 for exactness");
     v.choice("weights", c.weights, {"auto", "full", "int8", "int4"},
-             "weight matrices; auto: as a GGUF file has them (Q8_0, Q4_0), else full: in --dtype; int8, int4: rounded "
-             "in blocks of 32 (CPU only)");
+             "weight matrices; auto: as a GGUF file has them (Q8_0, Q5_0, Q4_0; K-quants in 8 bits), else full: in "
+             "--dtype; int8, int4: rounded in blocks of 32 (CPU only)");
     v.choice("device", c.device, {"auto", "cpu", "cuda"},
              "what workers compute on; auto: GPUs where every worker finds one, else the CPU");
     v.bytes("kv-bytes", c.kv_bytes, 0,

@@ -5,13 +5,13 @@
 
 #include "base/log.h"
 #include "cli/cluster_roster.h"
+#include "cli/model_shape.h"
 #include "cli/processes.h"
 #include "coordinator/api/coordinator.h"
 #include "coordinator/api/served_model.h"
 #include "monitoring/metrics.h"
 #include "transport/metrics_reporter.h"
 #include "transport/ucx/ucx_transport.h"
-#include "worker/model/model_config.h"
 
 namespace lowkey::cli {
 namespace {
@@ -25,14 +25,16 @@ Ending run_coordinator(const Job& job) {
   boost::asio::io_context io(1);
   monitoring::Metrics metrics({{"role", "coordinator"}, {"rank", std::to_string(job.rank())}});
   Ending ending;
-  const auto config = worker::ModelConfig::read(job.config.model);
-  const auto model = config.ok() ? coordinator::ServedModel::load(
-                                       job.config.model, static_cast<uint32_t>(config->max_positions))
-                                 : config.error();
+  const auto config = served_config(job.config);
+  const auto model = config.ok()
+                         ? coordinator::ServedModel::load(
+                               job.config.model, {.max_tokens = static_cast<uint32_t>(config->max_positions),
+                                                  .id = job.config.served_model_name,
+                                                  .chat_template = job.config.chat_template})
+                         : config.error();
   // Whoever dials must serve the model whose tokenizer and template are here.
   auto fingerprint = worker::model_fingerprint(job.config.model);
-  if (fingerprint.ok())
-    *fingerprint = worker::held_fingerprint(*fingerprint, worker::parse_weight_storage(job.config.weights));
+  if (config.ok() && fingerprint.ok()) *fingerprint = worker::held_fingerprint(*fingerprint, *config);
   Status loaded = model.ok() ? Status() : Status(model.error());
   if (loaded.ok() && !fingerprint.ok()) loaded = fingerprint.error();
   if (auto agreed = job.agree(loaded, "loading the model"); !agreed.ok()) return {agreed, true};

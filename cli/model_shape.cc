@@ -2,6 +2,13 @@
 
 namespace lowkey::cli {
 
+Result<worker::ModelConfig> served_config(const ServeConfig& settings) {
+  LOWKEY_ASSIGN(config, worker::ModelConfig::read(settings.model));
+  config.weights = worker::parse_weight_storage(settings.weights);
+  LOWKEY_TRY(config.limit_context(settings.max_context));
+  return config;
+}
+
 kvstore::ModelShape model_shape(const worker::ModelConfig& config, const Hash128& fingerprint,
                                 kernels::DType dtype) {
   return {.name = config.name,

@@ -73,8 +73,7 @@ Result<worker::Device> open_device(const Job& job, kernels::DType dtype) {
 Result<Replica> load(const Job& job) {
   Replica replica;
   const auto dtype = job.config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
-  LOWKEY_ASSIGN(config, worker::ModelConfig::read(job.config.model));
-  config.weights = worker::parse_weight_storage(job.config.weights);
+  LOWKEY_ASSIGN(config, served_config(job.config));
   LOWKEY_ASSIGN(device, open_device(job, dtype));
   replica.device = std::move(device);
   kernels::Backend& backend = *replica.device.backend;
@@ -103,7 +102,7 @@ Result<Replica> load(const Job& job) {
   LOWKEY_ASSIGN(memory, kvstore::PageMemory::make(cache.pages, std::move(options)));
   replica.config = std::move(config);
   replica.cache = std::move(cache);
-  replica.model_fingerprint = worker::held_fingerprint(fingerprint, replica.config.weights);
+  replica.model_fingerprint = worker::held_fingerprint(fingerprint, replica.config);
   replica.model = std::move(model);
   replica.memory = std::move(memory);
   return replica;
@@ -123,6 +122,9 @@ void report(const Job& job, const Replica& replica, monitoring::Metrics& metrics
   const worker::WeightReport& weights = replica.model->weight_report();
   for (const auto& [name, kind] : weights.kinds())
     metrics.set(monitoring::Metric::kWeightError, kind.error.relative_rms(), {{"kind", name}});
+  if (weights.cut_halves())
+    spdlog::info(
+        "weights in F16 are held in bf16, whose fractions have 3 bits fewer; --dtype fp32 keeps them");
   if (!weights.empty()) spdlog::info("weights in few bits, relative RMS error: {}", weights.describe());
   metrics.set(monitoring::Metric::kInfo, 1,
               {{"version", kVersion},

@@ -23,20 +23,30 @@ Error engine_error(const wire::TokenEvent& event) {
                event.error().empty() ? "The replica failed." : event.error()};
 }
 
+// A completion goes on from its prompt; a chat answer is a text of its own, and so is a prompt of token ids
+// with its answer.
+TextStart start_of(const GenerationRequest& request, const std::string* sent) {
+  const bool own = request.endpoint == Endpoint::kChat ? !request.chat.continue_final_message
+                                                       : request.echo && sent == nullptr;
+  return own ? TextStart::kBeginning : TextStart::kAfterPrompt;
+}
+
+const std::string* text_of(const GenerationRequest& request, size_t prompt) {
+  const bool sent = prompt < request.texts.size() && !request.texts[prompt].empty();
+  return sent ? &request.texts[prompt] : nullptr;
+}
+
 }  // namespace
 
-// A completion goes on from its prompt; a chat answer is a text of its own, and so is a prompt with its
-// answer.
 Answer::Answer(std::shared_ptr<Reply> reply, size_t index, const GenerationRequest& request,
                const Tokenizer& tokenizer)
     : reply_(std::move(reply)),
       index_(index),
       request_(request),
       prompt_(request.prompts[index / request.n]),
+      sent_(text_of(request, index / request.n)),
       tokenizer_(tokenizer),
-      detokenizer_(tokenizer, true,
-                   request.endpoint == Endpoint::kChat || request.echo ? TextStart::kBeginning
-                                                                       : TextStart::kAfterPrompt),
+      detokenizer_(tokenizer, request.skip_special_tokens, start_of(request, sent_)),
       stop_matcher_(make_matcher(request.stop)),
       echoed_(!request.echo) {
   usage_.prompt_tokens = prompt_.size();
@@ -116,22 +126,43 @@ void Answer::add_prompt_details(const wire::TokenEvent& event) {
   }
 }
 
-// The prompt as its tokens read, before the first token of the answer.
+// The prompt before the first token of the answer: as it was sent, or as its tokens read.
 void Answer::echo() {
   if (std::exchange(echoed_, true)) return;
+  if (sent_ != nullptr) {
+    if (request_.logprobs) echo_details();
+    characters_ = count_characters(*sent_);
+    text_ += *sent_;
+    return;
+  }
   for (size_t i = 0; i < prompt_.size(); ++i) {
-    if (request_.logprobs) {
-      const bool scored = i > 0 && i <= prompt_details_.size();
-      TokenDetail of = scored ? prompt_details_[i - 1] : TokenDetail{};
-      if (!scored) of.token.bytes = tokenizer_.token_bytes(prompt_[i]);
-      of.scored = scored;
-      of.text_offset = characters_;
-      details_.push_back(std::move(of));
-    }
+    if (request_.logprobs) add_prompt_token(i, characters_);
     const std::string piece = detokenizer_.push(prompt_[i]);
     if (request_.logprobs) characters_ += count_characters(piece);
     text_ += piece;
   }
+}
+
+// Where the tokens of a text lie in it: what they read as, one behind the other, without those that the
+// tokenizer has put there.
+void Answer::echo_details() {
+  StreamDetokenizer pieces(tokenizer_, false);
+  size_t at = 0;
+  for (size_t i = 0; i < prompt_.size(); ++i) {
+    add_prompt_token(i, count_characters(std::string_view(*sent_).substr(0, at)));
+    const std::string piece = pieces.push(prompt_[i]);
+    const bool added = tokenizer_.is_special(prompt_[i]) && sent_->compare(at, piece.size(), piece) != 0;
+    if (!added) at = std::min(at + piece.size(), sent_->size());
+  }
+}
+
+void Answer::add_prompt_token(size_t i, uint64_t text_offset) {
+  const bool scored = i > 0 && i <= prompt_details_.size();
+  TokenDetail of = scored ? prompt_details_[i - 1] : TokenDetail{};
+  if (!scored) of.token.bytes = tokenizer_.token_bytes(prompt_[i]);
+  of.scored = scored;
+  of.text_offset = text_offset;
+  details_.push_back(std::move(of));
 }
 
 void Answer::add_token(int32_t id, const wire::TokenEvent& event, int index) {
@@ -142,7 +173,9 @@ void Answer::add_token(int32_t id, const wire::TokenEvent& event, int index) {
     details_.push_back(detail(id, event.logprobs(index), top));
     details_.back().text_offset = characters_;
   }
-  const std::string piece = detokenizer_.push(id);
+  // What ended the answer is no part of its text, unless that is wanted.
+  const bool ends = event.finish() == wire::FINISH_STOP && index + 1 == event.tokens_size();
+  const std::string piece = ends && !request_.include_stop ? std::string() : detokenizer_.push(id);
   if (request_.logprobs) characters_ += count_characters(piece);
   // Stop strings do not begin before min_tokens either.
   if (usage_.completion_tokens <= request_.min_tokens) {
@@ -154,7 +187,9 @@ void Answer::add_token(int32_t id, const wire::TokenEvent& event, int index) {
 
 void Answer::take(StopMatcher::Output output) {
   text_ += output.text;
-  if (output.stopped) finish_ = Finish::kStop;
+  if (!output.stopped) return;
+  if (request_.include_stop) text_ += request_.stop[output.which];
+  finish_ = Finish::kStop;
 }
 
 ChoiceText Answer::take_text(Finish finish) {

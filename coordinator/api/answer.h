@@ -53,6 +53,8 @@ class Answer {
   TokenDetail detail(int32_t id, const wire::TokenLogprob& logprob, const wire::TopLogprobs* top) const;
   void add_prompt_details(const wire::TokenEvent& event);
   void echo();
+  void echo_details();
+  void add_prompt_token(size_t i, uint64_t text_offset);
   void add_token(int32_t id, const wire::TokenEvent& event, int index);
   void take(StopMatcher::Output output);
   void end(Finish finish);
@@ -64,6 +66,7 @@ class Answer {
   size_t index_;
   const GenerationRequest& request_;
   const std::vector<int32_t>& prompt_;
+  const std::string* sent_;  // the prompt, where it was a text that is echoed; else null
   const Tokenizer& tokenizer_;
   StreamDetokenizer detokenizer_;
   StopMatcher stop_matcher_;

@@ -18,9 +18,9 @@ std::optional<ApiError> Generation::fit(uint64_t limit) {
   const uint64_t left = tokens < limit ? limit - tokens : 0;
   const bool chat = call->endpoint == Endpoint::kChat;
   const uint64_t usual = chat ? left : std::min(left, kCompletionTokens);
-  // Where none is wanted one is sampled nevertheless, and thrown away.
-  const uint64_t wanted = std::max<uint64_t>(request.max_tokens.value_or(static_cast<uint32_t>(usual)), 1);
-  if (wanted > left) return context_length_exceeded(limit, tokens, wanted, chat ? "messages" : "prompt");
+  const uint64_t wanted = request.max_tokens.value_or(static_cast<uint32_t>(std::max<uint64_t>(usual, 1)));
+  if (tokens > limit || wanted > left)
+    return context_length_exceeded(limit, tokens, wanted, chat ? "messages" : "prompt");
   if (request.min_tokens > wanted) {
     return api_error(
         Error{Code::kInvalidArgument,

@@ -4,6 +4,7 @@
 
 #include "coordinator/api/json_fields.h"
 #include "coordinator/api/sampling_fields.h"
+#include "coordinator/api/unsupported_fields.h"
 
 namespace lowkey::coordinator {
 namespace {
@@ -11,45 +12,6 @@ namespace {
 namespace json = boost::json;
 
 constexpr int64_t kMaxLevels = 3;  // that any layout has
-
-// OpenAI's parameters, and the commonest extensions, that we cannot honour: accepted with a value that
-// changes nothing, refused by name with any other.
-struct Unsupported {
-  const char* name;
-  const char* neutral;  // JSON array of the values that are accepted
-};
-constexpr std::array kUnsupported = {
-    Unsupported{"best_of", "[1]"},
-    Unsupported{"suffix", "[\"\"]"},
-    Unsupported{"tools", "[[]]"},
-    Unsupported{"tool_choice", "[\"none\", \"auto\"]"},
-    Unsupported{"functions", "[[]]"},
-    Unsupported{"function_call", "[\"none\", \"auto\"]"},
-    Unsupported{"modalities", "[[\"text\"]]"},
-    Unsupported{"audio", "[]"},
-    Unsupported{"prediction", "[]"},
-    Unsupported{"reasoning_effort", "[\"none\"]"},
-    Unsupported{"verbosity", "[\"medium\"]"},
-    Unsupported{"web_search_options", "[]"},
-    Unsupported{"service_tier", "[\"auto\", \"default\"]"},
-    Unsupported{"store", "[false]"},
-};
-
-bool equal(const json::value& a, const json::value& b) {
-  if (a.is_number() && b.is_number()) return a.to_number<double>() == b.to_number<double>();
-  return a == b;
-}
-
-void refuse_unsupported(Fields& fields) {
-  for (const auto& [name, neutral] : kUnsupported) {
-    const auto* value = fields.find(name);
-    if (!value) continue;
-    bool accepted = false;
-    const json::value candidates = json::parse(neutral);
-    for (const auto& candidate : candidates.as_array()) accepted = accepted || equal(*value, candidate);
-    if (!accepted) fields.fail(name, fmt::format("'{}' = {} is not supported.", name, describe(*value)));
-  }
-}
 
 bool read_one_prompt(const json::value& value, Fields& fields, GenerationRequest& request) {
   if (const auto* text = value.if_string()) {
@@ -167,6 +129,39 @@ std::optional<std::vector<ChatMessage>> read_messages(Fields& fields) {
   return messages;
 }
 
+// What vLLM's clients give the template. Names that are the server's own cannot be taken over.
+void read_chat_options(Fields& fields, ChatOptions& options) {
+  constexpr std::array<std::string_view, 8> kOurs = {"messages",
+                                                     "add_generation_prompt",
+                                                     "continue_final_message",
+                                                     "tools",
+                                                     "documents",
+                                                     "chat_template",
+                                                     "bos_token",
+                                                     "eos_token"};
+  const auto begins = fields.boolean("add_generation_prompt");
+  options.continue_final_message = fields.boolean("continue_final_message").value_or(false);
+  options.add_generation_prompt = begins.value_or(!options.continue_final_message);
+  if (options.continue_final_message && options.add_generation_prompt)
+    fields.fail("continue_final_message",
+                "'continue_final_message' and 'add_generation_prompt' cannot both be true.");
+  const auto* variables = fields.find("chat_template_kwargs");
+  if (!variables) return;
+  if (!variables->is_object())
+    return fields.fail(
+        "chat_template_kwargs",
+        fmt::format("'chat_template_kwargs' must be an object; found {}.", describe(*variables)));
+  for (const std::string_view name : kOurs)
+    if (variables->get_object().contains({name.data(), name.size()}))
+      return fields.fail("chat_template_kwargs",
+                         fmt::format("'chat_template_kwargs.{}' cannot be set there.", name));
+  options.variables = json::serialize(*variables);
+  if (options.variables.size() > GenerationRequest::kMaxTemplateVariableBytes)
+    fields.fail("chat_template_kwargs",
+                fmt::format("'chat_template_kwargs' must have at most {} bytes; found {}.",
+                            GenerationRequest::kMaxTemplateVariableBytes, options.variables.size()));
+}
+
 void read_logprobs(Fields& fields, GenerationRequest& request) {
   if (request.endpoint == Endpoint::kCompletions) {
     const auto count = fields.integer("logprobs", 0, 5);
@@ -224,7 +219,10 @@ Result<GenerationRequest> parse_generation(Endpoint endpoint, std::string_view b
     read_prompts(fields, request);
   } else if (auto messages = read_messages(fields)) {
     request.messages = *std::move(messages);
+    read_chat_options(fields, request.chat);
   }
+  request.add_special_tokens =
+      fields.boolean("add_special_tokens").value_or(endpoint == Endpoint::kCompletions);
   read_sampling(fields, defaults, request);
   read_choices(fields, request);
   read_logprobs(fields, request);
@@ -240,10 +238,11 @@ Result<TokenizeRequest> parse_tokenize(std::string_view body) {
   Fields fields(object);
   TokenizeRequest request;
   request.model = fields.text("model").value_or("");
-  request.add_special_tokens = fields.boolean("add_special_tokens").value_or(true);
-  request.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
-  if (fields.find("messages")) {
+  const bool chat = fields.find("messages") != nullptr;
+  request.add_special_tokens = fields.boolean("add_special_tokens").value_or(!chat);
+  if (chat) {
     if (auto messages = read_messages(fields)) request.input = *std::move(messages);
+    read_chat_options(fields, request.chat);
   } else if (auto text = fields.text("prompt")) {
     request.input = *std::move(text);
   } else {

@@ -76,6 +76,16 @@ std::string allowed(const Route& route) {
   return route.method == "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
 }
 
+// What the Fetch standard has pages of other origins ask. "*" stands for every header but Authorization.
+HttpResponse preflight(const Route& route) {
+  HttpResponse response{.content_type = ""};
+  response.headers = {{"Allow", allowed(route)},
+                      {"Access-Control-Allow-Methods", allowed(route)},
+                      {"Access-Control-Allow-Headers", "*, Authorization"},
+                      {"Access-Control-Max-Age", "86400"}};
+  return response;
+}
+
 HttpResponse json_response(const json::value& value, int status = 200) {
   return HttpResponse{.status = status, .body = json::serialize(value)};
 }
@@ -104,16 +114,13 @@ HttpResponse detokenize(const ServedModel& model, const std::string& body) {
 std::optional<HttpResponse> Routes::screen(HttpRequest& request) {
   const Route* route = find_route(request.path);
   if (route) request.endpoint = route->endpoint;
+  // Browsers ask before they send a page's request, and send no key with that.
+  if (route && request.method == "OPTIONS") return preflight(*route);
   if (!(route && route->open) && !keys_.tenant(request.authorization))
     return error_http(
         api_error(401, "The API key is missing or wrong: send it as 'Authorization: Bearer KEY'."));
   if (!route) return error_http(api_error(404, fmt::format("There is nothing at {}.", request.path)));
   if (request.method == route->method) return std::nullopt;
-  if (request.method == "OPTIONS") {
-    HttpResponse response{.content_type = ""};
-    response.headers.emplace_back("Allow", allowed(*route));
-    return response;
-  }
   HttpResponse response = error_http(
       api_error(405, fmt::format("{} takes {}, not {}.", route->path, allowed(*route), request.method)));
   response.headers.emplace_back("Allow", allowed(*route));

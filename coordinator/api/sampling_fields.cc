@@ -71,11 +71,11 @@ void read_logit_bias(Fields& fields, GenerationRequest& request) {
   }
 }
 
-void read_penalties(Fields& fields, GenerationRequest& request) {
+void read_penalties(Fields& fields, const SamplingDefaults& defaults, GenerationRequest& request) {
   request.presence_penalty = fields.number("presence_penalty", -kMaxPenalty, kMaxPenalty).value_or(0);
   request.frequency_penalty = fields.number("frequency_penalty", -kMaxPenalty, kMaxPenalty).value_or(0);
-  request.repetition_penalty =
-      fields.number("repetition_penalty", kLeastRepetition, kMostRepetition).value_or(1);
+  request.repetition_penalty = fields.number("repetition_penalty", kLeastRepetition, kMostRepetition)
+                                   .value_or(defaults.repetition_penalty);
 }
 
 void read_lengths(Fields& fields, GenerationRequest& request) {
@@ -144,12 +144,14 @@ void read_sampling(Fields& fields, const SamplingDefaults& defaults, GenerationR
   if (request.top_p == 0) fields.fail("top_p", "'top_p' must be greater than 0, and at most 1; found 0.");
   const int64_t top_k = fields.integer("top_k", -1, kMaxInt32).value_or(defaults.top_k);
   request.top_k = static_cast<int32_t>(std::max<int64_t>(top_k, 0));
-  request.min_p = fields.number("min_p", 0, 1).value_or(0);
+  request.min_p = fields.number("min_p", 0, 1).value_or(defaults.min_p);
   if (auto seed = fields.integer("seed", INT64_MIN, INT64_MAX)) request.seed = static_cast<uint64_t>(*seed);
-  read_penalties(fields, request);
+  read_penalties(fields, defaults, request);
   read_logit_bias(fields, request);
   read_lengths(fields, request);
   request.ignore_eos = fields.boolean("ignore_eos").value_or(false);
+  request.skip_special_tokens = fields.boolean("skip_special_tokens").value_or(true);
+  request.include_stop = fields.boolean("include_stop_str_in_output").value_or(false);
   read_stop(fields, request);
   read_stop_token_ids(fields, request);
   read_response_format(fields, request);

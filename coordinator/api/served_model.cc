@@ -1,5 +1,7 @@
 #include "coordinator/api/served_model.h"
 
+#include <spdlog/spdlog.h>
+
 #include <boost/json.hpp>
 #include <chrono>
 #include <fstream>
@@ -67,6 +69,9 @@ Status read_gguf(const fs::path& file, ServedModel& model) {
   defaults.temperature = value("general.sampling.temp", 0, 2, defaults.temperature);
   defaults.top_p = value("general.sampling.top_p", 1e-6, 1, defaults.top_p);
   defaults.top_k = static_cast<int32_t>(value("general.sampling.top_k", 0, INT32_MAX, defaults.top_k));
+  defaults.min_p = value("general.sampling.min_p", 0, 1, defaults.min_p);
+  defaults.repetition_penalty =
+      value("general.sampling.penalty_repeat", 0.01, 100, defaults.repetition_penalty);
   return {};
 }
 
@@ -77,6 +82,9 @@ Status read_defaults(const fs::path& file, SamplingDefaults& defaults) {
   defaults.temperature = fields.number("temperature", 0, 2).value_or(defaults.temperature);
   defaults.top_p = fields.number("top_p", 1e-6, 1).value_or(defaults.top_p);
   defaults.top_k = static_cast<int32_t>(fields.integer("top_k", 0, INT32_MAX).value_or(defaults.top_k));
+  defaults.min_p = fields.number("min_p", 0, 1).value_or(defaults.min_p);
+  defaults.repetition_penalty =
+      fields.number("repetition_penalty", 0.01, 100).value_or(defaults.repetition_penalty);
   if (fields.error()) return in_file(file, *fields.error());
   return {};
 }
@@ -90,39 +98,52 @@ Status check_ids(const ServedModel& model, const std::vector<int32_t>& ids, cons
   return {};
 }
 
+// The template writes the special tokens itself, unless `add_special_tokens` wants them on top.
 Result<std::vector<int32_t>> encode_messages(const ServedModel& model,
                                              const std::vector<ChatMessage>& messages,
-                                             bool add_generation_prompt) {
-  if (!model.chat_template)
-    return invalid_param("messages",
-                         fmt::format("Model {} has no chat template; use /v1/completions.", model.id));
+                                             const ChatOptions& options, bool add_special_tokens) {
+  if (!model.chat_template) {
+    const std::string why = model.chat_template_error.empty()
+                                ? "has no chat template"
+                                : "has a chat template that cannot be used: " + model.chat_template_error;
+    return invalid_param("messages", fmt::format("Model {} {}; use /v1/completions.", model.id, why));
+  }
   const Tokenizer& tokenizer = *model.tokenizer;
-  auto text = model.chat_template->render(messages, add_generation_prompt, tokenizer.bos_text(),
-                                          tokenizer.eos_text());
-  if (!text.ok()) return text.error();
-  return tokenizer.encode(*text, false);  // the template writes the special tokens itself
+  LOWKEY_ASSIGN(text,
+                model.chat_template->render(messages, options, tokenizer.bos_text(), tokenizer.eos_text()));
+  return tokenizer.encode(text, add_special_tokens);
+}
+
+// A template that was asked for has to work; without the model's own, completions still do.
+Status load_chat_template(const fs::path& model_dir, const fs::path& file, ServedModel& model) {
+  auto loaded = file.empty() ? ChatTemplate::load(model_dir) : ChatTemplate::load_file(file);
+  if (!loaded.ok() && !file.empty()) return loaded.error();
+  if (!loaded.ok()) {
+    model.chat_template_error = loaded.error().message;
+    spdlog::warn("{}; chat requests are refused, --chat-template FILE gives another one",
+                 loaded.error().message);
+  } else if (*loaded) {
+    model.chat_template = std::make_shared<const ChatTemplate>(*std::move(*loaded));
+  }
+  return {};
 }
 
 }  // namespace
 
 Result<std::shared_ptr<const ServedModel>> ServedModel::load(const fs::path& model_dir,
-                                                             std::optional<uint32_t> max_tokens) {
+                                                             const ServedModelOptions& options) {
   auto model = std::make_shared<ServedModel>();
-  const fs::path path = fs::weakly_canonical(model_dir);
-  const bool gguf = is_gguf(path);
-  model->id = path.filename().empty() ? path.parent_path().filename().string()
-              : gguf                  ? path.stem().string()
-                                      : path.filename().string();
+  const bool gguf = is_gguf(model_dir);
+  model->id = options.id.empty() ? model_name(model_dir) : options.id;
   model->created =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
           .count();
-  LOWKEY_TRY(gguf ? read_gguf(path, *model) : read_config(model_dir / "config.json", *model));
+  LOWKEY_TRY(gguf ? read_gguf(model_dir, *model) : read_config(model_dir / "config.json", *model));
   if (!gguf) LOWKEY_TRY(read_defaults(model_dir / "generation_config.json", model->defaults));
-  if (max_tokens) model->max_tokens = *max_tokens;
-  LOWKEY_ASSIGN(tokenizer, Tokenizer::load(gguf ? path : model_dir));
-  LOWKEY_ASSIGN(chat_template, ChatTemplate::load(gguf ? path : model_dir));
+  if (options.max_tokens) model->max_tokens = *options.max_tokens;
+  LOWKEY_ASSIGN(tokenizer, Tokenizer::load(model_dir));
   model->tokenizer = std::move(tokenizer);
-  if (chat_template) model->chat_template = std::make_shared<const ChatTemplate>(*std::move(chat_template));
+  LOWKEY_TRY(load_chat_template(model_dir, options.chat_template, *model));
   return std::shared_ptr<const ServedModel>(std::move(model));
 }
 
@@ -131,15 +152,19 @@ Status encode_prompts(const ServedModel& model, GenerationRequest& request) {
   for (const auto& [token, bias] : request.logit_bias) LOWKEY_TRY(check_ids(model, {token}, "logit_bias"));
   const char* param = request.endpoint == Endpoint::kChat ? "messages" : "prompt";
   if (request.endpoint == Endpoint::kChat) {
-    LOWKEY_ASSIGN(encoded, encode_messages(model, request.messages, true));
+    LOWKEY_ASSIGN(encoded,
+                  encode_messages(model, request.messages, request.chat, request.add_special_tokens));
     request.prompts.push_back(std::move(encoded));
   }
   for (Prompt& input : request.inputs) {
     if (auto* ids = std::get_if<std::vector<int32_t>>(&input)) {
       LOWKEY_TRY(check_ids(model, *ids, param));
       request.prompts.push_back(std::move(*ids));
+      if (request.echo) request.texts.emplace_back();
     } else {
-      request.prompts.push_back(model.tokenizer->encode(std::get<std::string>(input), true));
+      auto& text = std::get<std::string>(input);
+      request.prompts.push_back(model.tokenizer->encode(text, request.add_special_tokens));
+      if (request.echo) request.texts.push_back(std::move(text));
     }
   }
   for (size_t i = 0; i < request.prompts.size(); ++i) {
@@ -156,8 +181,8 @@ Status encode_prompts(const ServedModel& model, GenerationRequest& request) {
 Result<std::vector<int32_t>> encode(const ServedModel& model, const TokenizeRequest& request) {
   if (const auto* text = std::get_if<std::string>(&request.input))
     return model.tokenizer->encode(*text, request.add_special_tokens);
-  return encode_messages(model, std::get<std::vector<ChatMessage>>(request.input),
-                         request.add_generation_prompt);
+  return encode_messages(model, std::get<std::vector<ChatMessage>>(request.input), request.chat,
+                         request.add_special_tokens);
 }
 
 }  // namespace lowkey::coordinator

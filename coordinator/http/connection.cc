@@ -73,6 +73,9 @@ HttpRequest make_request(const http::request_header<>& header) {
 template <class Body>
 void set_head(http::response<Body>& message, const HttpResponse& response, bool keep_alive) {
   message.set(http::field::server, "lowkey");
+  // Pages of any origin may call the API and read its answers, as vLLM and llama.cpp have it.
+  message.set(http::field::access_control_allow_origin, "*");
+  message.set(http::field::access_control_expose_headers, "*");
   if (!response.content_type.empty()) message.set(http::field::content_type, response.content_type);
   for (const auto& [name, value] : response.headers) message.set(name, value);
   message.keep_alive(keep_alive);

@@ -7,11 +7,14 @@
 #include <cmath>
 #include <map>
 
+#include "coordinator/text/jinja_sorting.h"
 #include "coordinator/text/jinja_strings.h"
 #include "coordinator/text/utf8.h"
 
 namespace lowkey::coordinator::jinja {
 namespace {
+
+constexpr int64_t kMaxPrecision = 15;  // decimals of a double
 
 struct Call {
   const Value& self;
@@ -249,6 +252,24 @@ Value items_of(const Call& call) {
   return pair_list(*dict);
 }
 
+// As Python's round(): to the nearest decimal of the exact value, halves to even.
+Value rounded(const Call& call) {
+  const Value* digits = call.argument(0, "precision");
+  const int64_t precision = digits ? digits->as_int() : 0;
+  if (std::abs(precision) > kMaxPrecision)
+    throw TemplateError{fmt::format("round: a precision of {} is more than {}", precision, kMaxPrecision)};
+  const std::string method = call.text(1, "method", "common");
+  const double power = std::pow(10.0, static_cast<double>(precision));
+  const double value = call.self.as_double();
+  if (method == "ceil") return Value(std::ceil(value * power) / power);
+  if (method == "floor") return Value(std::floor(value * power) / power);
+  if (method != "common") throw TemplateError{fmt::format("round: the method '{}' is not known", method)};
+  if (!call.self.is_float() && precision >= 0) return Value(call.self.as_int());
+  if (!call.self.is_float()) return Value(int64_t{std::lrint(value * power) * std::lrint(1 / power)});
+  if (precision < 0) return Value(std::nearbyint(value * power) / power);
+  return Value(std::strtod(fmt::format("{:.{}f}", value, precision).c_str(), nullptr));
+}
+
 using Filter = Value (*)(const Call& call);
 
 #define LOWKEY_FILTER(expression) [](const Call& call) -> Value { return expression; }
@@ -275,6 +296,11 @@ const std::map<std::string_view, Filter>& filters() {
       {"int", to_integer},
       {"float", to_float},
       {"abs", absolute},
+      {"round", rounded},
+      {"sort", LOWKEY_FILTER(sort_items(call.self, call.arguments, call.budget))},
+      {"dictsort", LOWKEY_FILTER(sort_dict(call.self, call.arguments, call.budget))},
+      {"unique", LOWKEY_FILTER(unique_items(call.self, call.arguments, call.budget))},
+      {"indent", LOWKEY_FILTER(indent_text(call.self.text(), call.arguments, call.budget))},
       {"items", items_of},
       {"map", map_items},
       {"select", LOWKEY_FILTER(select(call, false, true))},

@@ -174,6 +174,31 @@ std::string title_case(std::string_view text) {
   return out;
 }
 
+std::string indent_text(const std::string& text, const Arguments& arguments, Budget& budget) {
+  const Value* width = arguments.find(0, "width");
+  const Value* first = arguments.find(1, "first");
+  const Value* blank = arguments.find(2, "blank");
+  std::string margin(4, ' ');
+  if (width != nullptr && width->string() != nullptr) {
+    margin = *width->string();
+  } else if (width != nullptr) {
+    const int64_t spaces = std::max<int64_t>(width->as_int(), 0);
+    budget.bytes(static_cast<size_t>(spaces));
+    margin.assign(static_cast<size_t>(spaces), ' ');
+  }
+  std::string out = first != nullptr && first->truth() ? margin : "";
+  const Value lines = split_lines(text + '\n');
+  for (size_t i = 0; i < lines.list()->size(); ++i) {
+    const std::string& line = *(*lines.list())[i].string();
+    const bool indented = i > 0 && (!line.empty() || (blank != nullptr && blank->truth()));
+    budget.bytes(line.size() + margin.size() + 1);
+    if (i > 0) out += '\n';
+    if (indented) out += margin;
+    out += line;
+  }
+  return out;
+}
+
 std::string replace_text(const std::string& text, const Arguments& arguments, Budget& budget) {
   const std::string& from = string_argument(arguments, 0, "old");
   const std::string& to = string_argument(arguments, 1, "new");

@@ -17,6 +17,8 @@ Value call_string_method(std::string_view name, const std::string& self, const A
 std::string strip_text(std::string_view text, const Value* chars, bool left, bool right);
 std::string capitalize(std::string_view text);
 std::string title_case(std::string_view text);
+// Arguments: width (spaces, or a text), first, blank: whether the first line and empty ones are indented.
+std::string indent_text(const std::string& text, const Arguments& arguments, Budget& budget);
 // Arguments: old, new, count.
 std::string replace_text(const std::string& text, const Arguments& arguments, Budget& budget);
 

@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   const coordinator::ChatMessage messages[] = {{.role = "system", .content = "Be brief.", .name = {}},
                                                {.role = "user", .content = " Hi ", .name = "Ann"}};
-  const auto text = parsed->render(messages, true, "<s>", "</s>");
+  const auto text = parsed->render(messages, {.variables = R"({"a":[1,{"b":null}]})"}, "<s>", "</s>");
   if (!text) LOWKEY_CHECK(text.error().code == Code::kInvalidArgument && text.error().param == "messages");
   return 0;
 }

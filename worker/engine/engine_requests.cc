@@ -69,7 +69,7 @@ Result<std::unique_ptr<Sequence>> Engine::admit(const wire::Submit& request) {
     sequence->counts.add_prompt(std::span(sequence->tokens).first(sequence->prompt_tokens));
     for (const int32_t token : request.emitted()) sequence->counts.add(token);
   }
-  if (sequence->emitted_before >= sequence->sampling.max_tokens) {
+  if (sequence->emitted_before > 0 && sequence->emitted_before >= sequence->sampling.max_tokens) {
     return invalid("emitted", fmt::format("emitted: expected fewer than max_tokens {}, found {}",
                                           sequence->sampling.max_tokens, sequence->emitted_before));
   }

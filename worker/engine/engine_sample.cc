@@ -139,6 +139,7 @@ void Engine::tell_token(Sequence& sequence, const Result<SampledToken>& sampled,
 void Engine::append(Sequence& sequence, const SampledToken& sampled, wire::TokenEvent* event) {
   const SamplingParams& sampling = sequence.sampling;
   const int32_t token = sampled.token;
+  if (sampling.max_tokens == 0) return event->set_finish(wire::FINISH_LENGTH);  // the prompt alone was wanted
   if (token < 0) return event->set_finish(wire::FINISH_STOP);
   sequence.tokens.push_back(token);
   if (sampling.has_penalties()) sequence.counts.add(token);

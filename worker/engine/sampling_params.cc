@@ -22,8 +22,8 @@ Status check_token(const char* param, int32_t token, int vocab_size) {
 }
 
 Status read_lengths(const wire::SamplingParams& wire, SamplingParams* params) {
-  if (wire.max_tokens() < 1 || wire.max_tokens() > INT32_MAX)
-    return invalid("max_tokens", fmt::format("expected at least 1, found {}", wire.max_tokens()));
+  if (wire.max_tokens() > INT32_MAX)
+    return invalid("max_tokens", fmt::format("expected at most {}, found {}", INT32_MAX, wire.max_tokens()));
   if (wire.min_tokens() > wire.max_tokens()) {
     return invalid("min_tokens", fmt::format("expected at most max_tokens {}, found {}", wire.max_tokens(),
                                              wire.min_tokens()));

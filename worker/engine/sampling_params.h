@@ -20,8 +20,8 @@ struct SamplingParams {
   int top_k = 0;           // 0: off
   double min_p = 0;        // [0, 1], of the most likely token's probability
   uint64_t seed = 0;
-  int max_tokens = 16;
-  int min_tokens = 0;  // before them neither end-of-text nor a stop token is sampled
+  int max_tokens = 16;  // 0: the prompt alone is wanted
+  int min_tokens = 0;   // before them neither end-of-text nor a stop token is sampled
   bool logprobs = false;
   int top_logprobs = 0;  // 0 .. 20
   bool prompt_logprobs = false;

@@ -213,10 +213,7 @@ Status read_rope(const json::object& object, const std::string& file, ModelConfi
     LOWKEY_TRY(read(sliding->get_object(), fmt::format("{}.sliding_attention.", name), *config.local_rope));
   }
   config.max_positions = served_positions(config);
-  // A window that holds every position is none.
-  for (int& window : config.windows)
-    if (window >= config.max_positions && !config.local_rope) window = 0;
-  if (std::ranges::all_of(config.windows, [](int window) { return window == 0; })) config.windows.clear();
+  config.drop_idle_windows();
   return fields.status();
 }
 

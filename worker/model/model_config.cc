@@ -18,7 +18,7 @@ Result<ModelConfig> read_gguf(const std::filesystem::path& path) {
   LOWKEY_ASSIGN(file, GgufFile::open(path));
   LOWKEY_ASSIGN(object, gguf_config(file, path.string()));
   LOWKEY_ASSIGN(config, read_config(object, path.string()));
-  config.name = path.stem().string();
+  config.name = model_name(path);
   return config;
 }
 
@@ -36,18 +36,37 @@ Result<ModelConfig> ModelConfig::read(const std::filesystem::path& model_dir) {
   if (is_gguf(model_dir)) return read_gguf(model_dir);
   if (!std::filesystem::is_directory(model_dir, ec))
     return Error{Code::kBadInput,
-                 fmt::format("{}: expected a model folder or a .gguf file, found {}", model_dir.string(),
+                 fmt::format("{}: expected a model folder or a GGUF file, found {}", model_dir.string(),
                              std::filesystem::exists(model_dir, ec) ? "something else" : "nothing")};
   const std::string file = (model_dir / "config.json").string();
   LOWKEY_ASSIGN(object, read_json_object(file, kMaxConfigBytes));
   LOWKEY_ASSIGN(config, read_config(object, file));
-  config.name = std::filesystem::canonical(model_dir, ec).filename().string();
+  config.name = model_name(model_dir);
 
   const std::filesystem::path generation = model_dir / "generation_config.json";
   if (!std::filesystem::exists(generation, ec)) return config;
   LOWKEY_ASSIGN(defaults, read_json_object(generation, kMaxConfigBytes));
   LOWKEY_TRY(read_generation_config(defaults, generation.string(), config));
   return config;
+}
+
+Status ModelConfig::limit_context(int positions) {
+  if (positions == 0 || positions == max_positions) return {};
+  if (positions > max_positions)
+    return Error{Code::kUsage,
+                 fmt::format("--max-context: expected at most {}, the context of {}, found {}", max_positions,
+                             name, positions),
+                 "max-context"};
+  max_positions = positions;
+  limited = true;
+  drop_idle_windows();
+  return {};
+}
+
+void ModelConfig::drop_idle_windows() {
+  for (int& window : windows)
+    if (window >= max_positions && !local_rope) window = 0;
+  if (std::ranges::all_of(windows, [](int window) { return window == 0; })) windows.clear();
 }
 
 int ModelConfig::num_banks() const {

@@ -17,9 +17,10 @@
 
 namespace lowkey::worker {
 
-// What weight matrices are held in. kAuto: few bits where a GGUF file has them so (Q8_0, Q4_0), else the
-// backend's dtype, as kFull has it always. kInt8, kInt4: rounded when they are loaded
-// (kernels/ops/few_bit_weights.h); embedding and output head are in 8 bits in both.
+// What weight matrices are held in. kAuto: few bits where a GGUF file has them so (Q8_0, Q5_0 and Q4_0 as
+// they are, K-quants rounded to 8 bits), else the backend's dtype, as kFull has it always. kInt8, kInt4:
+// rounded when they are loaded (kernels/ops/few_bit_weights.h); embedding and output head are in 8 bits in
+// both.
 enum class WeightStorage : uint8_t { kAuto, kFull, kInt8, kInt4 };
 
 // Of "auto", "full", "int8" and "int4". REQUIRES: one of them.
@@ -40,6 +41,7 @@ struct ModelConfig {
   int head_dim = 0;
   int vocab_size = 0;
   int max_positions = 0;  // that are served: where the scaling of RoPE says so more than config.json's
+  bool limited = false;   // max_positions is less than the model's: see limit_context()
   float rms_norm_eps = 1e-5f;
   RopeConfig rope;
   std::optional<RopeConfig>
@@ -59,6 +61,12 @@ struct ModelConfig {
   WeightStorage weights = WeightStorage::kAuto;  // not config.json's: whoever serves decides
 
   static Result<ModelConfig> read(const std::filesystem::path& model_dir);
+
+  // Serves contexts up to `positions` alone (0: as many as the model has): LongRoPE and dynamic NTK take the
+  // frequencies of such a context, windows that hold all of it are none. kUsage when the model has fewer.
+  Status limit_context(int positions);
+
+  void drop_idle_windows();  // a window that holds every position is none
 
   bool owns_kv(int layer) const { return kv_producer.empty() || kv_producer[layer] == layer; }
   int num_banks() const;         // layers that own K and V
@@ -81,7 +89,8 @@ struct ModelConfig {
 // Identity of the weights: H(config.json, tensor names, shapes, dtypes and sampled content of every file).
 // Equal on all ranks; part of every page's identity.
 Result<Hash128> model_fingerprint(const std::filesystem::path& model_dir);
-// The same of weights as they are held: what they compute is another model's.
-Hash128 held_fingerprint(const Hash128& fingerprint, WeightStorage weights);
+// The same of weights as they are held, and of the context that is served: what they compute is another
+// model's.
+Hash128 held_fingerprint(const Hash128& fingerprint, const ModelConfig& config);
 
 }  // namespace lowkey::worker

@@ -59,10 +59,17 @@ Result<Hash128> model_fingerprint(const std::filesystem::path& model_dir) {
   return hash;
 }
 
-Hash128 held_fingerprint(const Hash128& fingerprint, WeightStorage weights) {
-  if (weights == WeightStorage::kAuto) return fingerprint;
-  const std::array<WeightStorage, 1> storage{weights};
-  return hash128(std::as_bytes(std::span(storage)), fingerprint);
+Hash128 held_fingerprint(const Hash128& fingerprint, const ModelConfig& config) {
+  Hash128 held = fingerprint;
+  if (config.weights != WeightStorage::kAuto) {
+    const std::array<WeightStorage, 1> storage{config.weights};
+    held = hash128(std::as_bytes(std::span(storage)), held);
+  }
+  if (config.limited) {
+    const std::array<int32_t, 1> positions{config.max_positions};
+    held = hash128(std::as_bytes(std::span(positions)), held);
+  }
+  return held;
 }
 
 }  // namespace lowkey::worker

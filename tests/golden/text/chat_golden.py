@@ -1,9 +1,9 @@
 """Renders the template samples with transformers' own Jinja environment."""
 import warnings
 
-from transformers.utils.chat_template_utils import _compile_jinja_template
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
-from template_samples import CONVERSATIONS, SNIPPETS, TEMPLATES
+from template_samples import CONTINUED, CONVERSATIONS, OPTIONS, SNIPPETS, TEMPLATES
 
 
 def messages_of(conversation):
@@ -20,6 +20,12 @@ def render(source, conversation, add_generation_prompt):
         return None
 
 
+def render_option(name, conversation, variables, continued):
+    return render_jinja_template([messages_of(CONTINUED[conversation])], chat_template=TEMPLATES[name],
+                                 add_generation_prompt=not continued, continue_final_message=continued, bos_token="<s>",
+                                 eos_token="</s>", **variables)[0][0]
+
+
 def render_all():
     warnings.simplefilter("ignore")
     families = {}
@@ -31,5 +37,7 @@ def render_all():
     return {
         "conversations": CONVERSATIONS,
         "families": families,
+        "continued": CONTINUED,
+        "options": [[*case, render_option(*case)] for case in OPTIONS],
         "snippets": [[source, render(source, CONVERSATIONS[3], True)] for source in SNIPPETS],
     }

@@ -323,6 +323,11 @@ SNIPPETS = [
     "{{ messages | map(attribute='role') | list }} {{ ['a', 'b'] | map('upper') | join }}", "{{ [1, 2, 3, 4] | select('odd') | list }} {{ [1, 2, 3] | reject('equalto', 2) | list }} {{ [0, 1, ''] | select | list }}",
     "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join('|') }} {{ messages | rejectattr('role', 'eq', 'user') | list | length }} {{ messages | selectattr('nope') | list }}", "{{ [1, 2, 3] | reverse | list }} {{ 'abc' | reverse }} {{ 'ab' | list }}",
     "{{ {'a': 1} | items | list | length }} {{ {'a': 1} | length }} {{ 'abc' | count }} {{ undefined_name | length }}", "{{ 5 | length }}", "{{ ' a ' | safe }}",
+    "{{ 'a\\nb\\n\\nc\\r\\nd' | indent }}|{{ 'a\\nb' | indent(2, true) }}|{{ 'a\\n\\nb' | indent('> ', blank=true) }}|{{ 'a\\n' | indent }}|{{ '' | indent(3, first=true) }}|{{ '\\n' | indent }}|", "{{ 'x\\ny' | indent(width=-1) }}",
+    "{{ [3, 1, 2] | sort }} {{ [3, 1, 2] | sort(reverse=true) }} {{ ['b', 'A', 'a', 'B'] | sort }} {{ ['b', 'A', 'a', 'B'] | sort(case_sensitive=true) }} {{ ['b', 'A', 'a', 'B'] | sort(true) }} {{ 'cab' | sort }}", "{{ messages | sort(attribute='content') | map(attribute='role') | list }} {{ [{'a': {'b': 2}}, {'a': {'b': 1.5}}] | sort(attribute='a.b') }}", "{{ [1, 'a'] | sort }}", "{{ [{'a': 1}, {}] | sort(attribute='a') }}", "{{ 5 | sort }}",
+    "{% for k, v in {'b': 1, 'A': 3, 'c': 2} | dictsort %}{{ k }}{{ v }} {% endfor %}{% for k, v in {'b': 1, 'A': 3, 'c': 2} | dictsort(true) %}{{ k }} {% endfor %}{% for k, v in {'b': 1, 'A': 3, 'c': 2} | dictsort(by='value', reverse=true) %}{{ k }} {% endfor %}", "{{ {'a': 1} | dictsort(by='x') }}", "{{ [1] | dictsort }}",
+    "{{ [1, 2, 1, 1.0, 'a', 'A', true] | unique | list }} {{ ['a', 'A'] | unique(case_sensitive=true) | list }} {{ messages | unique(attribute='role') | map(attribute='role') | list }} {{ 'abA' | unique | join }}",
+    "{{ 2.5 | round }} {{ 3.5 | round }} {{ -0.5 | round }} {{ 42.55 | round(1) }} {{ 2.675 | round(2) }} {{ 5 | round }} {{ 1234.5 | round(-2) }} {{ 42.51 | round(1, 'ceil') }} {{ 42.59 | round(1, 'floor') }} {{ 42 | round(0, 'floor') }} {{ 1e20 | round }} {{ 7.5 | round | int }}", "{{ 1.5 | round(0, 'up') }}", "{{ 'a' | round }}", "{{ 1250 | round(-2) }} {{ 1350 | round(-2) }}",
     # tests
     "{{ 1 is integer }} {{ 1.0 is float }} {{ 1 is number }} {{ 'a' is string }} {{ {} is mapping }} {{ [] is sequence }} {{ 'a' is sequence }} {{ 1 is iterable }} {{ [] is iterable }} {{ none is none }} {{ true is boolean }} {{ 1 is boolean }} {{ true is integer }} {{ true is number }}",
     "{{ 3 is odd }} {{ 3 is even }} {{ 9 is divisibleby 3 }} {{ 9 is divisibleby(2) }} {{ 2 is in [1, 2] }} {{ 1 is eq 1 }} {{ 1 is ne 1 }} {{ 1 is lt 2 }} {{ 'a' is lower }} {{ 'A' is upper }} {{ messages is defined }} {{ nope is undefined }} {{ range is callable }}",
@@ -336,4 +341,21 @@ SNIPPETS = [
     "{% if false %}a{% elif 1 == 1 %}b{% else %}c{% endif %}", "{% if messages %}{% if not tools %}{% if documents is none %}ok{% endif %}{% endif %}{% endif %}", "{% macro f(a, b=2, c=a) %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ f(1) }} {{ f(1, 3) }} {{ f(1, c=5) }} {{ f() }}|", "{% macro fact(n) %}{{ 1 if n <= 1 else n * (fact(n - 1) | int) }}{% endmacro %}{{ fact(5) }}", "{% set g = 5 %}{% macro f() %}{{ g }}{% endmacro %}{{ f() }}",
     "{{ range(3) | list }} {{ range(1, 4) | list }} {{ range(5, 0, -2) | list }}", "{{ dict(a=1, b='x') }}", "{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}", "{{ raise_exception('no') }}", "{{ messages | length > 3 and messages[0].role == 'system' }}", "{{ nope() }}", "{{ messages() }}", "{% generation %}a{{ 1 }}{% endgeneration %}b",
     "{{ 'a' if messages[0].content is string and messages[0].content | trim | length > 2 else 'b' }}", "{{ (messages | last).role }} {{ (messages[0].content ~ '!') | upper }}", "{%- set m = messages | selectattr('role', '==', 'user') | list -%}{{ m[-1].content }}", "{{ -3 | abs }} {{ 2 - 1 | abs }} {{ 'x' ~ 1 + 2 }}",
+]
+
+# Variables of chat_template_kwargs, and where the text ends.
+OPTIONS = [
+    ("qwen3", 1, {"enable_thinking": False}, False),
+    ("qwen3", 1, {"enable_thinking": True}, False),
+    ("llama3", 1, {"date_string": "1 Jan 2030", "custom_tools": [{"name": "f", "n": [1, 2.5, None, True]}]}, False),
+    ("chatml", 0, {}, True),
+    ("chatml", 1, {}, True),
+    ("llama3", 0, {}, True),
+    ("llama2", 1, {}, True),
+    ("qwen3", 1, {}, True),
+]
+# Their conversations: the last message has white space at both ends, which some templates take away.
+CONTINUED = [
+    [["user", "Say it."], ["assistant", "  It is "]],
+    [["user", "Say it is."], ["assistant", "It is"]],
 ]

@@ -1,4 +1,5 @@
 // Several answers to one request: prompts, n, echo.
+#include "coordinator/text/utf8.h"
 #include "tests/integration/api/api_fixture.h"
 
 namespace lowkey::coordinator {
@@ -144,6 +145,41 @@ TEST_F(Choices, EchoPutsThePromptBeforeTheAnswer) {
   EXPECT_FALSE(submits[1].sampling().prompt_logprobs()) << "it has them from the first";
 }
 
+// A text comes back as it was sent: not as its tokens read, whose special ones would be missing.
+TEST_F(Choices, EchoGivesATextBackAsItWasSent) {
+  start_ready({.tokens = {100}});
+  const std::string prompt = "<|im_start|>user\nhe <|im_end|>\n  x ";
+  const json::object request{{"prompt", prompt}, {"max_tokens", 1}, {"echo", true}, {"logprobs", 0}};
+  const auto answer = client().post("/v1/completions", json::serialize(request));
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const auto body = answer.json();
+  const auto& choice = body.at("choices").at(0);
+  EXPECT_EQ(text_of(choice.at("text")), prompt + model()->tokenizer->token_bytes(100));
+  const auto& logprobs = choice.at("logprobs");
+  const auto& tokens = logprobs.at("tokens").as_array();
+  const auto& offsets = logprobs.at("text_offset").as_array();
+  const auto ids = prompt_of(leaders_[0]->submits().at(0));
+  ASSERT_EQ(tokens.size(), ids.size() + 1);
+  std::string text;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    EXPECT_EQ(offsets.at(i).as_int64(), static_cast<int64_t>(count_characters(text))) << i;
+    text += model()->tokenizer->token_bytes(ids[i]);
+  }
+  EXPECT_EQ(text, prompt);
+  EXPECT_EQ(offsets.back().as_int64(), static_cast<int64_t>(count_characters(prompt)));
+}
+
+TEST_F(Choices, APromptThatFillsTheContextCanBeScored) {
+  start_ready({.max_sequence_tokens = 5});
+  const char* body = R"({"prompt":[300,301,302,303,304],"max_tokens":0,"echo":true,"logprobs":1,"n":2})";
+  const auto answer = client().post("/v1/completions", body);
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  EXPECT_EQ(answer.json().at("choices").at(1).at("logprobs").at("tokens").as_array().size(), 5u);
+  EXPECT_EQ(leaders_[0]->submits().at(0).sampling().max_tokens(), 0u);
+  EXPECT_EQ(client().post("/v1/completions", R"({"prompt":[1,2,3,4,5,6],"max_tokens":0,"echo":true})").status,
+            400);
+}
+
 TEST_F(Choices, ThePromptAloneCanBeScored) {
   start_ready();
   const auto answer =
@@ -180,6 +216,53 @@ TEST_F(Choices, ParametersReachTheEngine) {
        {R"({"prompt":"a","logit_bias":{"999999":1}})", R"({"prompt":"a","stop_token_ids":[999999]})",
         R"({"prompt":"a","min_tokens":17})", R"({"prompt":["a",[]]})"})
     EXPECT_EQ(client().post("/v1/completions", body).status, 400) << body;
+}
+
+TEST_F(Choices, SpecialTokensAndStopStringsAreShownWhereWanted) {
+  const auto ids = model()->tokenizer->encode("<|im_end|>one two", false);
+  start_ready({.tokens = ids, .hold_after = ids.size()});
+  const auto text = [&](const std::string& fields) {
+    const auto answer = client().post(
+        "/v1/completions", R"({"prompt":"a","max_tokens":500,"stop":["zzz"," two"])" + fields + "}");
+    return text_of(answer.json().at("choices").at(0).at("text"));
+  };
+  EXPECT_EQ(text(""), "one");
+  EXPECT_EQ(text(R"(,"include_stop_str_in_output":true)"), "one two");
+  EXPECT_EQ(text(R"(,"skip_special_tokens":false)"), "<|im_end|>one");
+}
+
+// The token that ended an answer is told among its tokens, and is no part of its text.
+TEST_F(Choices, TheTokenThatStopsIsNotShown) {
+  const auto ids = model()->tokenizer->encode("one two", false);
+  start_ready({.tokens = ids, .stops = true});
+  const auto post = [&](const std::string& fields) {
+    return client()
+        .post("/v1/completions", fmt::format(R"({{"prompt":"a","max_tokens":{}{}}})", ids.size(), fields))
+        .json();
+  };
+  const auto answer = post("");
+  const std::vector<int32_t> shown(ids.begin(), ids.end() - 1);
+  EXPECT_EQ(text_of(answer.at("choices").at(0).at("text")), model()->tokenizer->decode(shown, true));
+  EXPECT_EQ(text_of(answer.at("choices").at(0).at("finish_reason")), "stop");
+  EXPECT_EQ(answer.at("usage").at("completion_tokens").to_number<size_t>(), ids.size());
+  EXPECT_EQ(text_of(post(R"(,"include_stop_str_in_output":true)").at("choices").at(0).at("text")), "one two");
+}
+
+TEST_F(Choices, TheTemplateGetsItsVariables) {
+  start_ready();
+  const std::string messages = R"({"max_tokens":1,"messages":[{"role":"user","content":"hi"},)"
+                               R"({"role":"assistant","content":"It is"}],)";
+  const auto prompt = [&](const std::string& fields) {
+    const auto answer = client().post("/v1/chat/completions", messages + fields + "}");
+    EXPECT_EQ(answer.status, 200) << answer.body;
+    return model()->tokenizer->decode(prompt_of(leaders_[0]->submits().back()), false);
+  };
+  const std::string said = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nIt is";
+  EXPECT_EQ(prompt(R"("continue_final_message":true)"), said);
+  EXPECT_EQ(prompt(R"("add_generation_prompt":false)"), said + "<|im_end|>\n");
+  EXPECT_EQ(prompt(R"("chat_template_kwargs":{"x":1})"), said + "<|im_end|>\n<|im_start|>assistant\n");
+  const auto tokens = client().post("/tokenize", messages + R"("continue_final_message":true})");
+  EXPECT_EQ(tokens.json().at("count").to_number<size_t>(), model()->tokenizer->encode(said, false).size());
 }
 
 // A stop string that is complete before min_tokens is text like any other.

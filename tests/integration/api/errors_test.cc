@@ -108,6 +108,31 @@ TEST_F(Errors, ApiKey) {
       200);
 }
 
+// A browser asks without a key whether a page may send one.
+TEST_F(Errors, PagesOfOtherOriginsMayCall) {
+  config_.api_key = "sk-secret";
+  start_ready();
+  auto connection = client();
+  connection.send(
+      "OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: x\r\nOrigin: http://page\r\n"
+      "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: "
+      "authorization,content-type\r\n\r\n");
+  const auto asked = connection.read();
+  EXPECT_EQ(asked.status, 200) << asked.body;
+  EXPECT_EQ(asked.headers.at("access-control-allow-origin"), "*");
+  EXPECT_EQ(asked.headers.at("access-control-allow-methods"), "POST, OPTIONS");
+  EXPECT_EQ(asked.headers.at("access-control-allow-headers"), "*, Authorization");
+  connection.send("OPTIONS /nowhere HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(connection.read().status, 401);
+  for (const char* stream : {"false", "true"}) {
+    const auto answer =
+        client().post("/v1/completions", fmt::format(R"({{"prompt":"a","stream":{}}})", stream),
+                      "Authorization: Bearer sk-secret\r\n");
+    EXPECT_EQ(answer.headers.at("access-control-allow-origin"), "*");
+  }
+  EXPECT_EQ(client().get("/v1/models").headers.at("access-control-allow-origin"), "*") << "errors, too";
+}
+
 TEST_F(Errors, WithoutAKeyTheBodyIsNotEvenRead) {
   config_.api_key = "sk-secret";
   start();

@@ -36,6 +36,7 @@ class ScriptedLeader {
     std::vector<int32_t> tokens = {100};  // repeated
     size_t hold_after = SIZE_MAX;         // tokens after which an answer waits for release()
     bool answer_metrics = true;
+    bool stops = false;          // the last token ends the answer: it is an end-of-text or a stop token
     std::optional<Error> error;  // instead of an answer, after `hold_after` tokens
     wire::KvReport kv;           // with the first and the last event, where it is set
     uint32_t cached_store = 0;   // of cached_tokens
@@ -186,6 +187,13 @@ class ScriptedLeader {
 
   void answer(uint64_t id, Sequence sequence) {
     const auto& sampling = sequence.submit.sampling();
+    if (sampling.max_tokens() == 0) {
+      wire::TokenEvents events;
+      auto& event = *events.add_events();
+      event.set_request_id(id);
+      event.set_finish(wire::FINISH_LENGTH);
+      return send(events);
+    }
     while (sequence.sent < sampling.max_tokens() && sequence.sent < script_.hold_after) {
       wire::TokenEvents events;
       auto& event = *events.add_events();
@@ -209,7 +217,8 @@ class ScriptedLeader {
         event.set_cached_tokens_store(script_.cached_store);
         event.set_cached_tokens_disk(script_.cached_disk);
       }
-      if (++sequence.sent == sampling.max_tokens()) event.set_finish(wire::FINISH_LENGTH);
+      if (++sequence.sent == sampling.max_tokens())
+        event.set_finish(script_.stops ? wire::FINISH_STOP : wire::FINISH_LENGTH);
       if (script_.kv.levels() > 0 && (first || event.finish() != wire::FINISH_NONE))
         *event.mutable_kv() = script_.kv;
       send(events);

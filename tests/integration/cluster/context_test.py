@@ -1,5 +1,5 @@
 """A scaling of RoPE makes the context longer: the coordinator says so and lets prompts in that are beyond
-max_position_embeddings, 1,024 of the demo model."""
+max_position_embeddings, 1,024 of the demo model. --max-context makes it shorter."""
 
 import json
 import pathlib
@@ -31,6 +31,21 @@ class Context(unittest.TestCase):
                 self.assertEqual(answer["usage"]["total_tokens"], positions)
                 status, answer = http(cluster.url + "/v1/completions", request | {"max_tokens": 4})
                 self.assertEqual(status, 400, answer)
+
+    def test_shorter(self):
+        """--max-context: what is beyond is refused, and a prompt that fills it can be scored."""
+        with Cluster(workers=1, flags=["--max-context", "300", "--served-model-name", "org/demo"]) as cluster:
+            model = http(cluster.url + "/v1/models")[1]["data"][0]
+            self.assertEqual((model["id"], model["max_model_len"]), ("org/demo", 300))
+            self.assertEqual(http(cluster.url + "/v1/models/org%2Fdemo")[0], 200)
+            request = {"model": "org/demo", "prompt": [100 + i for i in range(297)], "temperature": 0, "ignore_eos": True}
+            self.assertEqual(http(cluster.url + "/v1/completions", request | {"max_tokens": 3})[0], 200)
+            self.assertEqual(http(cluster.url + "/v1/completions", request | {"max_tokens": 4})[0], 400)
+            whole = request | {"prompt": [100 + i for i in range(300)], "max_tokens": 0, "echo": True, "logprobs": 1}
+            status, answer = http(cluster.url + "/v1/completions", whole)
+            self.assertEqual(status, 200, answer)
+            self.assertEqual(len(answer["choices"][0]["logprobs"]["token_logprobs"]), 300)
+            self.assertEqual(answer["usage"]["completion_tokens"], 0)
 
     def test_linear(self):
         self.check({"rope_type": "linear", "factor": 1.5}, 1536)

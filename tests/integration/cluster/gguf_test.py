@@ -52,6 +52,16 @@ class BareFile(unittest.TestCase):
     def test_serves_as_its_folder(self):
         self.assertEqual(self.answers(self.file), self.answers(DEMO_MODEL))
 
+    def test_starts_behind_a_link(self):
+        """As in the Hugging Face cache: the link has the name, the file is called by its hash."""
+        folder = pathlib.Path(self.folder.name) / "hub"
+        (folder / "blobs").mkdir(parents=True)
+        (folder / "snapshots").mkdir()
+        os.link(self.file, folder / "blobs" / "0123abcd")
+        link = folder / "snapshots" / "linked.gguf"
+        link.symlink_to("../blobs/0123abcd")
+        self.answers(link)
+
     def test_blocks_serve_as_weights_rounded_at_load(self):
         from support import gguf_writer
         file = pathlib.Path(self.folder.name) / "blocks.gguf"

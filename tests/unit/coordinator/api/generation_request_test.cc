@@ -5,7 +5,8 @@
 namespace lowkey::coordinator {
 namespace {
 
-constexpr SamplingDefaults kDefaults{.temperature = 0.7, .top_p = 0.9, .top_k = 40};
+constexpr SamplingDefaults kDefaults{
+    .temperature = 0.7, .top_p = 0.9, .top_k = 40, .min_p = 0.05, .repetition_penalty = 1.05};
 
 GenerationRequest parsed(Endpoint endpoint, const std::string& body) {
   auto result = parse_generation(endpoint, body, kDefaults);
@@ -67,11 +68,17 @@ TEST(GenerationRequest, HowTokensAreChosen) {
   EXPECT_EQ(request.priority, -7);
   EXPECT_TRUE(request.echo);
   EXPECT_EQ(completion(R"("echo":true,"max_tokens":0)").max_tokens, 0u);
+  const auto shown = completion(
+      R"("skip_special_tokens":false,"include_stop_str_in_output":true,"add_special_tokens":false)");
+  EXPECT_TRUE(!shown.skip_special_tokens && shown.include_stop && !shown.add_special_tokens);
+  EXPECT_TRUE(chat(R"("add_special_tokens":true)").add_special_tokens);
+  EXPECT_FALSE(chat("").add_special_tokens) << "the template writes them";
   const auto silent = completion("");
-  EXPECT_TRUE(silent.n == 1 && silent.min_p == 0 && silent.presence_penalty == 0 &&
-              silent.frequency_penalty == 0 && silent.repetition_penalty == 1 && silent.logit_bias.empty() &&
-              silent.stop_token_ids.empty() && silent.min_tokens == 0 && silent.priority == 0 &&
-              !silent.echo);
+  EXPECT_TRUE(silent.skip_special_tokens && !silent.include_stop && silent.add_special_tokens);
+  EXPECT_TRUE(silent.n == 1 && silent.min_p == 0.05 && silent.presence_penalty == 0 &&
+              silent.frequency_penalty == 0 && silent.repetition_penalty == 1.05 &&
+              silent.logit_bias.empty() && silent.stop_token_ids.empty() && silent.min_tokens == 0 &&
+              silent.priority == 0 && !silent.echo);
 }
 
 TEST(GenerationRequest, DefaultsAndNull) {
@@ -119,6 +126,75 @@ TEST(GenerationRequest, Chat) {
   EXPECT_EQ(request.max_tokens, 4u);
   EXPECT_TRUE(request.logprobs);
   EXPECT_EQ(request.top_logprobs, 20u);
+}
+
+TEST(GenerationRequest, WhatTheTemplateIsGiven) {
+  EXPECT_TRUE(chat("").chat.add_generation_prompt);
+  EXPECT_FALSE(chat(R"("add_generation_prompt":false)").chat.add_generation_prompt);
+  const auto continued = chat(R"("continue_final_message":true)");
+  EXPECT_TRUE(continued.chat.continue_final_message && !continued.chat.add_generation_prompt);
+  EXPECT_EQ(chat(R"("chat_template_kwargs":{"enable_thinking":false,"n":[1,2.5,null]})").chat.variables,
+            R"({"enable_thinking":false,"n":[1,2.5E0,null]})");
+  const std::pair<const char*, const char*> refusals[] = {
+      {R"("continue_final_message":true,"add_generation_prompt":true)", "continue_final_message"},
+      {R"("continue_final_message":1)", "continue_final_message"},
+      {R"("chat_template_kwargs":[])", "chat_template_kwargs"},
+      {R"("chat_template_kwargs":{"messages":[]})", "chat_template_kwargs"},
+      {R"("chat_template_kwargs":{"add_generation_prompt":true})", "chat_template_kwargs"},
+  };
+  const std::string messages = R"({"messages":[{"role":"user","content":"a"}],)";
+  for (const auto& [fields, param] : refusals)
+    EXPECT_EQ(refused(Endpoint::kChat, messages + fields + "}").param, param) << fields;
+  const std::string large(GenerationRequest::kMaxTemplateVariableBytes, 'x');
+  EXPECT_EQ(refused(Endpoint::kChat, messages + R"("chat_template_kwargs":{"a":")" + large + "\"}}").param,
+            "chat_template_kwargs");
+}
+
+// Whatever would change the answer: of OpenAI, vLLM and llama.cpp.
+TEST(GenerationRequest, ParametersThatAreNotHonouredAreRefusedByName) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"guided_json", R"({"type":"object"})"},
+      {"guided_regex", R"("a+")"},
+      {"guided_choice", R"(["a","b"])"},
+      {"guided_grammar", R"("root ::= 1")"},
+      {"structured_outputs", R"({"json":{}})"},
+      {"chat_template", R"("{{ x }}")"},
+      {"documents", R"([{"text":"a"}])"},
+      {"prompt_embeds", R"("AAAA")"},
+      {"prompt_logprobs", "0"},
+      {"allowed_token_ids", "[1]"},
+      {"bad_words", R"(["a"])"},
+      {"truncate_prompt_tokens", "5"},
+      {"use_beam_search", "true"},
+      {"length_penalty", "0.5"},
+      {"early_stopping", "true"},
+      {"return_token_ids", "true"},
+      {"return_tokens_as_token_ids", "true"},
+      {"grammar", R"("root ::= 1")"},
+      {"json_schema", R"({"type":"object"})"},
+      {"n_predict", "5"},
+      {"n_probs", "5"},
+      {"repeat_penalty", "1.1"},
+      {"typical_p", "0.9"},
+      {"tfs_z", "0.9"},
+      {"top_n_sigma", "1"},
+      {"mirostat", "2"},
+      {"dynatemp_range", "0.5"},
+      {"dry_multiplier", "0.8"},
+      {"xtc_probability", "0.5"},
+  };
+  for (const auto& [name, value] : cases) {
+    const auto error =
+        refused(Endpoint::kCompletions, fmt::format(R"({{"prompt":"a","{}":{}}})", name, value));
+    EXPECT_EQ(error.param, name);
+    EXPECT_NE(error.message.find("not supported"), std::string::npos) << error.message;
+  }
+  EXPECT_EQ(refused(Endpoint::kCompletions, R"({"prompt":"a","guided_json":{}})").message,
+            "'guided_json' = an object is not supported; use 'response_format'.");
+  completion(
+      R"("guided_json":null,"structured_outputs":{},"bad_words":[],"use_beam_search":false,"length_penalty":1,
+      "early_stopping":false,"grammar":"","json_schema":{},"n_probs":0,"repeat_penalty":1.0,"typical_p":1.0,
+      "mirostat":0,"dry_multiplier":0.0,"xtc_probability":0.0,"top_n_sigma":-1.0,"documents":[])");
 }
 
 TEST(GenerationRequest, EveryBadValueIsRefusedByName) {
@@ -266,7 +342,8 @@ TEST(TokenizeRequest, Forms) {
   const auto messages =
       parse_tokenize(R"({"messages":[{"role":"user","content":"a"}],"add_generation_prompt":false})");
   ASSERT_TRUE(messages.ok());
-  EXPECT_FALSE(messages->add_generation_prompt);
+  EXPECT_FALSE(messages->chat.add_generation_prompt);
+  EXPECT_FALSE(messages->add_special_tokens);
   EXPECT_EQ(std::get<std::vector<ChatMessage>>(messages->input).size(), 1u);
   EXPECT_EQ(parse_tokenize(R"({})").error().param, "prompt");
   EXPECT_EQ(parse_detokenize(R"({"tokens":"a"})").error().param, "tokens");

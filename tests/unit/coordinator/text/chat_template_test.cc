@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <boost/json/serialize.hpp>
 #include <fstream>
 
 #include "coordinator/text/tokenizer.h"
@@ -20,10 +21,10 @@ std::vector<ChatMessage> messages_of(const boost::json::value& conversation) {
 }
 
 Result<std::string> render(const std::string& source, const std::vector<ChatMessage>& messages = {},
-                           bool add_generation_prompt = true) {
+                           const ChatOptions& options = {}) {
   auto parsed = ChatTemplate::parse(source);
   if (!parsed.ok()) return parsed.error();
-  return parsed->render(messages, add_generation_prompt, "<s>", "</s>");
+  return parsed->render(messages, options, "<s>", "</s>");
 }
 
 // A golden null: the reference fails, so must we.
@@ -46,7 +47,8 @@ TEST(ChatTemplate, RendersTheFamiliesAsTransformersDoes) {
     const auto& texts = family.value().at("texts").as_array();
     for (size_t i = 0; i < conversations.size(); ++i) {
       for (const bool add : {false, true}) {
-        expect_same(render(source, messages_of(conversations[i]), add), texts[i].at(add ? 1 : 0),
+        expect_same(render(source, messages_of(conversations[i]), {.add_generation_prompt = add}),
+                    texts[i].at(add ? 1 : 0),
                     std::string(family.key()) + ", conversation " + std::to_string(i));
       }
     }
@@ -62,10 +64,36 @@ TEST(ChatTemplate, RendersEveryConstructAsTransformersDoes) {
   }
 }
 
+TEST(ChatTemplate, VariablesAndContinuationsAsTransformersHasThem) {
+  const auto golden = read_golden(kGoldenDir / "chat.json");
+  for (const auto& item : golden.at("options").as_array()) {
+    const auto& family = golden.at("families").at(as_string(item.at(0)));
+    const auto& conversation = golden.at("continued").at(item.at(1).to_number<size_t>());
+    const bool continues = item.at(3).as_bool();
+    const ChatOptions options{.add_generation_prompt = !continues,
+                              .continue_final_message = continues,
+                              .variables = boost::json::serialize(item.at(2))};
+    expect_same(render(as_string(family.at("source")), messages_of(conversation), options), item.at(4),
+                boost::json::serialize(item));
+  }
+}
+
+TEST(ChatTemplate, RefusesVariablesAndContinuationsThatItCannotHave) {
+  const std::vector<ChatMessage> messages = {{"assistant", "abc", {}}};
+  const auto changed = render("{{ messages[0].content | upper }}", messages,
+                              {.add_generation_prompt = false, .continue_final_message = true});
+  ASSERT_FALSE(changed.ok());
+  EXPECT_EQ(changed.error().param, "continue_final_message");
+  const auto deep =
+      render("x", {}, {.variables = R"({"a":)" + std::string(40, '[') + std::string(40, ']') + "}"});
+  ASSERT_FALSE(deep.ok());
+  EXPECT_EQ(deep.error().param, "chat_template_kwargs");
+}
+
 TEST(ChatTemplate, NamesLineAndConstructThatItDoesNotSupport) {
   const std::pair<const char*, const char*> cases[] = {
       {"a\nb\n{% call f() %}{% endcall %}", "line 3: the tag {% call %} is not supported"},
-      {"\n{{ x | indent }}", "line 2: the filter 'indent' is not supported"},
+      {"\n{{ x | groupby }}", "line 2: the filter 'groupby' is not supported"},
       {"{{ x is filter }}", "line 1: the test 'filter' is not supported"},
       {"{{ 2 ** 3 }}", "line 1: the operator ** is not supported"},
       {"{% for x in y recursive %}{% endfor %}", "line 1: a recursive for is not supported"},
@@ -110,6 +138,8 @@ TEST(ChatTemplate, EndsTemplatesThatWouldNotEnd) {
       "{% for i in range(99999) %}{{ 'xxxxxxxxxxxxxxxx' * 99 }}{% endfor %}",
       "{% set a = namespace() %}{% set a.x = a %}{{ a }}",
       "{% set a = namespace() %}{% set a.x = a %}{% set b = namespace() %}{% set b.x = b %}{{ a == b }}",
+      "{{ 'a\nb' | indent(999999999999) }}",
+      "{{ range(90000) | unique | list }}",
       "{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' | replace('a', 'x' * 99999999) }}",
   };
   for (const char* source : sources) {
@@ -172,7 +202,7 @@ class ChatTemplateFiles : public testing::Test {
     auto loaded = ChatTemplate::load(dir_);
     if (!loaded.ok()) return loaded.error().message;
     if (!*loaded) return "none";
-    return *(**loaded).render({}, false, "", "");
+    return *(**loaded).render({}, {.add_generation_prompt = false}, "", "");
   }
 
   std::filesystem::path dir_;
@@ -191,6 +221,15 @@ TEST_F(ChatTemplateFiles, AreFoundWhereModelsKeepThem) {
   EXPECT_EQ(rendered(), "own file");
 }
 
+TEST_F(ChatTemplateFiles, OneCanBeNamed) {
+  write("mine.jinja", "mine");
+  const auto loaded = ChatTemplate::load_file(dir_ / "mine.jinja");
+  ASSERT_TRUE(loaded.ok() && loaded->has_value());
+  EXPECT_EQ(*(**loaded).render({}, {}, "", ""), "mine");
+  EXPECT_EQ(ChatTemplate::load_file(dir_ / "none.jinja").error().message,
+            (dir_ / "none.jinja").string() + ": cannot be opened");
+}
+
 TEST_F(ChatTemplateFiles, AreNamedInErrors) {
   write("tokenizer_config.json", R"({"chat_template": 5})");
   EXPECT_EQ(rendered(),
@@ -207,7 +246,7 @@ TEST(ChatTemplate, OfTheDemoModelRenders) {
   ASSERT_TRUE(loaded.ok()) << loaded.error().message;
   ASSERT_TRUE(loaded->has_value());
   const std::vector<ChatMessage> messages = {{"user", "Hello", {}}};
-  EXPECT_EQ(*(**loaded).render(messages, true, "", ""),
+  EXPECT_EQ(*(**loaded).render(messages, {}, "", ""),
             "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
 }
 

@@ -73,7 +73,7 @@ TEST(GgufTokenizers, BringTheirChatTemplate) {
   const auto chat = ChatTemplate::load(file_of("llama3"));
   ASSERT_TRUE(chat.ok() && *chat) << chat.error().message;
   const std::vector<ChatMessage> messages = {{.role = "user", .content = "hi"}};
-  EXPECT_EQ((*chat)->render(messages, true, "<s>", "</s>").value(), "<s>[hi]</s>");
+  EXPECT_EQ((*chat)->render(messages, {}, "<s>", "</s>").value(), "<s>[hi]</s>");
   const auto none = ChatTemplate::load(file_of("spm_llama"));
   ASSERT_TRUE(none.ok());
   EXPECT_FALSE(none->has_value());

@@ -169,7 +169,7 @@ TEST(SamplingParams, EveryBadValueIsRefusedByName) {
   EXPECT_EQ(refused([](auto& w) { w.set_top_p(0); }), "top_p");
   EXPECT_EQ(refused([](auto& w) { w.set_top_p(1.01); }), "top_p");
   EXPECT_EQ(refused([](auto& w) { w.set_top_k(-1); }), "top_k");
-  EXPECT_EQ(refused([](auto& w) { w.set_max_tokens(0); }), "max_tokens");
+  EXPECT_EQ(refused([](auto& w) { w.set_max_tokens(4'000'000'000u); }), "max_tokens");
   EXPECT_EQ(refused([](auto& w) { w.set_top_logprobs(21); }), "top_logprobs");
   EXPECT_EQ(refused([](auto& w) { w.set_min_p(1.01); }), "min_p");
   EXPECT_EQ(refused([](auto& w) { w.set_presence_penalty(-2.01); }), "presence_penalty");

@@ -325,8 +325,41 @@ TEST_F(ModelConfigTest, FilesThatAreNoConfig) {
   }
   EXPECT_NE(ModelConfig::read(folder_.path() / "absent")
                 .error()
-                .message.find("expected a model folder or a .gguf file, found nothing"),
+                .message.find("expected a model folder or a GGUF file, found nothing"),
             std::string::npos);
+}
+
+// A shorter context than the model's: LongRoPE takes its short factors, dynamic NTK a smaller base, a window
+// that holds all of it is none. Whoever serves another context computes other pages.
+TEST(ContextLimit, ChoosesTheFrequenciesOfTheContext) {
+  const auto read = [](const char* name) { return ModelConfig::read(golden_dir() / name).value(); };
+  const auto frequencies = [](const ModelConfig& config) {
+    return config.rope.table(config.head_dim, config.max_positions).inv_freq;
+  };
+  for (const char* name : {"phi3_long", "llama_dynamic"}) {
+    ModelConfig config = read(name);
+    const auto whole = frequencies(config);
+    ASSERT_TRUE(config.limit_context(config.max_positions).ok());
+    EXPECT_FALSE(config.limited) << "nothing is cut off";
+    ASSERT_TRUE(config.limit_context(16).ok());
+    EXPECT_EQ(config.max_positions, 16);
+    EXPECT_NE(frequencies(config), whole) << name;
+    EXPECT_NE(held_fingerprint(Hash128{1, 2}, config), held_fingerprint(Hash128{1, 2}, read(name)));
+  }
+  ModelConfig phi3 = read("phi3_long");
+  ASSERT_TRUE(phi3.limit_context(16).ok());
+  RopeConfig plain{.theta = phi3.rope.theta, .rotated = phi3.rope.rotated};
+  const auto unscaled = plain.table(phi3.head_dim, 16).inv_freq;
+  for (size_t i = 0; i < unscaled.size(); ++i)
+    EXPECT_FLOAT_EQ(frequencies(phi3)[i] * static_cast<float>(phi3.rope.short_factors[i]), unscaled[i]);
+  ModelConfig mistral = read("mistral");
+  EXPECT_GT(mistral.widest_window(), 0);
+  ASSERT_TRUE(mistral.limit_context(20).ok());
+  EXPECT_EQ(mistral.widest_window(), 0);
+  const Status refused = mistral.limit_context(21);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::kUsage);
+  EXPECT_EQ(refused.error().message, "--max-context: expected at most 20, the context of mistral, found 21");
 }
 
 }  // namespace
