@@ -193,6 +193,13 @@ void scale_row(const float* x, float scale, float* out, int n) {
   for (; i < n; ++i) out[i] = x[i] * scale;
 }
 
+void store_results(const ResultRows& r) {
+  for (int row = 0; row < r.rows; ++row) {
+    scale_row(r.acc + static_cast<ptrdiff_t>(row) * r.acc_stride, 1.0f / r.sum[row],
+              r.out + static_cast<ptrdiff_t>(row / r.group) * r.out_stride + row % r.group * r.dim, r.dim);
+  }
+}
+
 void add_scaled_row(const float* x, float scale, float* out, int n) {
   const D d;
   const int lanes = static_cast<int>(hn::Lanes(d));
@@ -221,6 +228,7 @@ HWY_EXPORT(softmax_rows);
 HWY_EXPORT(soft_cap_row);
 HWY_EXPORT(merge_row);
 HWY_EXPORT(add_weights);
+HWY_EXPORT(store_results);
 HWY_EXPORT(scale_row);
 HWY_EXPORT(add_scaled_row);
 HWY_EXPORT(dot_row);
@@ -240,6 +248,9 @@ void merge_row(float& maximum, float& sum, float* acc, float other_maximum, floa
 }
 void add_weights(const WeightSums& sums) {
   HWY_DYNAMIC_DISPATCH(add_weights)(sums);
+}
+void store_results(const ResultRows& results) {
+  HWY_DYNAMIC_DISPATCH(store_results)(results);
 }
 void scale_row(const float* x, float scale, float* out, int n) {
   HWY_DYNAMIC_DISPATCH(scale_row)(x, scale, out, n);

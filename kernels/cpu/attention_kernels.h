@@ -57,6 +57,20 @@ struct WeightSums {
 };
 void add_weights(const WeightSums& sums);
 
+// Accumulators over their sums: row r goes to out[r / group] of `out_stride`, the (r % group)-th `dim`
+// floats.
+struct ResultRows {
+  const float* acc;  // [rows][acc_stride]
+  int acc_stride;
+  const float* sum;  // [rows]
+  int rows;
+  int group;
+  int dim;
+  float* out;
+  int out_stride;
+};
+void store_results(const ResultRows& results);
+
 // out = x * scale.
 void scale_row(const float* x, float scale, float* out, int n);
 // out += x * scale.

@@ -1,18 +1,14 @@
 #include "kernels/cpu/bf16_panels.h"
 
-#include <cstring>
-
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <immintrin.h>
+
+#include "kernels/cpu/bf16_dots.h"
 #endif
 
 namespace lowkey::kernels {
 
 #if defined(__x86_64__)
-
-// Intrinsics: Highway 1.0.3 knows no such target.
-#define LOWKEY_BF16_TARGET __attribute__((target("avx512f,avx512bf16")))
 
 namespace {
 
@@ -26,9 +22,11 @@ struct Tile {
   ptrdiff_t x_stride;
   const uint16_t* panel;
   int pairs;
+  const float* begun;  // sums so far; null: zeros
+  ptrdiff_t begun_stride;
   float* y;
   ptrdiff_t y_stride;
-  bool add;               // to what y holds
+  bool accumulate;
   const uint16_t* ahead;  // to be prefetched beside `panel`
 };
 
@@ -38,34 +36,21 @@ LOWKEY_BF16_TARGET void multiply_tile(const Tile& tile) {
   __m512 sums[kRows][2];
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r) {
-    sums[r][0] = tile.add ? _mm512_loadu_ps(tile.y + r * tile.y_stride) : _mm512_setzero_ps();
-    sums[r][1] = tile.add ? _mm512_loadu_ps(tile.y + r * tile.y_stride + 16) : _mm512_setzero_ps();
+    const ptrdiff_t at = r * tile.begun_stride;
+    sums[r][0] = tile.begun != nullptr ? _mm512_loadu_ps(tile.begun + at) : _mm512_setzero_ps();
+    sums[r][1] = tile.begun != nullptr ? _mm512_loadu_ps(tile.begun + at + 16) : _mm512_setzero_ps();
   }
-  const uint16_t* x = tile.x;
-  const uint16_t* panel = tile.panel;
-  const uint16_t* ahead = tile.ahead;
-  const ptrdiff_t stride = tile.x_stride;
-  for (int pair = 0; pair < tile.pairs; ++pair) {
-    const auto low = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel));
-    const auto high = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel + kPanelOut));
-    if constexpr (kAhead > 0) _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
-    if constexpr (kAhead > 1) _mm_prefetch(reinterpret_cast<const char*>(ahead) + 64, _MM_HINT_T1);
-#pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
-      int32_t two;
-      std::memcpy(&two, x + r * stride, sizeof(two));
-      const auto inputs = reinterpret_cast<__m512bh>(_mm512_set1_epi32(two));
-      sums[r][0] = _mm512_dpbf16_ps(sums[r][0], inputs, low);
-      sums[r][1] = _mm512_dpbf16_ps(sums[r][1], inputs, high);
-    }
-    x += 2;
-    panel += kPairElements;
-    if constexpr (kAhead > 0) ahead += 32 * kAhead;
-  }
+  add_pairs<kRows, 2, kAhead>(sums, tile.x, tile.x_stride, tile.panel, kPanelOut, kPairElements, tile.pairs,
+                              tile.ahead);
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r) {
-    _mm512_storeu_ps(tile.y + r * tile.y_stride, sums[r][0]);
-    _mm512_storeu_ps(tile.y + r * tile.y_stride + 16, sums[r][1]);
+    float* y = tile.y + r * tile.y_stride;
+    if (tile.accumulate) {
+      sums[r][0] = _mm512_add_ps(sums[r][0], _mm512_loadu_ps(y));
+      sums[r][1] = _mm512_add_ps(sums[r][1], _mm512_loadu_ps(y + 16));
+    }
+    _mm512_storeu_ps(y, sums[r][0]);
+    _mm512_storeu_ps(y + 16, sums[r][1]);
   }
 }
 
@@ -88,6 +73,7 @@ void multiply_part(Tile tile, int rows) {
     const int begin = rows * t / tiles, count = rows * (t + 1) / tiles - begin;
     tile.x = first.x + begin * first.x_stride;
     tile.y = first.y + begin * first.y_stride;
+    if (first.begun != nullptr) tile.begun = first.begun + begin * first.begun_stride;
     if (tiles == 1) {
       multiply_rows<2>(tile, count);
     } else if (t < 2) {  // half of the lines each
@@ -101,13 +87,21 @@ void multiply_part(Tile tile, int rows) {
 
 }  // namespace
 
+bool has_bf16_pairs() {
+  static const bool has = [] {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bf16");
+  }();
+  return has;
+}
+
 bool has_bf16_panels() {
   static const bool has = [] {
     unsigned a = 0, b = 0, c = 0, d = 0;
     constexpr unsigned kAmxBf16 = 1u << 22;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kAmxBf16) != 0) return false;
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512bf16") != 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxBf16) == 0 && has_bf16_pairs();
   }();
   return has;
 }
@@ -124,14 +118,27 @@ void multiply_panels(const PanelProduct& p) {
                               : part + 1 < parts  ? p.panels[0] + static_cast<ptrdiff_t>(end) * kPairElements
                               : p.next != nullptr ? p.next
                                                   : panel;
-      multiply_part(
-          {p.x + 2 * begin, p.x_stride, panel, end - begin, p.y + i * kPanelOut, p.y_stride, part > 0, ahead},
-          p.rows);
+      const bool to_result = part + 1 == parts && p.result != nullptr;
+      multiply_part({.x = p.x + 2 * begin,
+                     .x_stride = p.x_stride,
+                     .panel = panel,
+                     .pairs = end - begin,
+                     .begun = part > 0 ? p.y + i * kPanelOut : nullptr,
+                     .begun_stride = p.y_stride,
+                     .y = (to_result ? p.result : p.y) + i * kPanelOut,
+                     .y_stride = to_result ? p.result_stride : p.y_stride,
+                     .accumulate = to_result && p.accumulate,
+                     .ahead = ahead},
+                    p.rows);
     }
   }
 }
 
 #else
+
+bool has_bf16_pairs() {
+  return false;
+}
 
 bool has_bf16_panels() {
   return false;

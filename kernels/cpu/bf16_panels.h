@@ -10,7 +10,9 @@
 
 namespace lowkey::kernels {
 
-// Whether this machine runs them. Not where it has AMX: oneDNN is faster there.
+// Whether this machine multiplies pairs of bf16 (vdpbf16ps).
+bool has_bf16_pairs();
+// Whether weights are packed into panels for it. Not where there is AMX: oneDNN is faster there.
 bool has_bf16_panels();
 
 // A panel holds, for each pair of inputs, the two weights of each of its outputs side by side; an odd last
@@ -42,6 +44,10 @@ struct PanelProduct {
   const uint16_t* next = nullptr;  // that the next call will begin with, for the prefetcher; null: unknown
   float* y = nullptr;              // f32 [rows][y_stride]: panel i's outputs from column i * kPanelOut on
   ptrdiff_t y_stride = 0;
+  // Where finished sums go, columns as in y, added to what is there if `accumulate`; null: they stay in y.
+  float* result = nullptr;
+  ptrdiff_t result_stride = 0;
+  bool accumulate = false;
 };
 void multiply_panels(const PanelProduct& product);
 

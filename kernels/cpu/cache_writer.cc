@@ -1,5 +1,6 @@
 #include "kernels/cpu/cache_writer.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -22,17 +23,19 @@ void CacheWriter::write(const AttentionStep& step) {
   step_ = &step;
   plan();
   const int sequences = static_cast<int>(step.sequences.size()), heads = step.layout->num_kv_heads;
-  // Rows of all heads first: a stored vector may join several.
-  run_all(sequences * 2 * heads, [&](int task, int) {
-    const int head = task % (2 * heads);
-    store_rows(task / (2 * heads), head < heads ? Side::kKey : Side::kValue, head % heads);
+  const bool joined =
+      step.layout->join > 1;  // a stored vector is of several heads: rows of all of them first
+  run_all(sequences * 2 * heads, [&](int task, int thread) {
+    const int sequence = task / (2 * heads), head = task % heads;
+    const Side side = task % (2 * heads) < heads ? Side::kKey : Side::kValue;
+    store_rows(sequence, side, head);
+    if (step.first_reader && !joined) encode_pages(sequence, side, head, encoders_[thread]);
   });
-  if (!step.first_reader) return;
+  if (!step.first_reader || !joined) return;
   const int vectors = step.layout->vectors_per_side();
   run_all(sequences * 2 * vectors, [&](int task, int thread) {
-    const int vector = task % (2 * vectors);
-    encode_pages(task / (2 * vectors), vector < vectors ? Side::kKey : Side::kValue, vector % vectors,
-                 encoders_[thread]);
+    const Side side = task % (2 * vectors) < vectors ? Side::kKey : Side::kValue;
+    encode_pages(task / (2 * vectors), side, task % vectors, encoders_[thread]);
   });
 }
 
@@ -75,17 +78,19 @@ void CacheWriter::store_rows(int sequence, Side side, int head) {
   const PageLayout& layout = *step_->layout;
   const SequenceSlice& slice = step_->sequences[sequence];
   const Tensor& source = side == Side::kKey ? step_->k : step_->v;
-  for (int row = 0; row < slice.num_rows; ++row) {
+  const int tokens = layout.page_tokens;
+  for (int row = 0, count; row < slice.num_rows; row += count) {  // those of one page together
     const int slot = slice.first_slot + row;
+    count = std::min(slice.num_rows - row, tokens - slot % tokens);
     const float* x = source.as<float>() + static_cast<size_t>(slice.first_row + row) * source.cols +
                      static_cast<size_t>(head) * layout.head_dim;
-    std::byte* target =
-        own_page(sequence, side, head, slot / layout.page_tokens) + slot % layout.page_tokens * row_bytes_;
-    if (layout.dtype == DType::kF32) {
-      std::memcpy(target, x, row_bytes_);
-    } else {
-      simd::f32_to_bf16_row(x, reinterpret_cast<uint16_t*>(target), layout.head_dim);
+    std::byte* target = own_page(sequence, side, head, slot / tokens) + slot % tokens * row_bytes_;
+    if (layout.dtype != DType::kF32) {
+      simd::f32_to_bf16_rows(x, source.cols, reinterpret_cast<uint16_t*>(target), count, layout.head_dim);
+      continue;
     }
+    for (int i = 0; i < count; ++i)
+      std::memcpy(target + i * row_bytes_, x + static_cast<size_t>(i) * source.cols, row_bytes_);
   }
 }
 

@@ -12,14 +12,6 @@
 
 namespace lowkey::kernels::simd {
 
-// Pages of this many tokens share one step of the online softmax: the first of a run, the next, ...
-inline constexpr int kCodeBatchTokens = 128;
-inline int code_batch_pages(int page_tokens) {
-  int pages = 1;  // a power of two, so that batches never straddle two runs
-  while (2 * pages * page_tokens <= kCodeBatchTokens) pages *= 2;
-  return pages;
-}
-
 // Query rows, rounded. Narrow and wide features have one factor each per row: a narrow feature's rounding
 // error is at most 1/254 of the row's largest, far below what its 4 or 2 bits lose.
 struct CodeQueries {

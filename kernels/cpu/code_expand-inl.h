@@ -1,5 +1,5 @@
-// Codes of one group of a page's K or V to bytes and 16-bit words in registers, by table look-ups. Included once per
-// target (Highway's foreach_target).
+// Codes of one group of a page's K or V to bytes and 16-bit words in registers, by table look-ups. Included
+// once per target (Highway's foreach_target).
 #if defined(LOWKEY_CODE_EXPAND_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LOWKEY_CODE_EXPAND_INL_H_
 #undef LOWKEY_CODE_EXPAND_INL_H_
@@ -184,6 +184,15 @@ HWY_INLINE void expand(CodeForm form, int extent, const Tables& tables, Load loa
     }
   }
 }
+
+// 16 values times a scale, rounded to nearest (even).
+struct Rounded16 {
+  HWY_INLINE Rounded16(const float* x, VF scale) {
+    for (size_t i = 0; i < 16; i += hn::Lanes(DF()))
+      values[i / hn::Lanes(DF())] = hn::NearestInt(hn::Mul(hn::LoadU(DF(), x + i), scale));
+  }
+  VI values[16 / hn::MaxLanes(DF())];
+};
 
 }  // namespace lowkey::kernels::simd::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

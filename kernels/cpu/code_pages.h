@@ -24,7 +24,7 @@ class CodePages final : public EncodedPages {
   void see(const PageRun& run, const AttentionState& state) override {
     simd::see_codes(plan_, run, queries_, state, scratch_);
   }
-  int stretch() const override { return simd::code_batch_pages(plan_.page_tokens); }
+  int stretch() const override { return batch_pages(plan_.page_tokens); }
 
  private:
   // What plan_ was made from: the splits of a head ask for the same one again and again.

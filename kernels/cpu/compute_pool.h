@@ -27,18 +27,43 @@ class ComputePool {
   // reentrant.
   template <class Body>
   void parallel_for(int num_tasks, Body&& body) {
-    using Plain = std::remove_reference_t<Body>;
-    run(
-        num_tasks, [](void* context, int task, int thread) { (*static_cast<Plain*>(context))(task, thread); },
-        const_cast<void*>(static_cast<const void*>(&body)));
+    start(num_tasks, 1, body);
+  }
+
+  // The same, but every thread begins with a part of its own, consecutive tasks in ascending order, and takes
+  // what is left of the others' when it is through: for tasks whose data lie one after the other.
+  template <class Body>
+  void parallel_parts(int num_tasks, Body&& body) {
+    start(num_tasks, threads(), body);
+  }
+  // The end of the part that a task of parallel_parts() belongs to.
+  int end_of_part(int task, int num_tasks) const {
+    int part = 0;
+    while (first_of(part + 1, num_tasks, threads()) <= task) ++part;
+    return first_of(part + 1, num_tasks, threads());
   }
 
  private:
   using Function = void (*)(void* context, int task, int thread);
+  // job number << 32 | next task: claimed by compare-and-swap
+  struct alignas(64) Part {
+    std::atomic<uint64_t> claim{0};
+  };
 
-  void run(int num_tasks, Function function, void* context);
+  static int first_of(int part, int num_tasks, int num_parts) {
+    return static_cast<int>(int64_t{num_tasks} * part / num_parts);
+  }
+  template <class Body>
+  void start(int num_tasks, int num_parts, Body& body) {
+    run(
+        num_tasks, num_parts,
+        [](void* context, int task, int thread) { (*static_cast<Body*>(context))(task, thread); },
+        const_cast<void*>(static_cast<const void*>(&body)));
+  }
+  void run(int num_tasks, int num_parts, Function function, void* context);
   void work(int thread);
-  bool take_and_run(uint32_t job, int thread);
+  void take_all(uint32_t job, int thread);
+  bool take_and_run(uint32_t job, int part, int thread);
   uint32_t wait_for_job(uint32_t last_job);
   void wait_until_done(int num_tasks);
 
@@ -47,10 +72,11 @@ class ComputePool {
   std::atomic<Function> function_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<int> num_tasks_{0};
+  std::atomic<int> num_parts_{0};
 
-  alignas(64) std::atomic<uint64_t> claim_{0};  // job number << 32 | next task: claimed by compare-and-swap
-  alignas(64) std::atomic<int> done_{0};        // finished tasks of the current job
-  alignas(64) std::atomic<uint32_t> job_{0};    // futex of idle workers
+  std::vector<Part> parts_;  // [threads]; a job has the first num_parts_ of them, the others stay closed
+  alignas(64) std::atomic<int> done_{0};      // finished tasks of the current job
+  alignas(64) std::atomic<uint32_t> job_{0};  // futex of idle workers
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stopping_{false};
   std::vector<std::jthread> workers_;

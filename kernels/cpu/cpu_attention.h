@@ -14,8 +14,10 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cpu/bf16_pages.h"
 #include "kernels/cpu/cache_writer.h"
 #include "kernels/cpu/code_pages.h"
+#include "kernels/cpu/exact_rows.h"
 #include "kernels/cpu/float_pages.h"
 #include "kernels/cpu/head_maps.h"
 #include "kernels/cpu/token_observation.h"
@@ -27,7 +29,8 @@ class ComputePool;
 
 class CpuAttention {
  public:
-  explicit CpuAttention(ComputePool& pool);
+  // in_pairs: exact bf16 rows and pages are attended in pairs of bf16. REQUIRES: has_bf16_pairs() then.
+  CpuAttention(ComputePool& pool, bool in_pairs);
 
   void attend(const AttentionStep& step);
   void compact(const Compaction& compaction) { writer_.compact(compaction); }
@@ -74,17 +77,19 @@ class CpuAttention {
   // One head's rows, ready for a segment.
   struct HeadScratch {
     std::vector<float> queries, mapped_queries;
+    std::vector<uint16_t> rounded;                 // queries in bf16, where exact rows are in pairs
     std::vector<float> offsets;                    // q . mean of keys, where scores are capped
     int mapped = kNoMap;                           // what mapped_queries are for
     std::array<CodePages, kMaxLevels> code_pages;  // by levels read: runs of pages alternate
     FloatPages float_pages;
+    Bf16Pages bf16_pages;
     EncodedPages* pages = nullptr;  // of the segment prepared
   };
   // Of one thread.
   struct Scratch {
     std::vector<HeadScratch> heads;
     std::vector<float> mapped_sums, states;
-    std::vector<float> key_tile, value_tile, scores;  // of exact rows
+    ExactTiles exact;
     TokenObservation observation;
   };
 
@@ -108,25 +113,23 @@ class CpuAttention {
   // Slots from `first` on that the block's first query does not see; less than 0: sees all.
   int hidden_from(const Block& block, int first) const;
   int splits_of(const Block& block, const Segment& segment) const;
+  int pages_seen() const;
   void load_queries(const Block& block, HeadScratch& head) const;
   void prepare_segment(const Block& block, const Segment& segment, HeadScratch& head) const;
   PageRun run_of(const Block& block, const Segment& segment, int split) const;
   void map_back(const Block& block, const Segment& segment, const AttentionState& state,
                 Scratch& scratch) const;
   void see_exact(const Block& block, const AttentionState& state, Scratch& scratch) const;
-  // Exact rows of consecutive slots: what queries [first, end) of the block see of them.
-  struct ExactRows {
-    const std::byte* keys;
-    const std::byte* values;
-    int tokens;
-    int first_query, end_query;
-    int first_valid;  // slots that the first of them sees, each further row one more, up to all
-    int hidden;       // hidden_from() the first
-  };
-  void see_rows(const ExactRows& rows, const AttentionState& state, Scratch& scratch) const;
+  // Queries [first, end) of the block, which see some exact rows.
+  void see_rows(const Block& block, ExactRows rows, int first_query, int end_query,
+                const AttentionState& state, Scratch& scratch) const;
   void store_result(const Block& block, const AttentionState& state);
   void observe();
 
+  // Of the block at hand. What is few keeps its heads apart, as splits do: their plans and memory stay.
+  HeadScratch& head_of(const Block& block, Scratch& scratch) const {
+    return scratch.heads[serial_ ? block.head : 0];
+  }
   int queries_of(const Block& block) const { return (block.end - block.begin) * group_; }
   // Of the `index`-th of several states of as many queries, from `first` on.
   AttentionState state_at(std::vector<float>& memory, size_t first, size_t index, int queries) const;
@@ -135,6 +138,7 @@ class CpuAttention {
   void merge(const AttentionState& into, const AttentionState& from, int queries) const;
 
   ComputePool& pool_;
+  const bool in_pairs_;
   CacheWriter writer_;
   HeadMaps maps_;
   std::vector<Scratch> scratch_;  // of each thread
@@ -142,9 +146,11 @@ class CpuAttention {
   // Of the step at hand.
   const AttentionStep* step_ = nullptr;
   int page_tokens_ = 0, dim_ = 0, heads_ = 0, group_ = 0;
-  int max_queries_ = 0;   // of any block
-  int exact_tokens_ = 0;  // of any tile of exact rows
-  int state_stride_ = 0;  // floats of a row's accumulator: the longest of all segments
+  bool rounds_ = false;          // queries to bf16, for whoever reads in pairs
+  bool exact_in_pairs_ = false;  // exact rows are; as a layout has it, never a matter of rows
+  bool serial_ = false;          // too little for two threads
+  int max_queries_ = 0;          // of any block
+  int state_stride_ = 0;         // floats of a row's accumulator: the longest of all segments
   std::vector<SequencePlan> plans_;
   std::vector<Segment> segments_;
   std::vector<Block> blocks_;

@@ -21,6 +21,9 @@ constexpr int kBlockQueries = 192;
 // together, which lie side by side.
 constexpr int kFewQueries = 8;
 
+// Of few rows, so many pages take a microsecond or two, which is what a fork costs.
+constexpr int kSerialPages = 16;
+
 }  // namespace
 
 void CpuAttention::plan(const AttentionStep& step) {
@@ -37,7 +40,8 @@ void CpuAttention::plan(const AttentionStep& step) {
   heads_ = layout.num_kv_heads;
   group_ = step.num_q_heads / heads_;
   max_queries_ = 0;
-  exact_tokens_ = page_tokens_;
+  rounds_ = in_pairs_ && layout.dtype == DType::kBf16;
+  exact_in_pairs_ = rounds_ && dim_ % kTileStep == 0;
   state_stride_ = simd::tile_stride(dim_);
   maps_.clear();
   plans_.clear();
@@ -113,7 +117,6 @@ void CpuAttention::plan_segments(const SequenceSlice& sequence, SequencePlan& pl
 void CpuAttention::add_segment(const PageLayout& layout, int bank, Segment segment, bool same_map) {
   segment.map = same_map ? segments_.back().map : maps_.add(layout, bank);
   segments_.push_back(segment);
-  exact_tokens_ = std::max(exact_tokens_, segment.masked_tokens);
   for (int head = 0; head < heads_ && !same_map; ++head) {
     state_stride_ = std::max(state_stride_, simd::tile_stride(layout.vector(bank, Side::kValue, head).dim));
   }
@@ -139,11 +142,23 @@ int CpuAttention::splits_of(const Block& block, const Segment& segment) const {
   return pages <= skipped ? 0 : ceil_div(pages, kSplitPages) - skipped / kSplitPages;
 }
 
+int CpuAttention::pages_seen() const {
+  int pages = 0;
+  for (const Block& block : blocks_) {
+    ++pages;  // its own
+    for (const Segment& segment : segments_of(block))
+      pages += std::max(0, pages_of(block, segment) - skipped_of(block, segment));
+  }
+  return pages;
+}
+
 // Many rows: one task per block where that feeds all threads, else one per split. Few: one per split, for all
 // heads where that feeds all threads.
 void CpuAttention::plan_tasks() {
   tasks_.clear();
-  const int threads = pool_.threads();
+  serial_ = max_queries_ <= kFewQueries && static_cast<int>(blocks_.size()) <= kSerialPages &&
+            pages_seen() <= kSerialPages;
+  const int threads = serial_ ? 1 : pool_.threads();
   const bool scarce = threads > 1 && static_cast<int>(blocks_.size()) < 4 * threads;
   int few_splits = 0;
   for (size_t i = 0; i < blocks_.size(); i += heads_)
@@ -156,11 +171,11 @@ void CpuAttention::plan_tasks() {
   for (int first = static_cast<int>(blocks_.size()) - heads_; first >= 0; first -= heads_) {
     const bool few = queries_of(blocks_[first]) <= kFewQueries;
     const int splits = blocks_[first].num_splits;
-    const bool in_splits = few ? splits > 0 : scarce && splits > 1;
+    const bool in_splits = !serial_ && (few ? splits > 0 : scarce && splits > 1);
     for (int i = first; i < first + heads_; ++i) {
       blocks_[i].in_splits = in_splits;
       blocks_[i].first_state = floats;
-      if (in_splits) floats += splits * state_floats(queries_of(blocks_[i]));
+      if (in_splits || serial_) floats += splits * state_floats(queries_of(blocks_[i]));
       if (!in_splits) tasks_.push_back({i, 1, kWholeBlock, 0});
     }
     const int count = few ? together : 1;
@@ -178,9 +193,6 @@ void CpuAttention::prepare(Scratch& scratch) const {
   if (static_cast<int>(scratch.heads.size()) < heads_) scratch.heads.resize(heads_);
   grow(scratch.states, kStatesOfThread * state_floats(max_queries_));
   grow(scratch.mapped_sums, queries * simd::tile_stride(dim_));
-  grow(scratch.key_tile, simd::tile_floats(Side::kKey, exact_tokens_, dim_));
-  grow(scratch.value_tile, simd::tile_floats(Side::kValue, exact_tokens_, dim_));
-  grow(scratch.scores, queries * simd::tile_stride(exact_tokens_));
 }
 
 }  // namespace lowkey::kernels

@@ -49,9 +49,9 @@ class CpuBackend final : public HostBackend {
       : dtype_(options.dtype),
         pool_(options.threads),
         matmuls_(options.threads),
-        attention_(pool_),
+        attention_(pool_, options.bf16_pairs && has_bf16_pairs()),
         panels_(pool_),
-        has_panels_(options.dtype == DType::kBf16 && !options.onednn_only && has_bf16_panels()),
+        has_panels_(options.dtype == DType::kBf16 && options.bf16_pairs && has_bf16_panels()),
         results_(options.threads),
         draws_(options.threads) {}
 
@@ -238,9 +238,8 @@ void CpuBackend::rope(const RopeTable& table, std::span<const int32_t> positions
   const TraceSpan span("rope", {"rows", x.rows});
   const RopeCache::Angles& angles = rope_.find(table, positions);
   for_rows(x.rows, x.cols, [&](int row) {
-    for (int begin = 0; begin < x.cols; begin += table.head_dim) {
-      simd::rotate_row(row_of(x, row) + begin, angles.cos_of(row), angles.sin_of(row), table.inv_freq.size());
-    }
+    simd::rotate_heads(row_of(x, row), x.cols / table.head_dim, table.head_dim, angles.cos_of(row),
+                       angles.sin_of(row), table.inv_freq.size());
   });
 }
 

@@ -1,6 +1,6 @@
 // Attention of query rows to complete encoded pages of one KV head, in the coordinates of the stored
-// features: no page is mapped back. Which implementation reads a head is decided by its layout alone
-// (encoded_pages_of), never by the number of rows, so that prefill and decode do the same arithmetic.
+// features: no page is mapped back. Which implementation reads a head is decided by its layout and the
+// machine, never by the number of rows, so that prefill and decode do the same arithmetic.
 #pragma once
 
 #include <algorithm>
@@ -26,11 +26,20 @@ struct FeatureQueries {
   const float* rows = nullptr;  // [count][stride], key->dim of them used
   int stride = 0;
   int count = 0;
-  float soft_cap = 0;              // AttentionStep::soft_cap; 0: none
-  const float* offsets = nullptr;  // [count], of the mean, added before the cap; null: zeros
+  float soft_cap = 0;                 // AttentionStep::soft_cap; 0: none
+  const float* offsets = nullptr;     // [count], of the mean, added before the cap; null: zeros
+  const uint16_t* rounded = nullptr;  // rows in bf16, where somebody has them already
 };
 
 inline constexpr int kMaxRunPages = 16;
+
+// Pages of this many tokens share one step of the online softmax: the first of a run, the next, ...
+inline constexpr int kBatchTokens = 128;
+inline int batch_pages(int page_tokens) {
+  int pages = 1;  // a power of two, so that batches never straddle two runs
+  while (2 * pages * page_tokens <= kBatchTokens) pages *= 2;
+  return pages;
+}
 
 // Consecutive complete pages. The same row is always given the same runs, whatever rows come with it.
 struct PageRun {

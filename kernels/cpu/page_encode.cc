@@ -5,6 +5,8 @@
 
 #include "base/check.h"
 #include "kernels/cpu/attention_kernels.h"
+#include "kernels/cpu/bf16_panels.h"
+#include "kernels/cpu/bf16_tiles.h"
 #include "kernels/page/affine_quantizer.h"
 #include "kernels/page/dtype.h"
 
@@ -50,6 +52,14 @@ void place_rows(const PageLayout& layout, const VectorLayout& vector, const std:
   }
 }
 
+// The same of 16-bit elements, whole registers at once.
+void place_pairs(const PageLayout& layout, const VectorLayout& vector, const std::byte* rows, PageView page) {
+  const Plane& plane = pairs_of(layout, vector);
+  const auto make = vector.side == Side::kKey ? make_key_pairs : make_value_pairs;
+  make(reinterpret_cast<const uint16_t*>(rows), layout.page_tokens, layout.page_tokens, vector.dim,
+       reinterpret_cast<uint16_t*>(page.slabs[plane.level] + plane.offset));
+}
+
 // Blocks that a register of elements would straddle, and full planes of f16, are left to the reference.
 bool has_fast_version(const PageLayout& layout, const VectorLayout& vector) {
   if (vector.quantizer == Quantizer::kFull) return layout.dtype != DType::kF16;
@@ -65,6 +75,8 @@ void PageEncoder::encode(const PageLayout& layout, const VectorLayout& vector,
   LOWKEY_CHECK(head_rows.size() == vector.num_heads, "rows of {} heads for {}", head_rows.size(),
                vector.num_heads);
   if (is_exact(layout, vector)) {
+    if (is_in_pairs(layout, vector) && has_bf16_pairs())
+      return place_pairs(layout, vector, head_rows[0], page);
     if (layout.dtype == DType::kF32) return place_rows<uint32_t>(layout, vector, head_rows[0], page);
     return place_rows<uint16_t>(layout, vector, head_rows[0], page);
   }

@@ -35,6 +35,13 @@ class PanelProducts {
     ptrdiff_t stride = 0;
     int count = 0;
   };
+  struct Outputs;
+  // Some panels of a weight; those up to `follow_to` come next on the same thread, most likely.
+  struct Panels {
+    int first = 0;
+    int count = 0;
+    int follow_to = 0;
+  };
   struct Scratch {
     std::vector<uint16_t> inputs, hidden;
     std::vector<float> sums;
@@ -44,7 +51,8 @@ class PanelProducts {
   // body(first row, rows, scratch) for every block.
   template <class Body>
   void for_row_blocks(int rows, int in, Body body);
-  // body(first, count, scratch) for parts of `panels`.
+  static Panels all_panels(const CpuLinear& weight) { return {0, weight.num_panels(), weight.num_panels()}; }
+  // body(Panels, scratch) for parts of `panels`.
   template <class Body>
   void for_panels(int panels, Body body);
   // body(row) for every row.
@@ -53,14 +61,13 @@ class PanelProducts {
   // fill(row, target) writes `in` elements of each of `count` rows from `first` on.
   template <class Fill>
   Inputs make_inputs(std::vector<uint16_t>& memory, int first, int count, int in, bool parallel, Fill fill);
-  // store(first output, outputs, sums, stride) for panels [first, first + count) on all rows of x.
-  template <class Store>
-  void multiply(const CpuLinear& weight, const Inputs& x, int first, int count, std::vector<float>& sums,
-                Store store);
+  // x's rows, the first of which is `first_row` of the outputs, with the panels.
+  void multiply(const CpuLinear& weight, const Inputs& x, int first_row, const Panels& panels,
+                std::vector<float>& sums, const Outputs& outputs);
 
   Inputs norm(const float* weight, float epsilon, const Tensor& x, int first, int count,
               std::vector<uint16_t>& memory, bool parallel);
-  void gate_panels(const MlpStep& step, const Inputs& x, int first, int count, uint16_t* hidden,
+  void gate_panels(const MlpStep& step, const Inputs& x, const Panels& panels, uint16_t* hidden,
                    ptrdiff_t hidden_stride, std::vector<float>& sums);
   void finish_heads(const HeadsStep& step, const RopeCache::Angles& angles, int row) const;
 

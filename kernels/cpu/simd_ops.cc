@@ -34,6 +34,10 @@ void f32_to_bf16_row(const float* x, uint16_t* y, size_t n) {
   for (size_t i = 0; i < n; i += hn::Lanes(D())) store_bf16(load_first(D(), x + i, n - i), y + i, n - i);
 }
 
+void f32_to_bf16_rows(const float* x, size_t x_stride, uint16_t* y, int rows, size_t n) {
+  for (int row = 0; row < rows; ++row) f32_to_bf16_row(x + row * x_stride, y + row * n, n);
+}
+
 void bf16_to_f32_row(const uint16_t* x, float* y, size_t n) {
   const hn::ScalableTag<uint32_t> du;
   const hn::Rebind<uint16_t, decltype(du)> dh;
@@ -50,11 +54,22 @@ void bf16_to_f32_row(const uint16_t* x, float* y, size_t n) {
 
 HWY_INLINE hn::Vec<D> norm_scale(const float* x, float epsilon, size_t n) {
   const D d;
-  auto sums = hn::Zero(d);
-  for (size_t i = 0; i < n; i += hn::Lanes(d)) {
+  const size_t lanes = hn::Lanes(d);
+  auto sums = hn::Zero(d), second = sums, third = sums, fourth = sums;  // that do not wait for each other
+  size_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    const auto a = hn::LoadU(d, x + i), b = hn::LoadU(d, x + i + lanes);
+    const auto c = hn::LoadU(d, x + i + 2 * lanes), e = hn::LoadU(d, x + i + 3 * lanes);
+    sums = hn::MulAdd(a, a, sums);
+    second = hn::MulAdd(b, b, second);
+    third = hn::MulAdd(c, c, third);
+    fourth = hn::MulAdd(e, e, fourth);
+  }
+  for (; i < n; i += lanes) {
     const auto v = load_first(d, x + i, n - i);
     sums = hn::MulAdd(v, v, sums);
   }
+  sums = hn::Add(hn::Add(sums, second), hn::Add(third, fourth));
   const float mean = hn::GetLane(hn::SumOfLanes(d, sums)) / static_cast<float>(n);
   return hn::Set(d, 1.0f / std::sqrt(mean + epsilon));
 }
@@ -75,16 +90,19 @@ void rms_norm_row_to_bf16(const float* x, const float* weight, float epsilon, ui
     store_bf16(normed(x + i, weight + i, scale, n - i), y + i, n - i);
 }
 
-void rotate_row(float* x, const float* cos, const float* sin, size_t half) {
+void rotate_heads(float* x, int heads, size_t dim, const float* cos, const float* sin, size_t half) {
   const D d;
   const size_t lanes = hn::Lanes(d);
   for (size_t i = 0; i < half; i += lanes) {
     const size_t count = half - i;
-    const auto a = load_first(d, x + i, count), b = load_first(d, x + half + i, count);
     const auto c = load_first(d, cos + i, count), s = load_first(d, sin + i, count);
-    const auto low = hn::NegMulAdd(b, s, hn::Mul(a, c)), high = hn::MulAdd(a, s, hn::Mul(b, c));
-    store_first(low, d, x + i, count);
-    store_first(high, d, x + half + i, count);
+    float* head = x + i;
+    for (int h = 0; h < heads; ++h, head += dim) {
+      const auto a = load_first(d, head, count), b = load_first(d, head + half, count);
+      const auto low = hn::NegMulAdd(b, s, hn::Mul(a, c)), high = hn::MulAdd(a, s, hn::Mul(b, c));
+      store_first(low, d, head, count);
+      store_first(high, d, head + half, count);
+    }
   }
 }
 
@@ -115,26 +133,6 @@ void gelu_mul_row(const float* gate, const float* up, float* y, size_t n) {
     const auto activated = gelu(load_first(d, gate + i, n - i));
     store_first(hn::Mul(activated, load_first(d, up + i, n - i)), d, y + i, n - i);
   }
-}
-
-template <bool kGelu>
-HWY_INLINE void gate_rows(const GatedBlock& b) {
-  const D d;
-  const size_t cols = b.cols;
-  for (int row = 0; row < b.rows; ++row) {
-    const float *gates = b.gate + row * b.stride, *ups = b.up + row * b.stride;
-    for (size_t i = 0; i < cols; i += hn::Lanes(d)) {
-      const size_t left = cols - i;
-      auto gate = load_first(d, gates + i, left), up = load_first(d, ups + i, left);
-      if (b.gate_bias != nullptr) gate = hn::Add(gate, load_first(d, b.gate_bias + i, left));
-      if (b.up_bias != nullptr) up = hn::Add(up, load_first(d, b.up_bias + i, left));
-      store_bf16(hn::Mul(kGelu ? gelu(gate) : silu(gate), up), b.y + row * b.y_stride + i, left);
-    }
-  }
-}
-
-void gate_block_to_bf16(const GatedBlock& block) {
-  return block.gelu ? gate_rows<true>(block) : gate_rows<false>(block);
 }
 
 void add_row(const float* x, float* y, size_t n) {
@@ -170,19 +168,22 @@ HWY_AFTER_NAMESPACE();
 namespace lowkey::kernels::simd {
 
 HWY_EXPORT(f32_to_bf16_row);
+HWY_EXPORT(f32_to_bf16_rows);
 HWY_EXPORT(bf16_to_f32_row);
 HWY_EXPORT(rms_norm_row);
-HWY_EXPORT(rotate_row);
+HWY_EXPORT(rotate_heads);
 HWY_EXPORT(silu_mul_row);
 HWY_EXPORT(gelu_mul_row);
 HWY_EXPORT(add_row);
 HWY_EXPORT(store_row);
 HWY_EXPORT(store_block);
 HWY_EXPORT(rms_norm_row_to_bf16);
-HWY_EXPORT(gate_block_to_bf16);
 
 void f32_to_bf16_row(const float* x, uint16_t* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(f32_to_bf16_row)(x, y, n);
+}
+void f32_to_bf16_rows(const float* x, size_t x_stride, uint16_t* y, int rows, size_t n) {
+  HWY_DYNAMIC_DISPATCH(f32_to_bf16_rows)(x, x_stride, y, rows, n);
 }
 void bf16_to_f32_row(const uint16_t* x, float* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(bf16_to_f32_row)(x, y, n);
@@ -190,8 +191,8 @@ void bf16_to_f32_row(const uint16_t* x, float* y, size_t n) {
 void rms_norm_row(const float* x, const float* weight, float epsilon, float* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(rms_norm_row)(x, weight, epsilon, y, n);
 }
-void rotate_row(float* x, const float* cos, const float* sin, size_t half) {
-  HWY_DYNAMIC_DISPATCH(rotate_row)(x, cos, sin, half);
+void rotate_heads(float* x, int heads, size_t dim, const float* cos, const float* sin, size_t half) {
+  HWY_DYNAMIC_DISPATCH(rotate_heads)(x, heads, dim, cos, sin, half);
 }
 void silu_mul_row(const float* gate, const float* up, float* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(silu_mul_row)(gate, up, y, n);
@@ -210,9 +211,6 @@ void store_block(const StoredBlock& block) {
 }
 void rms_norm_row_to_bf16(const float* x, const float* weight, float epsilon, uint16_t* y, size_t n) {
   HWY_DYNAMIC_DISPATCH(rms_norm_row_to_bf16)(x, weight, epsilon, y, n);
-}
-void gate_block_to_bf16(const GatedBlock& block) {
-  HWY_DYNAMIC_DISPATCH(gate_block_to_bf16)(block);
 }
 
 }  // namespace lowkey::kernels::simd

@@ -8,11 +8,13 @@
 namespace lowkey::kernels::simd {
 
 void f32_to_bf16_row(const float* x, uint16_t* y, size_t n);  // round to nearest even
+// The same of `rows` rows to rows that lie one after the other.
+void f32_to_bf16_rows(const float* x, size_t x_stride, uint16_t* y, int rows, size_t n);
 void bf16_to_f32_row(const uint16_t* x, float* y, size_t n);
 // y = x / sqrt(mean(x^2) + epsilon) * weight; y may be x.
 void rms_norm_row(const float* x, const float* weight, float epsilon, float* y, size_t n);
-// Rotates pairs (x[i], x[i + half]) by (cos[i], sin[i]).
-void rotate_row(float* x, const float* cos, const float* sin, size_t half);
+// Rotates pairs (x[i], x[i + half]) of each of `heads` heads, `dim` apart, by (cos[i], sin[i]).
+void rotate_heads(float* x, int heads, size_t dim, const float* cos, const float* sin, size_t half);
 void silu_mul_row(const float* gate, const float* up, float* y, size_t n);
 void gelu_mul_row(const float* gate, const float* up, float* y, size_t n);  // its tanh form
 void add_row(const float* x, float* y, size_t n);
@@ -33,20 +35,5 @@ void store_block(const StoredBlock& block);
 
 // rms_norm_row and f32_to_bf16_row in one, with the same bits.
 void rms_norm_row_to_bf16(const float* x, const float* weight, float epsilon, uint16_t* y, size_t n);
-// Of a block of rows: gate and up + their biases (unless null), silu_mul_row or gelu_mul_row, and
-// f32_to_bf16_row, with the same bits. gate, up: [rows][stride].
-struct GatedBlock {
-  const float* gate;
-  const float* up;
-  ptrdiff_t stride;
-  const float* gate_bias;
-  const float* up_bias;
-  int rows;
-  int cols;
-  bool gelu;
-  uint16_t* y;
-  ptrdiff_t y_stride;
-};
-void gate_block_to_bf16(const GatedBlock& block);
 
 }  // namespace lowkey::kernels::simd

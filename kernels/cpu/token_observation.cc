@@ -16,7 +16,8 @@ constexpr int kBlockRows = 64;  // their queries and scores stay in the L1 cache
 }  // namespace
 
 void TokenObservation::run(const AttentionStep& step, const CacheWriter& writer, const RowSoftmax& softmax,
-                           int sequence, int head, int first_page) {
+                           bool rounded, int sequence, int head, int first_page) {
+  rounded_ = rounded;
   const SequenceSlice& slice = step.sequences[sequence];
   const int tokens = step.layout->page_tokens, end_slot = slice.first_slot + slice.num_rows;
   const int end_page = std::min(ceil_div(end_slot, tokens), first_page + kObservedPages);
@@ -53,6 +54,21 @@ void TokenObservation::load_keys(const AttentionStep& step, const CacheWriter& w
   }
 }
 
+// As the attention had them.
+void TokenObservation::load_queries(const AttentionStep& step, size_t first_row, int rows, int head) {
+  const int queries = step.num_q_heads / step.layout->num_kv_heads * step.layout->head_dim;
+  grow(queries_, static_cast<size_t>(kBlockRows) * queries);
+  grow(rounded_queries_, queries);
+  for (int i = 0; i < rows; ++i) {
+    float* row = queries_.data() + static_cast<size_t>(i) * queries;
+    simd::scale_row(step.q.as<float>() + (first_row + i) * step.q.cols + static_cast<size_t>(head) * queries,
+                    step.scale, row, queries);
+    if (!rounded_) continue;
+    simd::f32_to_bf16_row(row, rounded_queries_.data(), queries);
+    simd::bf16_to_f32_row(rounded_queries_.data(), row, queries);
+  }
+}
+
 // Rows of slots [begin, end), in order, on the pages at hand.
 void TokenObservation::add_block(const AttentionStep& step, const RowSoftmax& softmax,
                                  const SequenceSlice& slice, int head, int first_page, int end_page,
@@ -61,15 +77,11 @@ void TokenObservation::add_block(const AttentionStep& step, const RowSoftmax& so
   const TokenObserver& observer = *slice.observer;
   const VectorLayout& vector = layout.vector(step.bank, Side::kKey, head);
   const int dim = layout.head_dim, tokens = layout.page_tokens, stride = simd::tile_stride(tokens);
-  const int group = step.num_q_heads / layout.num_kv_heads, queries = group * dim, rows = end - begin;
+  const int group = step.num_q_heads / layout.num_kv_heads, rows = end - begin;
   const size_t first_row = static_cast<size_t>(slice.first_row) + begin - slice.first_slot;
   const size_t columns = (static_cast<size_t>(step.bank) * layout.num_kv_heads + head) * observer.capacity;
-  grow(queries_, static_cast<size_t>(kBlockRows) * queries);
   grow(scores_, static_cast<size_t>(kBlockRows) * group * stride);
-  for (int i = 0; i < rows; ++i) {
-    simd::scale_row(step.q.as<float>() + (first_row + i) * step.q.cols + static_cast<size_t>(head) * queries,
-                    step.scale, queries_.data() + static_cast<size_t>(i) * queries, queries);
-  }
+  load_queries(step, first_row, rows, head);
   const size_t tile = simd::tile_floats(Side::kKey, tokens, vector.dim);
   const size_t feature = static_cast<size_t>(head - vector.head) * dim;
   for (int page = first_page; page < end_page && page * tokens < end; ++page) {

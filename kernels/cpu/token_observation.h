@@ -22,19 +22,22 @@ struct RowSoftmax {
 class TokenObservation {
  public:
   // Pages [first_page, first_page + kObservedPages), as far as the sequence has them, under one KV head.
-  // REQUIRES: exact pages.
-  void run(const AttentionStep& step, const CacheWriter& writer, const RowSoftmax& softmax, int sequence,
-           int head, int first_page);
+  // rounded: the softmax is of queries rounded to bf16. REQUIRES: exact pages.
+  void run(const AttentionStep& step, const CacheWriter& writer, const RowSoftmax& softmax, bool rounded,
+           int sequence, int head, int first_page);
 
  private:
   void load_keys(const AttentionStep& step, const CacheWriter& writer, int sequence, int head, int first_page,
                  int end_page);
+  void load_queries(const AttentionStep& step, size_t first_row, int rows, int head);
   void add_block(const AttentionStep& step, const RowSoftmax& softmax, const SequenceSlice& slice, int head,
                  int first_page, int end_page, int begin, int end);
   void add_norms(const AttentionStep& step, const CacheWriter& writer, int sequence, int head, int first_page,
                  int end_page);
 
   std::vector<float> tiles_, queries_, scores_, row_;
+  std::vector<uint16_t> rounded_queries_;
+  bool rounded_ = false;
   simd::TileScratch scratch_;
 };
 

@@ -11,8 +11,9 @@ namespace {
 // What a device may be off from float64 sums. Products of bf16 attend in bf16 in prefill.
 Tolerance device_tolerance(const Backend& backend, const PageLayout& layout) {
   Tolerance worst;
+  const bool in_pairs = backend.host_accessible() && backend.dtype() == DType::kBf16 && has_bf16_pairs();
   for (int levels = 1; levels <= layout.num_levels; ++levels) {
-    const Tolerance one = tolerance(layout, levels);
+    const Tolerance one = tolerance(layout, levels, in_pairs);
     if (one.decibel != 0)
       worst.decibel = worst.decibel == 0 ? one.decibel : std::min(worst.decibel, one.decibel);
   }

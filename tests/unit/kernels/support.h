@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/bf16_panels.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/ops/backend.h"
 #include "kernels/ops/reference_backend.h"
@@ -25,6 +26,7 @@ struct BackendCase {
   DType dtype = DType::kF32;
   std::function<std::unique_ptr<Backend>()> make;
   int64_t simd_target = 0;  // of Highway; 0: the best one
+  bool in_pairs = false;    // exact bf16 rows and pages are attended in pairs of bf16
 };
 
 // Restricts Highway to one instruction set while it lives.
@@ -46,16 +48,17 @@ inline std::vector<BackendCase> backends() {
   for (DType dtype : {DType::kF32, DType::kBf16}) {
     for (int threads : {1, 3}) {
       cases.push_back({std::string("cpu_") + to_string(dtype) + "_t" + std::to_string(threads), dtype,
-                       [=] { return make_cpu_backend({.dtype = dtype, .threads = threads}); }});
+                       [=] { return make_cpu_backend({.dtype = dtype, .threads = threads}); }, 0,
+                       dtype == DType::kBf16 && has_bf16_pairs()});
     }
   }
   cases.push_back({"cpu_bf16_t2_onednn", DType::kBf16, [] {
-                     return make_cpu_backend({.dtype = DType::kBf16, .threads = 2, .onednn_only = true});
+                     return make_cpu_backend({.dtype = DType::kBf16, .threads = 2, .bf16_pairs = false});
                    }});
   return cases;
 }
 
-// The CPU backend on every instruction set that this machine and this build have.
+// The CPU backend in Highway alone, on every instruction set that this machine and this build have.
 inline std::vector<BackendCase> simd_backends() {
   std::vector<BackendCase> cases;
   const int64_t here = hwy::SupportedTargets() | HWY_EMU128;  // the emulation is always there
@@ -63,7 +66,8 @@ inline std::vector<BackendCase> simd_backends() {
     if ((here & target) == 0) continue;
     for (DType dtype : {DType::kF32, DType::kBf16}) {
       cases.push_back({std::string("cpu_") + to_string(dtype) + "_" + hwy::TargetName(target), dtype,
-                       [=] { return make_cpu_backend({.dtype = dtype, .threads = 1}); }, target});
+                       [=] { return make_cpu_backend({.dtype = dtype, .threads = 1, .bf16_pairs = false}); },
+                       target});
     }
   }
   return cases;
@@ -137,6 +141,16 @@ inline void expect_close(const std::vector<float>& actual, const std::vector<flo
     ASSERT_LE(std::fabs(double{actual[i]} - expected[i]), bound)
         << what << " element " << i << ": " << actual[i] << ", expected " << expected[i];
   }
+}
+
+// Of all together: signal over error.
+inline double decibel(const std::vector<float>& actual, const std::vector<float>& expected) {
+  double signal = 0, error = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    signal += double{expected[i]} * expected[i];
+    error += (double{actual[i]} - expected[i]) * (double{actual[i]} - expected[i]);
+  }
+  return 10 * std::log10(signal / error);
 }
 
 }  // namespace lowkey::kernels::test

@@ -166,12 +166,16 @@ inline std::vector<Recipe> recipes() {
 // How far attention over pages of a layout may be from float64 sums over what they decode to.
 struct Tolerance {
   double element = 2e-5;  // relative and absolute: f32 maps and sums of up to 256 features
-  double decibel = 0;     // not 0: of all together instead, where integer kernels round scores and weights
+  double decibel = 0;     // not 0: of all together instead, where queries, scores or weights are rounded
 };
 
-inline Tolerance tolerance(const PageLayout& layout, int levels) {
+// In pairs, queries and weights are rounded to 2^-9: about 2^-9 |q| |k| of a score.
+inline constexpr double kPairsDecibel = 44;
+
+inline Tolerance tolerance(const PageLayout& layout, int levels, bool in_pairs) {
   CodePlan plan;
   Tolerance worst;
+  if (in_pairs) worst.decibel = kPairsDecibel;
   for (const VectorLayout& key : layout.vectors) {
     if (key.side != Side::kKey) continue;
     if (!plan.make(layout, key, layout.vector(key.bank, Side::kValue, key.head), levels)) continue;
@@ -186,12 +190,7 @@ inline void expect_attention(const std::vector<float>& actual, const std::vector
   if (tolerance.decibel == 0)
     return expect_close(actual, expected, tolerance.element, tolerance.element, what);
   ASSERT_EQ(actual.size(), expected.size()) << what;
-  double signal = 0, error = 0;
-  for (size_t i = 0; i < actual.size(); ++i) {
-    signal += double{expected[i]} * expected[i];
-    error += (double{actual[i]} - expected[i]) * (double{actual[i]} - expected[i]);
-  }
-  EXPECT_GT(10 * std::log10(signal / error), tolerance.decibel) << what;
+  EXPECT_GT(decibel(actual, expected), tolerance.decibel) << what;
 }
 
 inline PageLayout make_layout(const Recipe& recipe, const Shape& s, DType dtype) {

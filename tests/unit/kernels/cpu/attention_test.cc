@@ -12,6 +12,7 @@ namespace {
 class Attention : public testing::TestWithParam<std::tuple<BackendCase, Recipe>> {
  protected:
   DType dtype = std::get<0>(GetParam()).dtype;
+  bool in_pairs = std::get<0>(GetParam()).in_pairs;
   Recipe recipe = std::get<1>(GetParam());
   std::unique_ptr<Backend> backend = std::get<0>(GetParam()).make();
 };
@@ -26,7 +27,8 @@ std::string name_of(const Recipe& recipe, const Shape& s, int tokens, int chunk)
   return recipe.name + testing::PrintToString(std::array{s.q_heads, s.kv_heads, s.dim, tokens, chunk});
 }
 
-void expect_equals_reference(Backend& backend, const Recipe& recipe, const Shape& s, int tokens, int chunk) {
+void expect_equals_reference(Backend& backend, const Recipe& recipe, const Shape& s, int tokens, int chunk,
+                             bool in_pairs = false) {
   const PageLayout layout = make_layout(recipe, s, backend.dtype());
   const Inputs inputs(s, tokens, 20);
   SequenceMemory memory(layout, tokens), expected_memory(layout, tokens);
@@ -34,7 +36,8 @@ void expect_equals_reference(Backend& backend, const Recipe& recipe, const Shape
   const auto expected = attend_in_chunks(*reference, layout, s, inputs, expected_memory, tokens, chunk);
   const auto actual = attend_in_chunks(backend, layout, s, inputs, memory, tokens, chunk);
   expect_same_cache(layout, memory, expected_memory, tokens);
-  expect_attention(actual, expected, tolerance(layout, layout.num_levels), name_of(recipe, s, tokens, chunk));
+  expect_attention(actual, expected, tolerance(layout, layout.num_levels, in_pairs),
+                   name_of(recipe, s, tokens, chunk));
   expect_other_bank_untouched(layout, memory);
 }
 
@@ -46,7 +49,7 @@ TEST_P(Attention, EqualsTheReferenceAndWritesTheSameCache) {
                                          {77, s.page_tokens + 1},
                                          {77, 77}};
     for (const auto& [tokens, chunk] : cases) {
-      expect_equals_reference(*backend, recipe, s, tokens, chunk);
+      expect_equals_reference(*backend, recipe, s, tokens, chunk, in_pairs);
       if (HasFatalFailure()) return;
     }
   }
@@ -62,7 +65,7 @@ void expect_reads_like_reference(Backend& backend, const Recipe& recipe, const S
   const auto reference = make_reference_backend(backend.dtype());
   const auto expected = attend(*reference, layout, s, {{&inputs, &memory, written, rows}})[0];
   const auto actual = attend(backend, layout, s, {{&inputs, &memory, written, rows}})[0];
-  expect_attention(actual, expected, tolerance(layout, layout.num_levels), recipe.name);
+  expect_attention(actual, expected, tolerance(layout, layout.num_levels, false), recipe.name);
 }
 
 // Results are the same to rounding on every instruction set; codes and scalars are the same bytes on those
@@ -116,7 +119,8 @@ TEST_P(ExactAttention, EqualsFullAttention) {
   const PageLayout layout = make_layout(recipes()[0], s, dtype);
   SequenceMemory memory(layout, tokens);
   const auto actual = attend_in_chunks(*backend, layout, s, inputs, memory, tokens, 40);
-  expect_close(actual, full_attention(inputs, s, tokens, dtype), 1e-5, 1e-5, "full attention");
+  expect_attention(actual, full_attention(inputs, s, tokens, dtype),
+                   {.element = 1e-5, .decibel = GetParam().in_pairs ? kPairsDecibel : 0}, "full attention");
 }
 
 // Full width and rank in f32: a basis changes nothing but the rounding.
@@ -165,7 +169,7 @@ TEST_P(Attention, BitsDoNotDependOnTheBatchOrThreads) {
   auto prefill = [&](Backend& b, size_t i, SequenceMemory& memory) {
     if (parts[i].first > 0) attend(b, layout, s, {{&inputs[i], &memory, 0, parts[i].first}});
   };
-  const auto single = make_cpu_backend({.dtype = dtype, .threads = 1});
+  const auto single = make_cpu_backend({.dtype = dtype, .threads = 1, .bf16_pairs = in_pairs});
   std::vector<std::vector<float>> alone;
   std::vector<SequenceMemory> alone_memory, memory;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -199,7 +203,7 @@ TEST_P(Attention, EveryCutOfThePagesEqualsTheReference) {
     const auto expected =
         attend_in_chunks(*reference, layout, s, inputs, expected_memory, tokens, 50, {.levels = levels});
     const auto actual = attend_in_chunks(*backend, layout, s, inputs, memory, tokens, 50, {.levels = levels});
-    expect_attention(actual, expected, tolerance(layout, levels), recipe.name);
+    expect_attention(actual, expected, tolerance(layout, levels, in_pairs), recipe.name);
   }
 }
 
@@ -214,10 +218,10 @@ std::vector<uint8_t> runs_of_levels(int pages, int num_levels, uint32_t seed) {
   return levels;
 }
 
-Tolerance worst_tolerance(const PageLayout& layout) {
+Tolerance worst_tolerance(const PageLayout& layout, bool in_pairs) {
   Tolerance worst;
   for (int levels = 1; levels <= layout.num_levels; ++levels) {
-    const double decibel = tolerance(layout, levels).decibel;
+    const double decibel = tolerance(layout, levels, in_pairs).decibel;
     if (decibel != 0) worst.decibel = worst.decibel == 0 ? decibel : std::min(worst.decibel, decibel);
   }
   // The mean of many random values is small beside what the integer kernels round.
@@ -240,7 +244,7 @@ TEST_P(Attention, PagesOfMixedLevelsEqualTheReferenceInPrefill) {
       const auto expected =
           attend_in_chunks(*reference, layout, s, inputs, expected_memory, tokens, 50, like);
       const auto actual = attend_in_chunks(*backend, layout, s, inputs, memory, tokens, 50, like);
-      expect_attention(actual, expected, worst_tolerance(layout), name_of(recipe, s, tokens, seed));
+      expect_attention(actual, expected, worst_tolerance(layout, in_pairs), name_of(recipe, s, tokens, seed));
       expect_same_cache(layout, memory, expected_memory, tokens);
     }
   }
@@ -264,7 +268,8 @@ TEST_P(Attention, PagesThatLostLevelsEqualTheReferenceInDecode) {
     const Chunk chunk{
         .inputs = &inputs, .memory = &memory, .first = written, .rows = rows, .page_levels = &levels};
     const auto expected = attend(*reference, layout, s, {chunk})[0];
-    expect_attention(attend(*backend, layout, s, {chunk})[0], expected, worst_tolerance(layout), recipe.name);
+    expect_attention(attend(*backend, layout, s, {chunk})[0], expected, worst_tolerance(layout, in_pairs),
+                     recipe.name);
   }
 }
 
@@ -279,7 +284,7 @@ TEST_P(Attention, BitsOfMixedLevelsDependOnNothingElse) {
   const Chunk like{.page_levels = &levels};
   SequenceMemory whole_memory(layout, tokens);
   const auto whole = attend_in_chunks(*backend, layout, s, inputs, whole_memory, tokens, tokens, like);
-  const auto single = make_cpu_backend({.dtype = dtype, .threads = 1});
+  const auto single = make_cpu_backend({.dtype = dtype, .threads = 1, .bf16_pairs = in_pairs});
   for (Backend* b : {backend.get(), single.get()}) {
     for (int chunk : {1, 33, 512}) {
       if (b == single.get() && chunk == 1) continue;
@@ -308,7 +313,7 @@ TEST_P(Attention, LayersThatShareABankSeeWhatOneWould) {
   for (Backend* b : {backend.get(), reference.get()}) {
     SequenceMemory memory(layout, tokens);
     const auto shared = attend_in_chunks(*b, layout, s, inputs, memory, tokens, 45, {}, /*readers=*/3);
-    expect_attention(shared, alone, tolerance(layout, layout.num_levels), recipe.name);
+    expect_attention(shared, alone, tolerance(layout, layout.num_levels, in_pairs), recipe.name);
     expect_same_cache(layout, memory, alone_memory, tokens);
   }
 }

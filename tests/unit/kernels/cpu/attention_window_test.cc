@@ -10,6 +10,7 @@ namespace {
 class WindowedAttention : public testing::TestWithParam<std::tuple<BackendCase, Recipe>> {
  protected:
   DType dtype = std::get<0>(GetParam()).dtype;
+  bool in_pairs = std::get<0>(GetParam()).in_pairs;
   Recipe recipe = std::get<1>(GetParam());
   std::unique_ptr<Backend> backend = std::get<0>(GetParam()).make();
 };
@@ -60,7 +61,7 @@ TEST_P(WindowedAttention, EqualsTheReference) {
         const auto expected =
             attend_and_release(*reference, layout, s, inputs, expected_memory, tokens, chunk, like);
         const auto actual = attend_and_release(*backend, layout, s, inputs, memory, tokens, chunk, like);
-        Tolerance allowed = tolerance(layout, layout.num_levels);
+        Tolerance allowed = tolerance(layout, layout.num_levels, in_pairs);
         // Few slots average less of what integer kernels round; caps err by 1e-7 of the cap.
         if (allowed.decibel != 0) allowed.decibel -= 4;
         expect_attention(actual, expected, allowed,

@@ -31,6 +31,27 @@ TEST(ComputePool, EveryTaskRunsOnceAndThreadNumbersAreExclusive) {
   }
 }
 
+// Also in parts: every thread has one, and the others' when they are late.
+TEST(ComputePool, EveryTaskOfPartsRunsOnce) {
+  for (int threads : {1, 2, 3, 5}) {
+    ComputePool pool(threads);
+    for (int round = 0; round < 2000; ++round) {
+      const int tasks = round % 37;
+      std::array<std::atomic<int>, 37> runs{};
+      const auto run = [&](int task, int) { runs[task].fetch_add(1); };
+      round % 3 == 0 ? pool.parallel_for(tasks, run) : pool.parallel_parts(tasks, run);
+      for (int task = 0; task < tasks; ++task) ASSERT_EQ(runs[task].load(), 1) << "task " << task;
+    }
+  }
+}
+
+TEST(ComputePool, PartsAreConsecutive) {
+  ComputePool pool(3);
+  const int expected[] = {3, 3, 3, 6, 6, 6, 10, 10, 10, 10};
+  for (int task = 0; task < 10; ++task) EXPECT_EQ(pool.end_of_part(task, 10), expected[task]) << task;
+  EXPECT_EQ(pool.end_of_part(1, 2), 2);
+}
+
 // What tasks write is seen by the caller, what the caller wrote is seen by tasks, without any other lock.
 TEST(ComputePool, PublishesMemoryBothWays) {
   ComputePool pool(4);

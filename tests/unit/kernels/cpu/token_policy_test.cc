@@ -86,15 +86,18 @@ TEST_P(TokenPolicies, ObserversEqualDenseSums) {
       SequenceMemory memory(layout, kTokens);
       Observed actual(s, kTokens + 3);
       attend_in_chunks(*b, layout, s, in, memory, kTokens, 47, {.observer = &actual.observer});
-      expect_close(actual.columns, expected.columns, 1e-5, 1e-6, "column sums");
-      expect_close(actual.window, expected.window, 1e-5, 1e-6, "window sums");
+      const bool rounds =
+          b == backend.get() && GetParam().in_pairs;  // queries, and the weights that add up to 1
+      const double relative = rounds ? 2e-2 : 1e-5, absolute = rounds ? 1e-3 : 1e-6;
+      expect_close(actual.columns, expected.columns, relative, absolute, "column sums");
+      expect_close(actual.window, expected.window, relative, absolute, "window sums");
       expect_close(actual.norms, expected.norms, 1e-5, 1e-6, "key norms");
       // Every query row's softmax sums to one.
       for (int head = 0; head < s.kv_heads; ++head) {
         const auto begin =
             actual.columns.begin() + (std::ptrdiff_t(kBank) * s.kv_heads + head) * actual.observer.capacity;
         EXPECT_NEAR(std::accumulate(begin, begin + kTokens, 0.0), kTokens * (s.q_heads / s.kv_heads),
-                    kTokens * 1e-4);
+                    kTokens * (rounds ? 2e-3 : 1e-4));
       }
     }
   }
@@ -103,7 +106,7 @@ TEST_P(TokenPolicies, ObserversEqualDenseSums) {
 TEST_P(TokenPolicies, ObserversAreChunkExactToTheBitAndChangeNothing) {
   const int tokens = 540;
   const Inputs in(kShape, tokens, 72);
-  const auto single = make_cpu_backend({.dtype = dtype, .threads = 1});
+  const auto single = make_cpu_backend({.dtype = dtype, .threads = 1, .bf16_pairs = GetParam().in_pairs});
   SequenceMemory whole_memory(exact, tokens), plain_memory(exact, tokens);
   Observed whole(kShape, tokens);
   const auto out = attend_in_chunks(*single, exact, kShape, in, whole_memory, tokens, tokens,
@@ -183,7 +186,7 @@ TEST_P(TokenPolicies, CompactedPagesAreAttendedLikeTheReferenceInAnyChunks) {
           attend_compacted(*reference, exact, to, kShape, inputs, 105, kept, 40, expected);
       const auto rows = attend_compacted(*backend, exact, to, kShape, inputs, 105, kept, 40, whole);
       ASSERT_EQ(whole.memory.slabs, expected.memory.slabs) << recipe.name;
-      expect_attention(rows, reference_rows, tolerance(to, to.num_levels),
+      expect_attention(rows, reference_rows, tolerance(to, to.num_levels, GetParam().in_pairs),
                        recipe.name + " " + std::to_string(kept));
       if (HasFatalFailure()) return;
       for (int chunk : {1, 7}) {
