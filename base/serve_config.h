@@ -24,8 +24,8 @@ struct ServeConfig {
   std::string dtype = "bf16";
   std::string weights = "auto";
   std::string device = "auto";
-  uint64_t kv_bytes = 0;             // per host or GPU, divided by its worker ranks; 0: see the help
-  uint64_t host_bytes = 512 * kMiB;  // per host, divided by its stores
+  uint64_t kv_bytes = 0;             // per job and host or GPU, divided by its worker ranks; 0: see the help
+  uint64_t host_bytes = 512 * kMiB;  // per job and host, divided by its stores
   std::string api_key;
   int max_queued = 256;
   int drain_seconds = 30;
@@ -70,9 +70,9 @@ struct ServeConfig {
     v.choice("device", c.device, {"auto", "cpu", "cuda"},
              "what workers compute on; auto: GPUs where every worker finds one, else the CPU");
     v.bytes("kv-bytes", c.kv_bytes, 0,
-            "KV cache per host, or per GPU, divided by its worker ranks; 0: 512 MiB per host, or what the "
-            "weights leave of a GPU");
-    v.bytes("host-bytes", c.host_bytes, 1 * kMiB, "host memory tier per host, divided by its stores");
+            "KV cache per host, or per GPU, of this job, divided by its worker ranks; 0: 512 MiB per host, or what "
+            "the weights leave of a GPU");
+    v.bytes("host-bytes", c.host_bytes, 1 * kMiB, "host memory tier per host, of this job, divided by its stores");
     v.secret("api-key", c.api_key, "clients must send one of these, comma-separated, as a Bearer token; empty: no check");
     v.number("max-queued", c.max_queued, 1, 1000000, "requests the coordinator holds before it answers 429");
     v.number("drain-seconds", c.drain_seconds, 0, 3600, "time running requests get after SIGTERM");
@@ -84,7 +84,8 @@ struct ServeConfig {
              "joins processes to the cluster; empty: made at start, shared by MPI");
     v.number("cluster-port", c.cluster_port, 0, 65535,
              "port of the coordinator for the cluster's processes; 0: any, and nobody can join or re-join");
-    v.text("join", c.join, "HOST:PORT (cluster port) of a running coordinator: workers join it as a further replica");
+    v.text("join", c.join, "HOST:PORT (cluster port) of a running coordinator: workers join it as a further replica, a store as a "
+           "further store");
     v.number("reconnect-seconds", c.reconnect_seconds, 0, 3600,
              "workers and stores wait so long for a restarted coordinator (needs --cluster-port)");
     v.choice("routing", c.routing, {"kv", "least-loaded", "round-robin"},
@@ -93,9 +94,9 @@ struct ServeConfig {
              "when KV memory is short: drop levels of cold pages before preempting, or preempt only");
     v.number("min-levels", c.min_levels, 1, 3, "levels that are read of every page, unless a request asks for more");
     v.text("disk", c.disk, "folder of the disk tier below the stores; empty: none");
-    v.bytes("disk-bytes", c.disk_bytes, 0, "disk tier per host, divided by its stores");
+    v.bytes("disk-bytes", c.disk_bytes, 0, "disk tier per host, of this job, divided by its stores");
     v.choice("require-transport", c.require_transport, {"any", "expected", "shm", "rdma"},
-             "refuse to start when a pair of processes uses another transport");
+             "refuse to start when a pair of processes uses another transport; a store that comes later that way is not used");
     v.text("cluster-listen", c.cluster_listen, "address the control ports bind to; empty: loopback on one host, else the first external address");
     v.number("threads", c.threads, 0, 1024, "compute threads per worker; 0: cores / workers of the host");
     v.text("trace", c.trace,

@@ -27,7 +27,8 @@ constexpr RoleCommand kRoleCommands[] = {
     {"worker", Role::kWorker,
      "the same, as a worker; with --join HOST:PORT a further replica of a cluster that runs: mpirun -n 2 lowkey "
      "worker"},
-    {"store", Role::kStore, "the same, as a store"},
+    {"store", Role::kStore,
+     "the same, as a store; with --join HOST:PORT a further store of a cluster that runs: lowkey store --join HOST:PORT"},
 };
 
 }  // namespace
