@@ -44,22 +44,30 @@ T& make_series(Slot& slot, const Labels& labels) {
     return slot.of<T>().Add(labels);
 }
 
-// Labels as the catalog allows them: listed values or `other`, clean UTF-8, a bounded number of series.
-template <class T>
-Labels allowed_labels(Slot& slot, const Labels& labels) {
+// Labels as the catalog allows them: listed values or `other`, clean UTF-8.
+Labels listed_labels(const Slot& slot, const Labels& labels) {
   LOWKEY_CHECK(labels.size() == slot.labels.size(), "{}: {} labels, catalog has '{}'", slot.metric->name,
                labels.size(), slot.metric->labels);
-  Labels result, other;
+  Labels result;
   for (const auto& label : slot.labels) {
     auto found = labels.find(std::string(label.name));
     LOWKEY_CHECK(found != labels.end(), "{}: no label {}", slot.metric->name, label.name);
     bool listed =
         label.values.empty() || std::ranges::find(label.values, found->second) != label.values.end();
     result[found->first] = listed ? label_text(found->second) : "other";
-    other[found->first] = "other";
   }
+  return result;
+}
+
+// The same, within the bound of series.
+template <class T>
+Labels allowed_labels(Slot& slot, const Labels& labels) {
+  Labels result = listed_labels(slot, labels);
   if (slot.of<T>().Has(result)) return result;
-  return ++slot.series > Metrics::kMaxSeries ? other : result;
+  if (slot.series.fetch_add(1) < Metrics::kMaxSeries) return result;
+  --slot.series;
+  for (auto& [name, value] : result) value = "other";
+  return result;
 }
 
 template <class T>
@@ -171,6 +179,16 @@ void Metrics::set(Metric gauge, double value, const Labels& labels) {
 
 void Metrics::observe(Metric histogram, double value, const Labels& labels) {
   impl_->series<prometheus::Histogram>(histogram, MetricType::kHistogram, labels).Observe(value);
+}
+
+void Metrics::remove(Metric gauge, const Labels& labels) {
+  auto& slot = impl_->slots[static_cast<size_t>(gauge)];
+  LOWKEY_CHECK(slot.metric->type == MetricType::kGauge && !labels.empty(), "removing {}", slot.metric->name);
+  const Labels listed = listed_labels(slot, labels);
+  auto& family = slot.of<prometheus::Gauge>();
+  if (!family.Has(listed)) return;
+  family.Remove(&family.Add(listed));
+  --slot.series;
 }
 
 std::string Metrics::serialize() const {

@@ -31,6 +31,9 @@ class Metrics {
   void add(Metric counter, double amount = 1, const Labels& labels = {});
   void set(Metric gauge, double value, const Labels& labels = {});
   void observe(Metric histogram, double value, const Labels& labels = {});
+  // The series of something that is gone for good; nothing where there is none. No other thread may set it
+  // meanwhile. REQUIRES: labels.
+  void remove(Metric gauge, const Labels& labels);
 
   std::string serialize() const;  // for MetricsReply.families
 

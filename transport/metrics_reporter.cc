@@ -53,28 +53,31 @@ void MetricsReporter::update_transport(const TransportStats& now) {
 }
 
 void MetricsReporter::update_paths(const TransportStats& now) {
-  const auto show = [&](const Attestation& path, double up) {
+  const auto each = [](const Attestation& path, auto&& set) {
     const monitoring::Labels peer{{"peer_role", to_string(path.peer_role)},
                                   {"peer_rank", std::to_string(path.peer_rank)}};
     const auto with = [&](monitoring::Labels more) {
       more.insert(peer.begin(), peer.end());
       return more;
     };
-    metrics_.set(Metric::kTransportInfo, up,
-                 with({{"transport", to_string(path.found)},
-                       {"device", path.device},
-                       {"expected", to_string(path.expected)}}));
-    metrics_.set(Metric::kTransportMismatch, path.as_expected() ? 0 : up, peer);
+    set(Metric::kTransportInfo, 1,
+        with({{"transport", to_string(path.found)},
+              {"device", path.device},
+              {"expected", to_string(path.expected)}}));
+    set(Metric::kTransportMismatch, path.as_expected() ? 0 : 1, peer);
     const auto measured = [&](const char* memory, double put, double get) {
-      metrics_.set(Metric::kTransportBandwidth, up * put, with({{"direction", "put"}, {"memory", memory}}));
-      metrics_.set(Metric::kTransportBandwidth, up * get, with({{"direction", "get"}, {"memory", memory}}));
+      set(Metric::kTransportBandwidth, put, with({{"direction", "put"}, {"memory", memory}}));
+      set(Metric::kTransportBandwidth, get, with({{"direction", "get"}, {"memory", memory}}));
     };
     measured("host", path.put_bytes_per_second, path.get_bytes_per_second);
     if (path.gpu != GpuMemory::kNone)
       measured("device", path.gpu_put_bytes_per_second, path.gpu_get_bytes_per_second);
   };
-  for (const Attestation& path : seen_.paths_now) show(path, 0);  // a peer may have come back another way
-  for (const Attestation& path : now.paths_now) show(path, 1);
+  // A peer may have gone, or come back another way.
+  for (const Attestation& path : seen_.paths_now)
+    each(path, [&](Metric metric, double, const auto& labels) { metrics_.remove(metric, labels); });
+  for (const Attestation& path : now.paths_now)
+    each(path, [&](Metric metric, double value, const auto& labels) { metrics_.set(metric, value, labels); });
 }
 
 }  // namespace lowkey::transport

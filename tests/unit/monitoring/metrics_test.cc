@@ -97,6 +97,30 @@ TEST(Metrics, SeriesOfAnOpenLabelAreBounded) {
   EXPECT_EQ(total, 5000) << "what does not fit is counted as other, not lost";
 }
 
+TEST(Metrics, ARemovedSeriesIsGoneAndMakesRoom) {
+  Metrics metrics({{"role", "coordinator"}, {"rank", "0"}});
+  const auto rank_up = [](int rank) {
+    return Labels{{"peer_role", "worker"}, {"peer_rank", std::to_string(rank)}};
+  };
+  metrics.remove(Metric::kRankUp, rank_up(1));  // there is none
+  for (int rank = 0; rank < 5000; ++rank) {     // ranks that come and go
+    metrics.set(Metric::kRankUp, 1, rank_up(rank));
+    if (rank > 0) metrics.remove(Metric::kRankUp, rank_up(rank - 1));
+  }
+  auto page = read_prometheus_text(page_of(metrics));
+  ASSERT_EQ(page.error, "");
+  const auto value = [&](int rank) {
+    return page.value("lowkey_rank_up", {{"role", "coordinator"},
+                                         {"rank", "0"},
+                                         {"peer_role", "worker"},
+                                         {"peer_rank", std::to_string(rank)}});
+  };
+  EXPECT_EQ(value(4999), 1);
+  size_t series = 0;
+  for (const auto& [key, number] : page.samples) series += key.first == "lowkey_rank_up";
+  EXPECT_EQ(series, 1u);
+}
+
 TEST(MetricsDeathTest, LabelsMustBeTheCatalogs) {
   Metrics metrics({{"role", "worker"}, {"rank", "1"}});
   EXPECT_DEATH(metrics.add(Metric::kPreemptions, 1, {{"why", "x"}}), "lowkey_num_preemptions_total");
