@@ -22,6 +22,7 @@ struct MetricsPage::Impl : std::enable_shared_from_this<Impl> {
   void serve(ExchangePtr exchange) {
     waiting.push_back(std::move(exchange));
     if (waiting.size() > 1) return;
+    membership.forget_lost();
     wire::MetricsRequest request;
     request.set_id(++round);
     const std::string body = request.SerializeAsString();

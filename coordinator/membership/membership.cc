@@ -27,6 +27,10 @@ std::pair<int, int> key_of(const transport::PeerInfo& peer) {
   return {static_cast<int>(peer.role), peer.world_rank};
 }
 
+monitoring::Labels labels_of(const transport::PeerInfo& peer) {
+  return {{"peer_role", transport::to_string(peer.role)}, {"peer_rank", std::to_string(peer.world_rank)}};
+}
+
 std::string name_of(const transport::PeerInfo& peer) {
   if (peer.role == Role::kStore) return fmt::format("store (rank {})", peer.world_rank);
   return fmt::format("rank {} of replica {} (rank {})", peer.replica_rank, peer.replica, peer.world_rank);
@@ -79,13 +83,13 @@ Result<int> Membership::on_store_join(TimePoint now) {
   const auto free = std::find_if(store_seats_.begin(), store_seats_.end(), [&](const auto& seat) {
     const auto known = ranks_.find({static_cast<int>(Role::kStore), seat.first});
     const bool came = known != ranks_.end();
-    return came ? known->second.connection == nullptr : now - seat.second > kSeatDeadline;
+    return came ? known->second.connection == nullptr : now > seat.second;
   });
   if (free == store_seats_.end() && store_seats_.size() >= kMaxStores)
     return Error{Code::kResourceExhausted,
                  fmt::format("the cluster has {} stores that joined, its limit", store_seats_.size())};
   const int rank = free == store_seats_.end() ? next_rank_++ : free->first;
-  store_seats_[rank] = now;
+  store_seats_[rank] = now + kSeatDeadline;
   return rank;
 }
 
@@ -94,7 +98,7 @@ bool Membership::make_room() {
   const auto longest = std::min_element(lost_at_.begin(), lost_at_.end(),
                                         [](const auto& a, const auto& b) { return a.second < b.second; });
   if (longest == lost_at_.end()) return false;
-  forget_left(longest->first);
+  forget_replica(longest->first);
   publish();
   return true;
 }
@@ -163,9 +167,11 @@ int Membership::on_down(const transport::ConnectionPtr& connection, const Error&
   const auto rank = ranks_.find(key_of(peer));
   if (rank == ranks_.end() || rank->second.connection != connection) return -1;
   rank->second.connection = nullptr;
+  rank->second.lost_at = Clock::now();
   publish_rank(peer, false);
-  note_departure(peer, reason);
+  const bool left = note_departure(peer, reason);
   const auto found = replicas_.find(peer.replica);
+  if (left && (peer.role == Role::kStore || found == replicas_.end())) forget_rank(rank);
   if (peer.role != Role::kWorker || found == replicas_.end()) {
     publish();
     return -1;
@@ -175,7 +181,7 @@ int Membership::on_down(const transport::ConnectionPtr& connection, const Error&
     // Its leader may not have noticed yet and go on calling the replica ready.
     replica.lost_followers[peer.replica_rank] = reason.message;
   } else if (replica.draining) {
-    forget_left(replica.id);
+    forget_replica(replica.id);
   } else {
     replica.leader = nullptr;
     replica.ready = false;
@@ -187,21 +193,53 @@ int Membership::on_down(const transport::ConnectionPtr& connection, const Error&
   return peer.replica;
 }
 
-void Membership::note_departure(const transport::PeerInfo& peer, const Error& reason) {
+bool Membership::note_departure(const transport::PeerInfo& peer, const Error& reason) {
   const auto replica = replicas_.find(peer.replica);
   const bool leaving = peer.role == Role::kWorker && (replica == replicas_.end() || replica->second.draining);
   const bool left = leaving || reason.code == Code::kCancelled;
   spdlog::info("{} has {}: {}", name_of(peer), left ? "left" : "been lost", reason.message);
   metrics_.add(Metric::kMembershipEvents, 1, {{"event", left ? "left" : "lost"}});
+  return left;
 }
 
-void Membership::forget_left(int id) {
+void Membership::forget_replica(int id) {
   if (const auto seat = seats_.find(id); seat != seats_.end()) {
     free_seats_.push_back(seat->second);
     seats_.erase(seat);
   }
   replicas_.erase(id);
   lost_at_.erase(id);
+  for (auto rank = ranks_.begin(); rank != ranks_.end();) {
+    const bool gone = rank->second.info.role == Role::kWorker && rank->second.info.replica == id &&
+                      rank->second.connection == nullptr;
+    rank = gone ? forget_rank(rank) : std::next(rank);
+  }
+}
+
+Membership::Ranks::iterator Membership::forget_rank(Ranks::iterator rank) {
+  const transport::PeerInfo& info = rank->second.info;
+  metrics_.remove(Metric::kRankUp, labels_of(info));
+  if (const auto seat = store_seats_.find(info.world_rank);
+      info.role == Role::kStore && seat != store_seats_.end())
+    seat->second = TimePoint::min();
+  return ranks_.erase(rank);
+}
+
+void Membership::forget_lost(TimePoint now) {
+  if (!forget_after_) return;
+  const TimePoint before = now - *forget_after_;
+  std::vector<int> replicas;
+  for (const auto& [id, at] : lost_at_)
+    if (at < before) replicas.push_back(id);
+  for (const int id : replicas) {
+    spdlog::info("replica {} has not come back: forgotten", id);
+    forget_replica(id);
+  }
+  for (auto rank = ranks_.begin(); rank != ranks_.end();) {
+    const bool gone = rank->second.connection == nullptr && rank->second.lost_at < before;
+    rank = gone ? forget_rank(rank) : std::next(rank);
+  }
+  publish();
 }
 
 void Membership::on_state(const transport::ConnectionPtr& connection, const wire::ReplicaState& state) {
@@ -287,9 +325,7 @@ void Membership::publish() {
 }
 
 void Membership::publish_rank(const transport::PeerInfo& info, bool up) {
-  metrics_.set(
-      Metric::kRankUp, up ? 1 : 0,
-      {{"peer_role", transport::to_string(info.role)}, {"peer_rank", std::to_string(info.world_rank)}});
+  metrics_.set(Metric::kRankUp, up ? 1 : 0, labels_of(info));
 }
 
 }  // namespace lowkey::coordinator

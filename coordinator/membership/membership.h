@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,12 @@ class Membership {
 
   // The ids of those that were started together with the coordinator: seats are given above them.
   void reserve(int replicas, int world_ranks);
+  // In a cluster that others may join: who has been lost for so long is forgotten, and its series with it, as
+  // it may have been replaced. In others nobody can come in its place, and a loss stands until the cluster
+  // ends.
+  void forget_lost_after(Duration patience) { forget_after_ = patience; }
+  // To be called now and then: whenever somebody looks.
+  void forget_lost(TimePoint now = Clock::now());
   // The coordinator was started again, alone: whoever comes with ids that are not a seat of ours is
   // readopted.
   void expect_readoption() { readopting_ = true; }
@@ -94,28 +101,32 @@ class Membership {
   using RankKey = std::pair<int, int>;  // role, world rank
   struct Rank {
     transport::PeerInfo info;
-    transport::ConnectionPtr connection;  // null: lost; its series stays at 0
+    transport::ConnectionPtr connection;  // null: lost; its series stays at 0 until it is forgotten
+    TimePoint lost_at{};
   };
+  using Ranks = std::map<RankKey, Rank>;
   struct GivenSeat {
     Seat seat;
     int ranks = 1;
     TimePoint given{};
   };
   void note_arrival(const transport::PeerInfo& peer);
-  void note_departure(const transport::PeerInfo& peer, const Error& reason);
-  void forget_left(int replica);
+  bool note_departure(const transport::PeerInfo& peer, const Error& reason);  // true: it has left
+  void forget_replica(int replica);
+  Ranks::iterator forget_rank(Ranks::iterator rank);
   bool make_room();
   void tell_when_idle(const Replica& replica);
   void publish();
   void publish_rank(const transport::PeerInfo& info, bool up);
 
   monitoring::Metrics& metrics_;
-  std::map<RankKey, Rank> ranks_;  // bounded by kMaxReplicas and the replicas' sizes
+  Ranks ranks_;  // bounded by kMaxReplicas and the replicas' sizes
   std::map<int, Replica> replicas_;
   std::map<int, TimePoint> lost_at_;      // of replicas without a leader
   std::map<int, GivenSeat> seats_;        // by replica; taken or still to be taken
   std::vector<GivenSeat> free_seats_;     // of replicas that have left: given again to as many ranks
-  std::map<int, TimePoint> store_seats_;  // when they were given, by world rank
+  std::map<int, TimePoint> store_seats_;  // until when nobody else gets them, by world rank
+  std::optional<Duration> forget_after_;
   int next_replica_ = 0;
   int next_rank_ = 1;  // 0 is the coordinator
   bool readopting_ = false;

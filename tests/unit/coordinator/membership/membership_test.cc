@@ -162,6 +162,64 @@ TEST_F(MembershipTest, LeavesOnceItsRequestsHaveEnded) {
   EXPECT_EQ(idle.back(), 0);
 }
 
+TEST_F(MembershipTest, WhoHasLeftHasNoSeriesThatAlerts) {
+  const Error left{Code::kCancelled, "closed by the peer", {}};
+  auto stays = leader(0);
+  const Seat seat = *membership.on_join(2);
+  auto second = up(Role::kWorker, seat.first_rank, seat.replica, 0);
+  auto follower = up(Role::kWorker, seat.first_rank + 1, seat.replica, 1);
+  auto store = up(Role::kStore, 9);
+  const auto rank_up = [&](int rank) {
+    return count("lowkey_rank_up", "peer_rank=\"" + std::to_string(rank) + "\"");
+  };
+  membership.on_leaving(seat.replica);
+  membership.on_down(second, left);
+  EXPECT_EQ(rank_up(seat.first_rank), -1);
+  EXPECT_EQ(rank_up(seat.first_rank + 1), 1) << "it is still there";
+  membership.on_down(follower, left);
+  EXPECT_EQ(rank_up(seat.first_rank + 1), -1);
+  membership.on_down(store, left);
+  EXPECT_EQ(rank_up(9), -1);
+  EXPECT_EQ(rank_up(1), 1);
+  membership.on_down(stays, kGone);
+  EXPECT_EQ(rank_up(1), 0) << "a loss is no leave";
+}
+
+TEST_F(MembershipTest, AStoreThatHasLeftGivesItsRankToTheNext) {
+  membership.reserve(1, 3);
+  EXPECT_EQ(*membership.on_store_join(), 3);
+  auto store = up(Role::kStore, 3);
+  membership.on_down(store, {Code::kCancelled, "closed by the peer", {}});
+  EXPECT_EQ(*membership.on_store_join(), 3);
+  EXPECT_EQ(*membership.on_store_join(), 4) << "it is on its way";
+}
+
+TEST_F(MembershipTest, WhoIsLostIsForgottenAfterAWhileWhereOthersMayCome) {
+  auto first = leader(0), second = leader(1);
+  auto follower = up(Role::kWorker, 2, 0, 1);
+  auto store = up(Role::kStore, 9);
+  for (const auto& lost : {first, follower, store}) membership.on_down(lost, kGone);
+  const auto series = [&] {
+    int found = 0;
+    for (const int rank : {1, 2, 9})
+      found += count("lowkey_rank_up", "peer_rank=\"" + std::to_string(rank) + "\"") == 0;
+    return found;
+  };
+  const TimePoint later = Clock::now() + std::chrono::hours(1);
+  membership.forget_lost(later);
+  EXPECT_EQ(series(), 3) << "nobody can come in their place";
+  membership.forget_lost_after(std::chrono::minutes(10));
+  membership.forget_lost(Clock::now() + std::chrono::minutes(9));
+  EXPECT_EQ(series(), 3);
+  EXPECT_NE(membership.find(0), nullptr);
+  membership.forget_lost(later);
+  EXPECT_EQ(series(), 0);
+  EXPECT_EQ(membership.find(0), nullptr);
+  EXPECT_EQ(membership.not_ready_reason(), "");
+  EXPECT_EQ(count("lowkey_replicas", "state=\"gone\""), 0);
+  EXPECT_EQ(count("lowkey_rank_up", "peer_rank=\"3\""), 1);
+}
+
 TEST_F(MembershipTest, SeatsThatNobodyTakesAreGivenAgain) {
   const TimePoint now = Clock::now();
   const Seat seat = *membership.on_join(2, now);
