@@ -56,8 +56,9 @@ std::string describe(const Attestation& attestation) {
     return fmt::format("; put {}, get {} ({})", speed(put), speed(get), memory);
   };
   std::string line =
-      fmt::format("{} {}: {} ({}), expected {}", to_string(attestation.peer_role), attestation.peer_rank,
-                  to_string(attestation.found), attestation.device, to_string(attestation.expected));
+      fmt::format("{} {}: {}{} ({}), expected {}", to_string(attestation.peer_role), attestation.peer_rank,
+                  attestation.presumed ? "presumably " : "", to_string(attestation.found), attestation.device,
+                  to_string(attestation.expected));
   line += rates(attestation.put_bytes_per_second, attestation.get_bytes_per_second, "host memory");
   if (attestation.gpu != GpuMemory::kNone)
     line += rates(attestation.gpu_put_bytes_per_second, attestation.gpu_get_bytes_per_second,
@@ -68,6 +69,13 @@ std::string describe(const Attestation& attestation) {
 Status check_required(const Attestation& attestation, std::string_view required) {
   if (required == "any") return {};
   const std::string wanted = required == "expected" ? to_string(attestation.expected) : std::string(required);
+  if (attestation.presumed) {
+    return Error{
+        Code::kUnavailable,
+        fmt::format("--require-transport {}: UCX does not tell how {} {} is reached, which must be over {}",
+                    required, to_string(attestation.peer_role), attestation.peer_rank, wanted),
+        "require-transport"};
+  }
   if (wanted == to_string(attestation.found)) return {};
   return Error{Code::kUnavailable,
                fmt::format("--require-transport {}: {} {} is reached over {} ({}), not {}", required,

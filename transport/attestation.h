@@ -28,6 +28,7 @@ struct Attestation {
   Role peer_role = Role::kStore;
   int peer_rank = 0;  // in the MPI job
   Path found = Path::kTcp;
+  bool presumed = false;  // UCX has not said it in words that are understood: `found` is what it should be
   Path expected = Path::kTcp;
   std::string device;  // as UCX names them: "sysv/memory,posix/memory", "tcp/eth0"
   GpuMemory gpu = GpuMemory::kNone;
@@ -48,7 +49,8 @@ Path expected_path(const PeerInfo& a, const PeerInfo& b);
 // memory)", and on a GPU "; put 6.9 GB/s, get 6.8 GB/s (GPU memory, staged)".
 std::string describe(const Attestation& attestation);
 
-// --require-transport: any | expected | shm | rdma. kUnavailable, naming the pair, what was found and wanted.
+// --require-transport: any | expected | shm | rdma. kUnavailable, naming the pair, what was found and wanted;
+// what is only presumed meets no requirement.
 Status check_required(const Attestation& attestation, std::string_view required);
 
 // Whether this host has an RDMA port that is up, as the kernel tells it.

@@ -217,6 +217,7 @@ void BatchPlane::attest(const std::shared_ptr<Session>& session, const std::shar
   attestation.peer_role = session->peer().role;
   attestation.peer_rank = session->peer().world_rank;
   attestation.found = pool->path();
+  attestation.presumed = pool->is_presumed();
   attestation.device = pool->device();
   attestation.gpu = gpu_memory(context_->options.on_gpu, pool->reaches_gpu_memory());
   if (pool->scratch_bytes() == 0) {  // a copy in one process: nothing to expect or to measure

@@ -25,6 +25,7 @@ class PoolView : public RemotePool {
   uint64_t size() const override { return size_; }
   const char* transport() const override { return to_string(path()); }
   virtual Path path() const = 0;
+  virtual bool is_presumed() const { return false; }  // the path cannot be told
   virtual std::string device() const = 0;
   // Whether transfers may name a GPU's memory.
   virtual bool reaches_gpu_memory() const { return false; }

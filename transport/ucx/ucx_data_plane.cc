@@ -50,6 +50,7 @@ class UcxRemotePool final : public PoolView {
         lanes_(key_->endpoint()->transfer_lanes()),
         path_(lanes_.empty() ? presumed : path_of(lanes_)) {}
   Path path() const override { return path_; }
+  bool is_presumed() const override { return lanes_.empty(); }
   std::string device() const override { return device_names(lanes_); }
   bool reaches_gpu_memory() const override { return endpoint().worker()->context()->reaches_gpu_memory(); }
   const RemoteKey& key() const { return *key_; }

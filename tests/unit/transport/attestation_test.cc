@@ -47,6 +47,16 @@ TEST(Attestation, ARequirementIsMetOrNamesThePair) {
             "--require-transport expected: store 3 is reached over tcp (tcp/eth0), not rdma");
 }
 
+TEST(Attestation, WhatIsOnlyPresumedMeetsNoRequirement) {
+  Attestation path = attestation(Path::kShm, Path::kShm);
+  path.presumed = true;
+  EXPECT_TRUE(check_required(path, "any").ok());
+  EXPECT_FALSE(check_required(path, "expected").ok());
+  EXPECT_EQ(check_required(path, "shm").error().message,
+            "--require-transport shm: UCX does not tell how store 3 is reached, which must be over shm");
+  EXPECT_NE(describe(path).find("store 3: presumably shm"), std::string::npos) << describe(path);
+}
+
 TEST(Attestation, SaysWhatItFoundInOneLine) {
   Attestation path = attestation(Path::kTcp, Path::kTcp);
   EXPECT_EQ(describe(path),
@@ -127,12 +137,15 @@ TEST(Attestation, TheMetricsFollowAPeerThatComesBackAnotherWay) {
   text = page();
   EXPECT_EQ(value(text, "lowkey_transport_bandwidth_bytes_per_second", "put\",memory=\"device\""),
             "3000000000");
-  EXPECT_EQ(value(text, "lowkey_transport_info", "transport=\"tcp\""), "0");
+  EXPECT_EQ(value(text, "lowkey_transport_info", "transport=\"tcp\""), "absent");
   EXPECT_EQ(value(text, "lowkey_transport_info", "transport=\"shm\""), "1");
   EXPECT_EQ(value(text, "lowkey_transport_mismatch", "peer_rank=\"3\""), "0");
 
   plane.now.paths_now.clear();
-  EXPECT_EQ(value(page(), "lowkey_transport_info", "transport=\"shm\""), "0");
+  text = page();  // it is gone, and nothing is left to warn of
+  for (const char* name :
+       {"lowkey_transport_info", "lowkey_transport_mismatch", "lowkey_transport_bandwidth_bytes_per_second"})
+    EXPECT_EQ(value(text, name, "peer_rank=\"3\""), "absent");
 }
 
 }  // namespace
