@@ -11,7 +11,8 @@ namespace lowkey::transport {
 
 class MpiComm final : public HostComm {
  public:
-  // Takes over the communicator. `broken` is shared by all communicators of the process (mpi_runtime.h).
+  // Takes over the communicator, unless it is MPI's own world. `broken` is shared by all communicators of the
+  // process (mpi_runtime.h).
   MpiComm(MPI_Comm comm, std::shared_ptr<bool> broken);
   ~MpiComm() override;
   MpiComm(const MpiComm&) = delete;
@@ -29,6 +30,7 @@ class MpiComm final : public HostComm {
   template <class Start>
   Status run(const char* what, Deadline deadline, Start start);
   Status wait(const char* what, MPI_Request request, Deadline deadline);
+  Status exchange(const std::string& mine, std::vector<std::string>* all, Deadline deadline);
 
   MPI_Comm comm_;
   const std::shared_ptr<bool> broken_;

@@ -5,7 +5,9 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "base/exit_now.h"
 #include "base/log.h"
+#include "base/watchdog.h"
 #include "transport/mpi/mpi_comm.h"
 #include "transport/mpi/mpi_status.h"
 
@@ -18,36 +20,56 @@ void warn_without_recovery(int size) {
   spdlog::warn("started without mpirun --enable-recovery: one dead rank will end all {}", size);
 }
 
+// Ends this process when a call that blocks waits for too long.
+class BlockingCall {
+ public:
+  explicit BlockingCall(const char* what)
+      : watchdog_(MpiRuntime::kPatience, [what] {
+          spdlog::error(
+              "{}: a rank of this job has not come to it for {:.0f} s, it is gone or stopped: this rank ends",
+              what, seconds(MpiRuntime::kPatience));
+          exit_now(4);
+        }) {
+    watchdog_.begin();
+  }
+  ~BlockingCall() { watchdog_.end(); }
+
+ private:
+  Watchdog watchdog_;
+};
+
 }  // namespace
 
 Result<std::unique_ptr<MpiRuntime>> MpiRuntime::start() {
   int given = MPI_THREAD_SINGLE;
   // Without mpirun, Open MPI would start a daemon of its own beside this process, which needs none.
   setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
-  // Serialized, not funneled: the step thread makes the calls, the main thread starts and ends.
-  LOWKEY_TRY(mpi_status(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given), "MPI_Init"));
+  {
+    const BlockingCall blocking("MPI_Init");
+    // Serialized, not funneled: the step thread makes the calls, the main thread starts and ends.
+    LOWKEY_TRY(mpi_status(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given), "MPI_Init"));
+  }
   std::unique_ptr<MpiRuntime> runtime(new MpiRuntime());
   if (given < MPI_THREAD_SERIALIZED) return Error{Code::kInternal, "this MPI has no thread support"};
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MPI_Comm_rank(MPI_COMM_WORLD, &runtime->rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &runtime->size_);
   warn_without_recovery(runtime->rank_ == 0 ? runtime->size_ : 1);
-
-  MPI_Comm host = MPI_COMM_NULL;
-  LOWKEY_TRY(mpi_status(
-      MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, runtime->rank_, MPI_INFO_NULL, &host),
-      "ranks per host"));
-  MPI_Comm_rank(host, &runtime->local_rank_);
-  MPI_Comm_size(host, &runtime->local_size_);
-  MPI_Comm_free(&host);
   return runtime;
 }
 
 MpiRuntime::~MpiRuntime() {
-  if (finalize_ && !*broken_) MPI_Finalize();
+  if (!finalize_ || *broken_) return;
+  const BlockingCall blocking("MPI_Finalize");
+  MPI_Finalize();
+}
+
+std::unique_ptr<HostComm> MpiRuntime::world() {
+  return std::make_unique<MpiComm>(MPI_COMM_WORLD, broken_);
 }
 
 Result<std::unique_ptr<HostComm>> MpiRuntime::split(int color, int key) {
+  const BlockingCall blocking("dividing the ranks");
   MPI_Comm comm = MPI_COMM_NULL;
   LOWKEY_TRY(mpi_status(MPI_Comm_split(MPI_COMM_WORLD, color < 0 ? MPI_UNDEFINED : color, key, &comm),
                         "split of ranks"));

@@ -13,22 +13,26 @@ namespace lowkey::transport {
 
 class MpiRuntime {
  public:
+  // MPI's blocking calls, start and end and split(), have no deadline: who waits in one for longer, because a
+  // rank is gone or stopped, says so, and its process ends with 4.
+  static constexpr Duration kPatience = std::chrono::seconds(10);
+
   // Works without mpirun too (one rank). Warns when more than one rank runs without --enable-recovery: then
   // one dead rank ends the whole job.
   static Result<std::unique_ptr<MpiRuntime>> start();
-  // Finalizes, which waits for all other ranks; see abandon().
+  // Finalizes, which waits for all other ranks (kPatience); see abandon().
   ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  int local_rank() const { return local_rank_; }  // among the job's ranks on this host
-  int local_size() const { return local_size_; }
 
-  // Collective over all ranks of the job, and blocking (MPI has no other): for start-up only. Ranks of equal
-  // color get a communicator, ordered by key; a negative color gets none (null). The communicators go before
-  // the runtime.
+  // All ranks of the job.
+  std::unique_ptr<HostComm> world();
+  // Collective over all ranks of the job, and blocking (MPI has no other): for start-up only, while everybody
+  // has just been heard. Ranks of equal color get a communicator, ordered by key; a negative color gets none
+  // (null). The communicators go before the runtime.
   Result<std::unique_ptr<HostComm>> split(int color, int key);
 
   // For every path on which a rank is gone or stopped: MPI_Finalize would wait for it for good. Call, then
@@ -38,7 +42,7 @@ class MpiRuntime {
  private:
   MpiRuntime() = default;
 
-  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+  int rank_ = 0, size_ = 1;
   bool finalize_ = true;
   // Set by the first communicator that fails. Operations that missed their deadline may still write to their
   // buffers, but only from inside MPI calls: so none is made any more, by any communicator, nor is MPI

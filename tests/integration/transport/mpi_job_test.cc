@@ -50,8 +50,9 @@ TEST(MpiJob, SurvivorsOfAKilledRankGiveUpAtTheDeadline) {
   EXPECT_TRUE(job.ended);
 }
 
-TEST(MpiJob, SurvivorsOfAStoppedRankGiveUpAtTheDeadline) {
-  Process process(mpirun("stop"));
+// In `mode` one rank stops; the others say "ok" when they have done what they should about it.
+void survive_a_stopped_rank(const std::string& mode, const std::set<std::string>& expected) {
+  Process process(mpirun(mode));
   pid_t stopped = 0;
   std::set<std::string> said;
   while (said.size() < 3) {
@@ -64,10 +65,18 @@ TEST(MpiJob, SurvivorsOfAStoppedRankGiveUpAtTheDeadline) {
       stopped = std::stoi(line->substr(pid + 4));
     }
   }
-  EXPECT_EQ(said, (std::set<std::string>{"rank 0: ok", "rank 2: ok", "rank 3: ok"}));
+  EXPECT_EQ(said, expected);
   ASSERT_GT(stopped, 0);
   kill(stopped, SIGKILL);  // mpirun would wait for it for good
   EXPECT_TRUE(process.finish(Deadline::in(30s)));
+}
+
+TEST(MpiJob, SurvivorsOfAStoppedRankGiveUpAtTheDeadline) {
+  survive_a_stopped_rank("stop", {"rank 0: ok", "rank 2: ok", "rank 3: ok"});
+}
+
+TEST(MpiJob, AnExchangeNamesTheRankThatIsSilent) {
+  survive_a_stopped_rank("silent", {"rank 0: ok", "rank 1: ok", "rank 3: ok"});
 }
 
 TEST(MpiJob, WorksWithoutMpirun) {

@@ -35,13 +35,13 @@ int say(int rank, const std::string& what) {
 
 std::string collectives(MpiRuntime& mpi) {
   const Deadline deadline = Deadline::in(30s);
-  if (mpi.local_size() != mpi.size()) return "local size";
-  auto world = mpi.split(0, mpi.rank());
-  if (!world.ok()) return world.error().message;
-  auto names = (*world)->all_gather(std::string(mpi.rank() * 3, 'a' + mpi.rank()), deadline);
-  if (!names.ok()) return names.error().message;
-  for (int i = 0; i < mpi.size(); ++i) {
-    if ((*names)[i] != std::string(i * 3, 'a' + i)) return "all_gather";
+  const auto world = mpi.world();
+  for (const size_t times : {3, 0, 1, 200'000}) {  // the last is more than travels without being asked for
+    auto names = world->all_gather(std::string(mpi.rank() * times, 'a' + mpi.rank()), deadline);
+    if (!names.ok()) return names.error().message;
+    for (int i = 0; i < mpi.size(); ++i) {
+      if ((*names)[i] != std::string(i * times, 'a' + i)) return "all_gather";
+    }
   }
   // All but the first and the last rank, in reverse order.
   const bool inside = mpi.rank() > 0 && mpi.rank() < mpi.size() - 1;
@@ -67,14 +67,31 @@ std::string collectives(MpiRuntime& mpi) {
       if (all[i] != 10.0f * (i / 3)) return "gather";
     }
   }
-  if (Status s = (*world)->barrier(deadline); !s.ok()) return s.error().message;
+  if (Status s = world->barrier(deadline); !s.ok()) return s.error().message;
   return "ok";
+}
+
+// One rank stops between two exchanges: the others say which.
+int name_the_silent(MpiRuntime& mpi) {
+  const auto world = mpi.world();
+  for (int round = 0;; ++round) {
+    if (round == 20 && mpi.rank() == 2) {
+      say(2, "pid " + std::to_string(getpid()));
+      raise(SIGSTOP);
+    }
+    const auto all = world->all_gather("here", Deadline::in(2s));
+    if (all.ok()) continue;
+    const bool named = all.error().message == "rank 2 has been silent for 2 s";
+    const int code = say(mpi.rank(), named ? "ok" : all.error().message);
+    mpi.abandon();
+    _exit(code);
+  }
 }
 
 // One rank ends or stops in the middle of a series of all-reduces; the others must learn of it by the
 // deadline.
 int lose_a_rank(MpiRuntime& mpi, int signal) {
-  auto world = mpi.split(0, mpi.rank());
+  const auto world = mpi.world();
   std::vector<float> data(4096, 1.0f);
   for (int round = 0;; ++round) {
     if (round == 20 && mpi.rank() == 1) {
@@ -82,11 +99,11 @@ int lose_a_rank(MpiRuntime& mpi, int signal) {
       raise(signal);
     }
     const TimePoint start = Clock::now();
-    const Status status = (*world)->all_reduce_sum(data, Deadline::in(1s));
+    const Status status = world->all_reduce_sum(data, Deadline::in(1s));
     if (status.ok()) continue;
     const double took = seconds(Clock::now() - start);
     const bool in_time = status.error().code == Code::kDeadlineExceeded && took > 0.9 && took < 3.0;
-    const Status later = (*world)->barrier(Deadline::in(30s));
+    const Status later = world->barrier(Deadline::in(30s));
     const int code = say(mpi.rank(), !in_time     ? status.error().message
                                      : later.ok() ? "barrier after failure"
                                                   : "ok");
@@ -102,6 +119,7 @@ int main(int, char** arguments) {
   if (!mpi.ok()) return say(-1, mpi.error().message);
   const std::string mode = arguments[1];
   if (mode == "kill") return lose_a_rank(**mpi, SIGKILL);
+  if (mode == "silent") return name_the_silent(**mpi);
   if (mode == "stop") return lose_a_rank(**mpi, SIGSTOP);
   if (mode == "alone")
     return say((*mpi)->rank(), (*mpi)->size() == 1 && (*mpi)->split(0, 0).ok() ? "ok" : "not alone");
