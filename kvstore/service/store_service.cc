@@ -7,6 +7,7 @@
 
 #include "base/host_memory.h"
 #include "base/log.h"
+#include "base/numa.h"
 #include "monitoring/metrics.h"
 #include "transport/wire/lowkey.pb.h"
 

@@ -288,11 +288,6 @@ TEST(PoolMemory, ABudgetThatDoesNotFitIsRefusedInOneLine) {
   EXPECT_EQ(refused.error().message.find('\n'), std::string::npos);
 }
 
-TEST(PoolMemory, SpreadsOverNodesOnlyWhereThereAreSeveral) {
-  const NumaInterleave interleave;
-  EXPECT_EQ(interleave.active(), usable_numa_nodes().size() > 1);
-}
-
 TEST(PoolMemory, ResidentBytesAreThoseThatWereTouched) {
   constexpr size_t kBytes = 8 << 20;
   void* memory = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
