@@ -180,10 +180,10 @@ void LeaderService::report_state() {
   post([this, now] {
     wire::ReplicaState state;
     const int missing = options().replica_size - 1 - static_cast<int>(followers_.size());
-    const int unproven = stores_unproven();
-    state.set_ready(missing == 0 && unproven == 0 && !ended());
+    const std::string unproven = stores_unproven();
+    state.set_ready(missing == 0 && unproven.empty() && !ended());
     if (missing > 0) state.set_not_ready_reason(fmt::format("{} worker(s) not connected yet", missing));
-    if (unproven > 0) state.set_not_ready_reason(fmt::format("transport to {} store(s) not proven yet", unproven));
+    if (!unproven.empty()) state.set_not_ready_reason(unproven);
     state.set_replica(options().replica);
     state.set_running(now.running);
     state.set_waiting(now.waiting);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <iterator>
 
 #include "base/log.h"
 
@@ -12,17 +13,23 @@ using transport::MessageType;
 using transport::Role;
 
 WorkerService::WorkerService(boost::asio::io_context& io, monitoring::Metrics& metrics, Options options)
-    : io_(io), metrics_(metrics), options_(std::move(options)), reporter_(metrics) {}
+    : io_(io),
+      metrics_(metrics),
+      options_(std::move(options)),
+      reporter_(metrics),
+      unproven_stores_(options_.stores) {
+  check_proven();
+}
 
 WorkerService::~WorkerService() = default;
 
 transport::ControlHandlers WorkerService::handlers() {
-  return {
-      .on_up = [this](const ConnectionPtr& peer) { up(peer); },
-      .on_message = [this](const ConnectionPtr& peer, MessageType type,
-                           std::string_view body) { message(peer, type, body); },
-      .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); },
-      .on_attested = [this](const ConnectionPtr&, const transport::Attestation& path) { attested(path); }};
+  return {.on_up = [this](const ConnectionPtr& peer) { up(peer); },
+          .on_message = [this](const ConnectionPtr& peer, MessageType type,
+                               std::string_view body) { message(peer, type, body); },
+          .on_down = [this](const ConnectionPtr& peer, const Error& error) { down(peer, error); },
+          .on_attested = [this](const ConnectionPtr& peer,
+                                const transport::Attestation& path) { attested(peer, path); }};
 }
 
 void WorkerService::attach(transport::ControlPlane& control, transport::DataPlane& data) {
@@ -65,16 +72,37 @@ void WorkerService::down(const ConnectionPtr& peer, const Error& error) {
        {}});
 }
 
-void WorkerService::attested(const transport::Attestation& path) {
-  if (const Status met = transport::check_required(path, options_.require_transport); !met.ok()) {
-    return end(met.error());
+// Before the replica is ready, a path that is refused ends it. Later it is the store that has come the wrong
+// way, possibly only to be tried: one that is not used costs pages, and ends nobody who serves.
+void WorkerService::attested(const ConnectionPtr& peer, const transport::Attestation& path) {
+  const Status met = transport::check_required(path, options_.require_transport);
+  if (!met.ok() && !proven_) return end(met.error());
+  if (!met.ok()) {
+    spdlog::warn("{}: this store is not used", met.error().message);
+    metrics_.add(monitoring::Metric::kPeersDown, 1, {{"reason", "refused"}});
+    return peer->close(met.error().message);
   }
-  ++stores_attested_;
+  proven_stores_.insert(path.peer_rank);
+  if (unproven_stores_) unproven_stores_->erase(path.peer_rank);
+  check_proven();
 }
 
-int WorkerService::stores_unproven() const {
-  if (options_.require_transport == "any") return 0;
-  return std::max(0, options_.stores - stores_attested_);
+void WorkerService::expect_stores(const std::set<int>& ranks) {
+  if (options_.stores || proven_) return;
+  unproven_stores_.emplace();
+  std::ranges::set_difference(ranks, proven_stores_,
+                              std::inserter(*unproven_stores_, unproven_stores_->end()));
+  check_proven();
+}
+
+void WorkerService::check_proven() {
+  proven_ = proven_ || (unproven_stores_ && unproven_stores_->empty());
+}
+
+std::string WorkerService::stores_unproven() const {
+  if (options_.require_transport == "any" || proven_) return {};
+  if (!unproven_stores_) return "the cluster's stores are not known yet";
+  return fmt::format("transport to {} store(s) not proven yet", unproven_stores_->size());
 }
 
 // A store is there once it has told about its pool, in a message of its own.

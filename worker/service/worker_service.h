@@ -10,6 +10,9 @@
 #include <boost/asio/io_context.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "kvstore/service/store_set.h"
@@ -30,7 +33,9 @@ class WorkerService {
     kvstore::SpillFormat spill;                            // what the recipe says of spilled pages
     Duration transfer_deadline = std::chrono::seconds(5);  // of a spill or restore, beside its bytes
     std::string require_transport = "any";                 // base/serve_config.h; of every pair with a store
-    int stores = 0;  // in the job; with a required transport none may be unproven at start
+    // World ranks of the job's stores: with a required transport none may be unproven at the start. Unknown
+    // to a replica that joins: expect_stores() tells.
+    std::optional<std::set<int>> stores;
     // I/O thread, once. Orderly (kCancelled): the coordinator ended the cluster.
     std::function<void(const Error&)> on_end;
   };
@@ -42,6 +47,8 @@ class WorkerService {
   // The coordinator is lost, and another may connect: what this one asked for has nobody to go to. I/O
   // thread.
   virtual void forget_coordinator() {}
+  // To a replica that joins: the stores that its cluster has now. I/O thread.
+  void expect_stores(const std::set<int>& ranks);
   // Before the first message; both outlive the service.
   void attach(transport::ControlPlane& control, transport::DataPlane& data);
 
@@ -54,7 +61,8 @@ class WorkerService {
   void fill_ports(EnginePorts& ports);
   void end(const Error& reason);
   bool ended() const { return ended_; }
-  int stores_unproven() const;  // whose transport is still to be told, where one is required
+  // Whose transport is still to be told, where one is required; empty, or why the replica is not ready.
+  std::string stores_unproven() const;
   const Options& options() const { return options_; }
   boost::asio::io_context& io() { return io_; }
   transport::MetricsReporter& reporter() { return reporter_; }
@@ -67,15 +75,18 @@ class WorkerService {
   void down(const transport::ConnectionPtr& peer, const Error& error);
   void count_stores();
   Deadline transfer_deadline(uint64_t bytes) const;
-  void attested(const transport::Attestation& path);
+  void attested(const transport::ConnectionPtr& peer, const transport::Attestation& path);
+  void check_proven();
 
   boost::asio::io_context& io_;
   monitoring::Metrics& metrics_;
   const Options options_;
   transport::MetricsReporter reporter_;
   std::unique_ptr<kvstore::StoreSet> stores_;
-  int stores_attested_ = 0;
-  std::vector<uint64_t> ready_stores_;  // as the step thread knows them by
+  std::set<int> proven_stores_;
+  std::optional<std::set<int>> unproven_stores_;  // that the start waits for
+  bool proven_ = false;                           // the start has waited for all of them
+  std::vector<uint64_t> ready_stores_;            // as the step thread knows them by
   uint64_t store_changes_ = 0;
   std::atomic<uint64_t> store_set_ = 0;  // EnginePorts::stores
   bool ended_ = false;
