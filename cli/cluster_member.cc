@@ -15,7 +15,6 @@ using transport::Role;
 constexpr auto kAttempt = std::chrono::seconds(3);  // one connection with its handshake
 // A coordinator of the same job connects at once; later than this it has ended before it came to that.
 constexpr auto kFirstContact = std::chrono::seconds(10);
-constexpr auto kOnlyContact = std::chrono::seconds(30);  // where nobody can be dialled
 constexpr auto kFirstPause = std::chrono::milliseconds(100);
 constexpr auto kLongestPause = std::chrono::seconds(1);
 constexpr auto kStorePause = std::chrono::milliseconds(500);
@@ -36,6 +35,7 @@ transport::ControlHandlers ClusterMember::wrap(transport::ControlHandlers inner)
               [this](const ConnectionPtr& peer, MessageType type, std::string_view body) {
                 const bool from_coordinator = peer->peer().role == Role::kCoordinator;
                 if (from_coordinator && type == MessageType::kStores) return read_stores(body);
+                if (from_coordinator && type == MessageType::kLeave) return void(was_let_go_ = true);
                 const bool from_store = peer->peer().role == Role::kStore;
                 if (from_store && type == MessageType::kLeave) leaving_.insert(peer->peer().world_rank);
                 inner_.on_message(peer, type, body);
@@ -53,7 +53,7 @@ void ClusterMember::set_coordinator(const std::string& address, bool dial) {
   if (dial) return begin_dialling(std::max<Duration>(options_.reconnect, kAttempt));
   // It may have ended before it came to us.
   const bool can_dial = options_.reconnect > Duration::zero();
-  coordinator_timer_.expires_after(can_dial ? kFirstContact : kOnlyContact);
+  coordinator_timer_.expires_after(kFirstContact);
   coordinator_timer_.async_wait([this, can_dial](boost::system::error_code failure) {
     if (failure || coordinator_) return;
     if (can_dial) return begin_dialling(options_.reconnect);
@@ -122,9 +122,15 @@ void ClusterMember::read_stores(std::string_view body) {
   wire::Stores stores;
   if (!stores.ParseFromArray(body.data(), static_cast<int>(body.size())))
     return spdlog::warn("malformed Stores of {} bytes", body.size());
+  if (options_.role != Role::kWorker) return;
   std::map<int, std::string> addresses;
-  for (const auto& store : stores.stores()) addresses[store.world_rank()] = store.control_address();
-  if (options_.role == Role::kWorker) set_stores(std::move(addresses));
+  std::set<int> ranks;
+  for (const auto& store : stores.stores()) {
+    addresses[store.world_rank()] = store.control_address();
+    ranks.insert(store.world_rank());
+  }
+  if (options_.on_stores) options_.on_stores(ranks);
+  set_stores(std::move(addresses));
 }
 
 void ClusterMember::dial_coordinator() {

@@ -5,6 +5,7 @@
 // Thread rule: I/O thread, or before it runs.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <map>
@@ -24,6 +25,7 @@ class ClusterMember {
     // The coordinator is lost and being dialled: nothing that was under way for it matters any more. The
     // wrapped on_down is not called for this loss.
     std::function<void()> on_coordinator_lost;
+    std::function<void(const std::set<int>&)> on_stores = {};  // those that a worker was told, by world rank
     std::function<void(const Error&)> on_gave_up;  // nobody was there in that time: this process should end
   };
 
@@ -42,6 +44,8 @@ class ClusterMember {
   bool ask_to_leave(int drain_seconds);
   // At any time since the start: the coordinator's rank of the MPI job, if it has one, may be gone.
   bool coordinator_was_lost() const { return was_lost_; }
+  // The coordinator has let this replica go, and goes on without it. Any thread.
+  bool was_let_go() const { return was_let_go_; }
 
  private:
   void up(const transport::ConnectionPtr& peer);
@@ -64,6 +68,7 @@ class ClusterMember {
   Duration pause_{};  // before the next attempt
   boost::asio::steady_timer coordinator_timer_;
   bool was_lost_ = false;
+  std::atomic<bool> was_let_go_ = false;
 
   std::map<int, std::string> stores_;
   std::map<int, transport::ConnectionPtr> connected_stores_;

@@ -17,6 +17,8 @@ using transport::Role;
 // With no replica left and none that could join, a supervisor should get the chance to start the cluster
 // anew; until then /ready and /metrics tell what happened.
 constexpr auto kNoReplicaGrace = std::chrono::seconds(10);
+// Members that are lost may come back, or be replaced by others: about those nobody wants to hear any more.
+constexpr auto kForgetLost = std::chrono::minutes(10);
 constexpr uint32_t kMaxRanks = 1024;
 constexpr uint32_t kMaxDrainSeconds = 3600;
 
@@ -57,6 +59,7 @@ ClusterRoster::ClusterRoster(boost::asio::io_context& io, coordinator::Membershi
   } else {
     membership.reserve(options.job_replicas, options.job_ranks);
   }
+  if (options.open) membership.forget_lost_after(std::max<Duration>(kForgetLost, options.reconnect));
   membership.on_idle = [this](int replica) {
     // Not from inside whatever has just noticed it.
     boost::asio::post(io_, [this, replica] { let_go(replica); });
@@ -116,7 +119,7 @@ void ClusterRoster::down(const ConnectionPtr& peer, const Error& error) {
   const auto member = members_.find({info.role, info.world_rank});
   if (member == members_.end() || member->second.connection != peer) return;
   members_.erase(member);
-  if (error.code != Code::kCancelled && !ending_ && info.world_rank < options_.job_ranks) ++losses_;
+  if (!ending_ && info.world_rank < options_.job_ranks) ++departures_;
   if (inner_.on_down) inner_.on_down(peer, error);
   if (info.role == Role::kStore) {
     leaving_stores_.erase(info.world_rank);
@@ -239,8 +242,9 @@ void ClusterRoster::let_go(int replica) {
   const auto members = members_;  // closing one may call down()
   for (const auto& [key, member] : members) {
     const transport::PeerInfo& other = member.connection->peer();
-    if (other.role == Role::kWorker && other.replica == replica)
-      member.connection->close("the replica has left");
+    if (other.role != Role::kWorker || other.replica != replica) continue;
+    send(member.connection, MessageType::kLeave, wire::Leave());
+    member.connection->close("the replica has left");
   }
 }
 

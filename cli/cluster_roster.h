@@ -25,10 +25,11 @@ namespace lowkey::cli {
 class ClusterRoster {
  public:
   struct Options {
-    int job_ranks = 1;     // ranks of this process's own MPI job: their loss matters to its end
+    int job_ranks = 1;     // ranks of this process's own MPI job: their departure matters to its end
     int job_replicas = 0;  // replicas of that job
     bool open = false;     // others may come: no replica left is no reason to end
     bool alone = false;    // started without workers of its own: whoever dials with a place is adopted
+    Duration reconnect{};  // how long those who lose this coordinator dial it
     // From the connection to its Join, and from the answer to its hanging up: nobody keeps one of the few
     // places to ask from for longer.
     Duration join_deadline = std::chrono::seconds(10);
@@ -44,7 +45,7 @@ class ClusterRoster {
   transport::ControlHandlers wrap(transport::ControlHandlers inner);
   std::function<void()> on_none_left;  // no replica for a while, and none can come
 
-  int losses() const { return losses_; }  // of own ranks, other than at the end
+  int departures() const { return departures_; }  // of own ranks, lost or let go, other than at the end
   void end();  // the cluster is ending on purpose: who leaves from now on is not lost
 
  private:
@@ -90,7 +91,7 @@ class ClusterRoster {
   std::set<int> leaving_stores_;  // by world rank: no worker is sent to them any more
   boost::asio::steady_timer none_left_;
   std::set<int> replicas_, broken_;  // ever seen; without one of their ranks
-  int losses_ = 0;
+  int departures_ = 0;
   bool ending_ = false;
 };
 

@@ -2,6 +2,7 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <csignal>
+#include <optional>
 
 #include "base/log.h"
 #include "cli/cluster_roster.h"
@@ -25,40 +26,45 @@ Ending run_coordinator(const Job& job) {
   boost::asio::io_context io(1);
   monitoring::Metrics metrics({{"role", "coordinator"}, {"rank", std::to_string(job.rank())}});
   Ending ending;
-  const auto config = served_config(job.config);
-  const auto model = config.ok()
-                         ? coordinator::ServedModel::load(
-                               job.config.model, {.max_tokens = static_cast<uint32_t>(config->max_positions),
-                                                  .id = job.config.served_model_name,
-                                                  .chat_template = job.config.chat_template})
-                         : config.error();
-  // Whoever dials must serve the model whose tokenizer and template are here.
-  auto fingerprint = worker::model_fingerprint(job.config.model);
-  if (config.ok() && fingerprint.ok()) *fingerprint = worker::held_fingerprint(*fingerprint, *config);
-  Status loaded = model.ok() ? Status() : Status(model.error());
-  if (loaded.ok() && !fingerprint.ok()) loaded = fingerprint.error();
-  if (auto agreed = job.agree(loaded, "loading the model"); !agreed.ok()) return {agreed, true};
+  Hash128 fingerprint;
+  std::shared_ptr<const coordinator::ServedModel> model;
+  const Status loaded = job.together("loading the model", [&]() -> Status {
+    LOWKEY_ASSIGN(config, served_config(job.config));
+    LOWKEY_ASSIGN(served, coordinator::ServedModel::load(
+                              job.config.model, {.max_tokens = static_cast<uint32_t>(config.max_positions),
+                                                 .id = job.config.served_model_name,
+                                                 .chat_template = job.config.chat_template}));
+    model = std::move(served);
+    LOWKEY_ASSIGN(found, worker::model_fingerprint(job.config.model));
+    fingerprint = worker::held_fingerprint(found, config);
+    return {};
+  });
+  if (!loaded.ok()) return {loaded, true};
   transport::PeerInfo self;
-  self.model_fingerprint = *fingerprint;
-  coordinator::Coordinator front(io, job.config, *model, metrics);
+  self.model_fingerprint = fingerprint;  // whoever dials must serve the model whose tokenizer is here
+  coordinator::Coordinator front(io, job.config, model, metrics);
   ClusterRoster roster(io, front.membership(),
                        {.job_ranks = static_cast<int>(job.plan.ranks.size()),
                         .job_replicas = job.plan.replicas,
                         .open = job.open,
-                        .alone = job.is_alone()});
+                        .alone = job.is_alone(),
+                        .reconnect = job.reconnect()});
   roster.on_none_left = [&] {
     ending.status =
         Error{Code::kUnavailable, "no replica is left, and none can join: ending the cluster", {}};
     io.stop();
   };
-  auto transport =
-      transport::make_ucx_transport(io, job.control_options(self), roster.wrap(front.control_handlers()));
-  Status started = transport.ok() ? front.start() : Status(transport.error());
-  if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
+  std::optional<transport::UcxTransport> transport;
+  const Status started = job.together("starting", [&]() -> Status {
+    LOWKEY_ASSIGN(made, transport::make_ucx_transport(io, job.control_options(self),
+                                                      roster.wrap(front.control_handlers())));
+    transport.emplace(std::move(made));
+    return front.start();
+  });
+  if (!started.ok()) return {started, true};
   front.metrics_reporter().attach(*transport->control);
-  if (auto met = job.meet(transport->control->address(), io, *transport->control, nullptr); !met.ok()) {
-    return {met.error(), false};
-  }
+  if (auto met = job.meet(transport->control->address(), io, *transport->control, nullptr); !met.ok())
+    return {met, false};
 
   boost::asio::signal_set signals(io, SIGTERM, SIGINT);
   signals.async_wait([&](boost::system::error_code failure, int number) {
@@ -81,7 +87,7 @@ Ending run_coordinator(const Job& job) {
   spdlog::info("listening on http://{}:{} (pid {}); ready when /ready answers 200", job.config.listen,
                front.port(), getpid());
   io.run();
-  ending.orderly = ending.status.ok() && roster.losses() == 0 && job.part().ok();
+  ending.orderly = ending.status.ok() && roster.departures() == 0 && job.part().ok();
   return ending;
 }
 

@@ -12,22 +12,26 @@
 #include <map>
 #include <sstream>
 
+#include "base/exit_now.h"
 #include "base/host_memory.h"
 #include "base/log.h"
 #include "cli/cluster_member.h"
+#include "cli/roll_call.h"
 #include "cli/serve_options.h"
 #include "transport/core/path_probe.h"
 #include "transport/host_identity.h"
 #include "transport/mpi/mpi_runtime.h"
+#include "worker/model/decoder_weights.h"
+#include "worker/model/model_config.h"
 
 namespace lowkey::cli {
 namespace {
 
 using transport::Role;
 
-// Model loading differs between ranks by minutes at most.
-constexpr auto kStartDeadline = std::chrono::minutes(30);
-constexpr auto kConnectDeadline = std::chrono::seconds(30);
+constexpr auto kHearDeadline = std::chrono::seconds(10);
+// The peer may first have to meet the other ranks of its replica on their GPUs.
+constexpr auto kConnectDeadline = std::chrono::seconds(10);
 constexpr auto kPartDeadline = std::chrono::seconds(5);
 constexpr uint64_t kDefaultKvBytes = 512 * kMiB;  // per host, of workers that compute on it
 
@@ -69,14 +73,15 @@ bool is_loopback(const std::string& address) {
   return address.starts_with("127.") || address.starts_with("localhost:") || address.starts_with("[::1]");
 }
 
-Result<HostShare> share_of_host(const ServeConfig& config, const ClusterPlan& plan,
-                                const std::vector<std::string>& hosts, int rank, const JobDevices& devices) {
+HostShare share_of_host(const ServeConfig& config, const ClusterPlan& plan,
+                        const std::vector<std::string>& hosts, int rank, const JobDevices& devices) {
   const bool cuda = devices.cuda;
   const int sharers = devices.choice.sharers;
   HostShare share;
   share.ranks = share.workers = share.stores = 0;
   for (size_t other = 0; other < hosts.size(); ++other) {
     if (hosts[other] != hosts[rank]) continue;
+    if (static_cast<int>(other) == rank) share.worker_index = share.workers;
     ++share.ranks;
     share.workers += plan.ranks[other].role == Role::kWorker;
     share.stores += plan.ranks[other].role == Role::kStore;
@@ -87,17 +92,35 @@ Result<HostShare> share_of_host(const ServeConfig& config, const ClusterPlan& pl
   const int kv_sharers = cuda ? sharers : share.workers;
   share.kv_bytes = share.workers > 0 ? kv_bytes / std::max(1, kv_sharers) : 0;
   share.host_bytes = share.stores > 0 ? config.host_bytes / share.stores : 0;
-  const uint64_t asked =
-      (share.workers > 0 && !cuda ? kv_bytes : 0) + (share.stores > 0 ? config.host_bytes : 0);
-  if (asked > host_memory_limit_bytes()) {
-    return Error{Code::kUsage,
-                 fmt::format("--kv-bytes {} and --host-bytes {} together exceed this host's memory (or "
-                             "its cgroup's limit), {}",
-                             format_bytes(cuda ? 0 : kv_bytes), format_bytes(config.host_bytes),
-                             format_bytes(host_memory_limit_bytes())),
-                 "kv-bytes"};
-  }
   return share;
+}
+
+// What the workers of a host copy their weights to; 0 where that is not known before they are loaded.
+uint64_t weights_of_host(const ServeConfig& config, const ClusterPlan& plan, int workers) {
+  auto model = worker::ModelConfig::read(config.model);
+  if (!model.ok() || plan.tp < 1 || model->num_kv_heads % plan.tp != 0) return 0;  // loading tells
+  model->weights = worker::parse_weight_storage(config.weights);
+  const auto dtype = config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
+  return workers * worker::weight_bytes(*model, 0, plan.tp, dtype);
+}
+
+// By one rank of each host for all of them, before any of them takes memory: what each can see is what the
+// others have not taken yet.
+Status check_host(const ServeConfig& config, const ClusterPlan& plan, const HostShare& share,
+                  const JobDevices& devices) {
+  const bool on_host = share.workers > 0 && !devices.cuda;
+  const uint64_t kv = on_host ? share.kv_bytes * share.workers : 0;
+  const uint64_t host = share.host_bytes * share.stores;
+  const uint64_t weights = on_host ? weights_of_host(config, plan, share.workers) : 0;
+  const uint64_t available = host_memory_available_bytes();
+  if (kv <= available && host <= available - kv && weights <= available - kv - host) return {};
+  return Error{
+      Code::kUsage,
+      fmt::format("--kv-bytes {}, --host-bytes {} and {} of weights together do not fit the memory that "
+                  "this host (or its cgroup) has left, {} of {}",
+                  format_bytes(kv), format_bytes(host), format_bytes(weights), format_bytes(available),
+                  format_bytes(host_memory_limit_bytes())),
+      "kv-bytes"};
 }
 
 void print_plan(const Job& job) {
@@ -145,11 +168,29 @@ std::vector<int> Job::ranks_of_replica(int replica) const {
 Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std::optional<Role> named) {
   Job job;
   job.mpi = &mpi;
-  LOWKEY_ASSIGN(world, mpi.split(0, mpi.rank()));
-  job.world = std::move(world);
+  job.world = mpi.world();
   job.config = config;
-  const Deadline deadline = Deadline::in(kStartDeadline);
-  LOWKEY_ASSIGN(roles, job.world->all_gather(named ? transport::to_string(*named) : "", deadline));
+  LOWKEY_TRY(job.take_roles(named));
+  LOWKEY_ASSIGN(hosts, job.hear(transport::host_identity(), "telling the hosts"));
+  LOWKEY_TRY(job.choose_devices(hosts));
+  job.share = share_of_host(config, job.plan, hosts, job.rank(), job.devices);
+  LOWKEY_TRY(job.together("dividing its host's budgets", [&] {
+    const bool first_of_host = std::ranges::find(hosts, hosts[job.rank()]) - hosts.begin() == job.rank();
+    return first_of_host ? check_host(config, job.plan, job.share, job.devices) : Status();
+  }));
+  const bool one_host =
+      std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) { return host == hosts[0]; });
+  const bool near = job.joins() ? is_loopback(config.join) : one_host;
+  job.listen_host = !config.cluster_listen.empty() ? config.cluster_listen
+                    : near                         ? "127.0.0.1"
+                                                   : first_external_address();
+  LOWKEY_TRY(job.share_secret());
+  if (job.rank() == 0) print_plan(job);
+  return job;
+}
+
+Status Job::take_roles(std::optional<Role> named) {
+  LOWKEY_ASSIGN(roles, hear(named ? transport::to_string(*named) : "", "telling the roles"));
   std::vector<std::optional<Role>> named_roles;
   for (const std::string& role : roles) {
     named_roles.emplace_back();
@@ -157,35 +198,25 @@ Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std
       if (role == transport::to_string(known)) named_roles.back() = known;
     }
   }
-  auto plan = ClusterPlan::make(config, named_roles);
-  if (!plan.ok()) return told_once(plan.error(), job.rank() == 0);
-  job.plan = *std::move(plan);
-  LOWKEY_ASSIGN(hosts, job.world->all_gather(transport::host_identity(), deadline));
-  LOWKEY_TRY(job.choose_devices(hosts, deadline));
-  const Result<HostShare> share = share_of_host(config, job.plan, hosts, job.rank(), job.devices);
-  const bool first_of_host =
-      std::find(hosts.begin(), hosts.end(), hosts[job.rank()]) - hosts.begin() == job.rank();
-  LOWKEY_TRY(job.agree(share.ok() ? Status() : Status(told_once(share.error(), first_of_host)),
-                       "dividing its host's budgets"));
-  job.share = *share;
-  const bool one_host =
-      std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) { return host == hosts[0]; });
-  const bool near = job.joins() ? is_loopback(config.join) : one_host;
-  job.listen_host = !config.cluster_listen.empty() ? config.cluster_listen
-                    : near                         ? "127.0.0.1"
-                                                   : first_external_address();
-  LOWKEY_TRY(job.share_secret(deadline));
-  if (job.rank() == 0) print_plan(job);
-  return job;
+  auto made = ClusterPlan::make(config, named_roles);
+  if (!made.ok()) return told_once(made.error(), rank() == 0);
+  plan = *std::move(made);
+  const bool worker = self().role == Role::kWorker;
+  LOWKEY_ASSIGN(comm, mpi->split(worker ? self().replica : -1, self().replica_rank));
+  peers = std::move(comm);
+  return {};
 }
 
 // Every worker looks for devices, all ranks hear what was found, and come to the same answer.
-Status Job::choose_devices(const std::vector<std::string>& hosts, Deadline deadline) {
+Status Job::choose_devices(const std::vector<std::string>& hosts) {
   if (config.device == "cpu") return {};
   const bool worker = self().role == Role::kWorker;
-  if (worker) devices.survey = worker::DeviceSurvey::make();
+  LOWKEY_TRY(together("looking for devices", [&] {
+    if (worker) devices.survey = worker::DeviceSurvey::make();
+    return Status();
+  }));
   const auto& mine = devices.survey.devices;
-  LOWKEY_ASSIGN(counts, world->all_gather(worker ? std::to_string(mine.size()) : "", deadline));
+  LOWKEY_ASSIGN(counts, hear(worker ? std::to_string(mine.size()) : "", "counting devices"));
   const auto lacking = std::ranges::find(counts, "0") - counts.begin();
   const bool tells = lacking == rank();
   if (lacking < world->size()) {
@@ -200,24 +231,29 @@ Status Job::choose_devices(const std::vector<std::string>& hosts, Deadline deadl
   int index = 0;  // among the workers of this host
   for (const int other : workers) index += other < rank() && hosts[other] == hosts[rank()];
   devices.choice.index = worker ? index % static_cast<int>(mine.size()) : 0;
-  LOWKEY_ASSIGN(uuids, world->all_gather(worker ? mine[devices.choice.index].uuid : "", deadline));
+  LOWKEY_ASSIGN(uuids, hear(worker ? mine[devices.choice.index].uuid : "", "choosing devices"));
   devices.choice.sharers = static_cast<int>(std::ranges::count(uuids, uuids[rank()]));
+  return find_free_bytes();
+}
+
+Status Job::find_free_bytes() {
+  const bool worker = self().role == Role::kWorker;
   uint64_t free = 0;
-  Status found;
-  if (worker) {
-    const auto bytes = devices.survey.module->library->free_bytes(mine[devices.choice.index].index);
-    if (bytes.ok()) free = *bytes / devices.choice.sharers;
-    if (!bytes.ok()) found = bytes.error();
-  }
-  LOWKEY_TRY(agree(found, "opening the devices"));
-  LOWKEY_ASSIGN(shares, world->all_gather(worker ? std::to_string(free) : "", deadline));
+  LOWKEY_TRY(together("opening the devices", [&]() -> Status {
+    if (!worker) return {};
+    const auto& device = devices.survey.devices[devices.choice.index];
+    LOWKEY_ASSIGN(bytes, devices.survey.module->library->free_bytes(device.index));
+    free = bytes / devices.choice.sharers;
+    return {};
+  }));
+  LOWKEY_ASSIGN(shares, hear(worker ? std::to_string(free) : "", "measuring devices"));
   devices.free_bytes = UINT64_MAX;
-  for (const int other : workers)
+  for (const int other : ranks_of(Role::kWorker))
     devices.free_bytes = std::min<uint64_t>(devices.free_bytes, std::stoull(shares[other]));
   return {};
 }
 
-Status Job::share_secret(Deadline deadline) {
+Status Job::share_secret() {
   const bool given = !config.cluster_secret.empty();
   if (!given && (joins() || is_alone())) {
     return told_once(
@@ -232,7 +268,7 @@ Status Job::share_secret(Deadline deadline) {
     mine = (joins() || (config.cluster_port != 0 && given) ? "1" : "0") +
            (given ? config.cluster_secret : make_secret());
   }
-  LOWKEY_ASSIGN(secrets, world->all_gather(mine, deadline));
+  LOWKEY_ASSIGN(secrets, hear(mine, "sharing the secret"));
   open = secrets[0][0] == '1';
   secret = secrets[0].substr(1);
   if (secret.size() < 16) {
@@ -242,16 +278,20 @@ Status Job::share_secret(Deadline deadline) {
   return {};
 }
 
-Status Job::agree(const Status& mine, const char* phase) const {
-  const std::string code = mine.ok() ? "" : std::to_string(static_cast<int>(mine.error().code));
-  LOWKEY_ASSIGN(codes, world->all_gather(code, Deadline::in(kStartDeadline)));
-  for (size_t rank = 0; rank < codes.size(); ++rank) {
-    if (codes[rank].empty()) continue;
-    if (!mine.ok()) return mine;
-    spdlog::debug("rank {} failed while {}", rank, phase);
-    return Error{static_cast<Code>(std::stoi(codes[rank])), {}, {}};  // that rank tells why
-  }
-  return {};
+Result<std::vector<std::string>> Job::hear(const std::string& mine, const char* phase) const {
+  auto all = world->all_gather(mine, Deadline::in(kHearDeadline));
+  if (all.ok()) return all;
+  return Error{Code::kUnavailable, fmt::format("while {}: {}", phase, all.error().message), {}};
+}
+
+Status Job::together(const char* phase, const std::function<Status()>& work) const {
+  const RollCall call{.phase = phase, .on_cut_off = [](const Error& reason) {
+                        if (!reason.message.empty()) spdlog::error("{}", reason.message);
+                        exit_now(exit_code(reason));
+                      }};
+  const Roll roll = call_roll(*world, call, work);
+  if (!roll.all_there) mpi->abandon();
+  return roll.status;
 }
 
 Status Job::part() const {
@@ -281,19 +321,16 @@ transport::ControlOptions Job::control_options(transport::PeerInfo self_info) co
 }
 
 Status Job::take_place(int replica, int first_world_rank) {
-  LOWKEY_ASSIGN(places, world->all_gather(fmt::format("{} {}", replica, first_world_rank),
-                                          Deadline::in(kStartDeadline)));
+  LOWKEY_ASSIGN(places, hear(fmt::format("{} {}", replica, first_world_rank), "taking the place"));
   std::istringstream place(places[0]);
   place >> replica >> first_rank;
   for (RankRole& rank : plan.ranks) rank.replica = replica;
   return {};
 }
 
-Result<std::shared_ptr<transport::HostComm>> Job::meet(const std::string& address,
-                                                       boost::asio::io_context& io,
-                                                       transport::ControlPlane& control,
-                                                       ClusterMember* member) const {
-  LOWKEY_ASSIGN(addresses, world->all_gather(address, Deadline::in(kStartDeadline)));
+Status Job::meet(const std::string& address, boost::asio::io_context& io, transport::ControlPlane& control,
+                 ClusterMember* member) const {
+  LOWKEY_ASSIGN(addresses, hear(address, "telling the addresses"));
   const bool worker = self().role == Role::kWorker;
   std::map<int, std::string> stores;
   for (size_t other = 0; other < addresses.size(); ++other) {
@@ -302,13 +339,7 @@ Result<std::shared_ptr<transport::HostComm>> Job::meet(const std::string& addres
         worker && self().replica_rank == 0 && peer.role == Role::kWorker && peer.replica == self().replica;
     if (worker && peer.role == Role::kStore) stores.emplace(other, addresses[other]);
     if (static_cast<int>(other) == rank() || !(self().role == Role::kCoordinator || to_follower)) continue;
-    boost::asio::post(io, [&control, other, address = addresses[other]] {
-      control.connect(address, Deadline::in(kConnectDeadline),
-                      [other](Result<transport::ConnectionPtr> result) {
-                        if (!result.ok())
-                          spdlog::error("cannot connect to rank {}: {}", other, result.error().message);
-                      });
-    });
+    dial(static_cast<int>(other), addresses[other], io, control);
   }
   if (member) {
     boost::asio::post(io, [member, stores, joins = joins(), address = joins() ? config.join : addresses[0]] {
@@ -316,8 +347,23 @@ Result<std::shared_ptr<transport::HostComm>> Job::meet(const std::string& addres
       member->set_coordinator(address, joins);
     });
   }
-  LOWKEY_ASSIGN(comm, mpi->split(worker ? self().replica : -1, self().replica_rank));
-  return std::shared_ptr<transport::HostComm>(std::move(comm));
+  return {};
+}
+
+void Job::dial(int rank, const std::string& address, boost::asio::io_context& io,
+               transport::ControlPlane& control) const {
+  const Duration patience =
+      kConnectDeadline + std::chrono::seconds(devices.cuda ? config.step_deadline_seconds : 0);
+  const char* role = transport::to_string(plan.ranks[rank].role);
+  boost::asio::post(io, [&control, rank, role, address, patience] {
+    control.connect(address, Deadline::in(patience), [rank, role](Result<transport::ConnectionPtr> result) {
+      if (result.ok() || result.error().code == Code::kCancelled) return;
+      // It was there a moment ago: what has begun without it would wait for it for good.
+      spdlog::error("while connecting: rank {}, a {}: {}: this rank ends", rank, role,
+                    result.error().message);
+      exit_now(4);
+    });
+  });
 }
 
 int exit_code(const Status& status) {

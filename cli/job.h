@@ -1,6 +1,7 @@
 // The MPI job one process belongs to, as all ranks agreed on it at start: settings, roles, secret, budgets.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ class ClusterMember;
 struct HostShare {
   int ranks = 1;  // of this job on this host
   int workers = 1;
+  int worker_index = 0;  // of this rank among them, if a worker
   int stores = 1;
   int threads = 1;          // compute threads of a worker
   uint64_t kv_bytes = 0;    // of this rank, if a worker; 0: on GPUs, what the weights leave
@@ -40,6 +42,8 @@ struct JobDevices {
 struct Job {
   transport::MpiRuntime* mpi = nullptr;
   std::shared_ptr<transport::HostComm> world;
+  std::shared_ptr<transport::HostComm>
+      peers;  // of this worker's replica, its leader first; null in other roles
   ServeConfig config;
   ClusterPlan plan;
   HostShare share;
@@ -64,9 +68,11 @@ struct Job {
   static Result<Job> form(transport::MpiRuntime& mpi, const ServeConfig& config,
                           std::optional<transport::Role> named);
 
-  // Collective: success only when every rank succeeded. A rank that failed prints its own error; the others
-  // get a short one. Nobody goes on alone into a collective that would never complete.
-  Status agree(const Status& mine, const char* phase) const;
+  // Collective: does `work`, for as long as it takes, and success only when every rank succeeded. A rank that
+  // failed prints its own error; the others get an empty one, and those that are still at work end at once.
+  // Nobody goes on alone into a collective that would never complete, nor waits for a rank that is gone:
+  // `phase` ("loading the model") and its number are in the error then.
+  Status together(const char* phase, const std::function<Status()>& work) const;
   // Collective, at an orderly end, before the connections go: nobody may take a peer that was quicker to
   // leave for a lost one. An error means that a rank is gone or late: MPI_Finalize would wait for it.
   Status part() const;
@@ -76,14 +82,19 @@ struct Job {
   // Collective: exchanges control addresses and connects this rank to the peers it owes a connection: the
   // coordinator to everybody, a leader to its followers, a worker to every store; a rank that joins also to
   // the coordinator. `member` (not of the coordinator) learns where the others are. Connections come up once
-  // `io` runs. Returns the communicator of this worker's replica; null in other roles.
-  Result<std::shared_ptr<transport::HostComm>> meet(const std::string& address, boost::asio::io_context& io,
-                                                    transport::ControlPlane& control,
-                                                    ClusterMember* member) const;
+  // `io` runs; one that does not in time ends this process.
+  Status meet(const std::string& address, boost::asio::io_context& io, transport::ControlPlane& control,
+              ClusterMember* member) const;
 
  private:
-  Status share_secret(Deadline deadline);
-  Status choose_devices(const std::vector<std::string>& hosts, Deadline deadline);
+  // What every rank says in `phase`, which takes none of them any time.
+  Result<std::vector<std::string>> hear(const std::string& mine, const char* phase) const;
+  Status take_roles(std::optional<transport::Role> named);
+  Status share_secret();
+  Status choose_devices(const std::vector<std::string>& hosts);
+  Status find_free_bytes();
+  void dial(int rank, const std::string& address, boost::asio::io_context& io,
+            transport::ControlPlane& control) const;
 };
 
 // 0 done, 2 usage, 3 bad input file, 4 runtime failure.

@@ -107,15 +107,13 @@ Error explain(const Job& job, Error error) {
 
 Status join_cluster(Job& job, const transport::PeerInfo& self) {
   wire::Joined joined;
-  Status mine;
-  if (job.rank() == 0) {
-    if (auto answer = JoinRequest(job, self).run(); answer.ok()) {
-      joined = *answer;
-    } else {
-      mine = explain(job, answer.error());
-    }
-  }
-  LOWKEY_TRY(job.agree(mine, "joining"));
+  LOWKEY_TRY(job.together("joining", [&]() -> Status {
+    if (job.rank() != 0) return {};
+    auto answer = JoinRequest(job, self).run();
+    if (!answer.ok()) return explain(job, answer.error());
+    joined = *std::move(answer);
+    return {};
+  }));
   return job.take_place(joined.replica(), joined.first_world_rank());
 }
 

@@ -42,13 +42,14 @@ int run_serve(int argc, char** argv, std::optional<Role> named) {
   auto job = Job::form(**mpi, parsed.config, named);
   if (!job.ok()) {
     if (!job.error().message.empty()) spdlog::error("{}", job.error().message);
+    if ((*mpi)->is_abandoned()) exit_now(exit_code(job.error()));
     return exit_code(job.error());
   }
   const Ending ending = run_role(*job);
   if (!ending.status.ok() && !ending.status.error().message.empty()) {
     spdlog::error("{}", ending.status.error().message);
   }
-  if (!ending.orderly) exit_now(exit_code(ending.status));
+  if (!ending.orderly || (*mpi)->is_abandoned()) exit_now(exit_code(ending.status));
   return exit_code(ending.status);
 }
 

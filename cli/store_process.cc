@@ -3,6 +3,7 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <csignal>
+#include <optional>
 
 #include "base/bytes.h"
 #include "base/exit_now.h"
@@ -58,15 +59,16 @@ Status make_service(const Job& job, boost::asio::io_context& io, transport::Data
   return {};
 }
 
-// SIGTERM to a store that has joined: no worker begins anything new with it, and it ends when what is under
-// way has, or the time is up.
+// SIGTERM to a store of an open cluster: no worker begins anything new with it, and it ends when what is
+// under way has, or the time is up.
 class LeaveOnSignal {
  public:
   using Leave = std::function<void(const std::function<void()>& left)>;
 
   LeaveOnSignal(boost::asio::io_context& io, const Job& job, Leave leave)
       : io_(io), job_(job), leave_(std::move(leave)), signals_(io), patience_(io) {
-    if (!job.joins()) return;  // the coordinator ends the cluster
+    if (!job.open) return;  // the coordinator ends the cluster
+    if (!job.joins()) spdlog::info("SIGTERM to pid {} lets this store leave", getpid());
     signals_.add(SIGTERM);
     signals_.add(SIGINT);
     signals_.async_wait([this](boost::system::error_code failure, int) {
@@ -164,17 +166,20 @@ Ending run_store(const Job& given) {
                                   ending = {error, false};
                                   io.stop();
                                 }});
-  if (auto agreed = job.agree({}, "loading the model"); !agreed.ok()) return {agreed, true};
-  auto transport = transport::make_ucx_transport(io, job.control_options({}), member.wrap(handlers));
-  Status started = transport.ok() ? Status() : Status(transport.error());
-  if (started.ok()) started = make_service(job, io, *transport->data, metrics, service);
-  if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
+  if (auto loaded = job.together("loading the model", [] { return Status(); }); !loaded.ok())
+    return {loaded, true};
+  std::optional<transport::UcxTransport> transport;
+  const Status started = job.together("starting", [&]() -> Status {
+    LOWKEY_ASSIGN(made, transport::make_ucx_transport(io, job.control_options({}), member.wrap(handlers)));
+    transport.emplace(std::move(made));
+    return make_service(job, io, *transport->data, metrics, service);
+  });
+  if (!started.ok()) return {started, true};
   service->adopt_folders();  // all stores of the job have opened theirs
   member.attach(*transport->control);
   reporter.attach(*transport->control);
-  if (auto met = job.meet(transport->control->address(), io, *transport->control, &member); !met.ok()) {
-    return {met.error(), false};
-  }
+  if (auto met = job.meet(transport->control->address(), io, *transport->control, &member); !met.ok())
+    return {met, false};
   const LeaveOnSignal leave(io, job, [&](const std::function<void()>& left) {
     (void)member.ask_to_leave(job.config.drain_seconds);
     service->leave(left);
@@ -184,7 +189,9 @@ Ending run_store(const Job& given) {
   parting = leave.asked();
   if (parting) say_goodbye(*transport->control, io);
   const bool flushed = flush(*service, io);
-  if (ending.orderly) ending.orderly = !member.coordinator_was_lost() && job.part().ok();
+  // The rest of the job stays when one of the cluster's first stores leaves.
+  const bool complete = job.joins() || !(member.coordinator_was_lost() || parting);
+  if (ending.orderly) ending.orderly = complete && job.part().ok();
   if (!flushed) {
     spdlog::warn("the disk does not answer; what it was given last may not be there");
     exit_now(exit_code(ending.status));  // whoever waits for its thread waits for the disk

@@ -5,10 +5,13 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <csignal>
+#include <optional>
+#include <set>
 #include <thread>
 
 #include "base/exit_now.h"
 #include "base/log.h"
+#include "base/numa.h"
 #include "base/trace.h"
 #include "base/version.h"
 #include "cli/cluster_member.h"
@@ -173,13 +176,14 @@ transport::PeerInfo fingerprints(const Replica& replica) {
   return self;
 }
 
-// SIGTERM to the leader of a replica that has joined: it asks to leave, and the coordinator answers, once
+// SIGTERM to the leader of a replica of an open cluster: it asks to leave, and the coordinator answers, once
 // what it was doing is done, by closing the connections.
 class LeaveOnSignal {
  public:
   LeaveOnSignal(boost::asio::io_context& io, const Job& job, ClusterMember& member, std::function<void()> end)
       : job_(job), member_(member), end_(std::move(end)), signals_(io), patience_(io) {
-    if (!job.joins() || job.self().replica_rank != 0) return;  // the coordinator drains, and ends the cluster
+    if (!job.open || job.self().replica_rank != 0) return;  // the coordinator drains, and ends the cluster
+    if (!job.joins()) spdlog::info("SIGTERM to pid {} lets replica {} leave", getpid(), job.self().replica);
     signals_.add(SIGTERM);
     signals_.add(SIGINT);
     signals_.async_wait([this](boost::system::error_code failure, int) {
@@ -221,7 +225,10 @@ worker::WorkerService::Options service_options(const Job& job, const Replica& re
         std::make_shared<kvstore::PageTranscoder>(replica.cache.pages, *replica.cache.spilled);
   options.spill.device = replica.device.backend->page_copies();
   options.require_transport = job.config.require_transport;
-  options.stores = job.plan.stores;
+  if (!job.joins()) {
+    const std::vector<int> stores = job.ranks_of(Role::kStore);
+    options.stores.emplace(stores.begin(), stores.end());
+  }
   return options;
 }
 
@@ -255,19 +262,24 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   ClusterMember member(io, {.role = Role::kWorker,
                             .reconnect = job.reconnect(),
                             .on_coordinator_lost = [&] { service.forget_coordinator(); },
+                            .on_stores = [&](const std::set<int>& ranks) { service.expect_stores(ranks); },
                             .on_gave_up =
                                 [](const Error& reason) {
                                   spdlog::error("{}: this rank ends", reason.message);
                                   exit_now(4);
                                 }});
-  auto transport = transport::make_ucx_transport(io, job.control_options(fingerprints(replica)),
-                                                 member.wrap(service.handlers()));
-  const Status started = transport.ok() ? Status() : Status(transport.error());
-  if (auto agreed = job.agree(started, "starting"); !agreed.ok()) return {agreed, true};
+  std::optional<transport::UcxTransport> transport;
+  const Status started = job.together("starting", [&]() -> Status {
+    LOWKEY_ASSIGN(made, transport::make_ucx_transport(io, job.control_options(fingerprints(replica)),
+                                                      member.wrap(service.handlers())));
+    transport.emplace(std::move(made));
+    return {};
+  });
+  if (!started.ok()) return {started, true};
   member.attach(*transport->control);
   service.attach(*transport->control, *transport->data);
-  const auto comm = job.meet(transport->control->address(), io, *transport->control, &member);
-  if (!comm.ok()) return {comm.error(), false};
+  if (auto met = job.meet(transport->control->address(), io, *transport->control, &member); !met.ok())
+    return {met, false};
   const LeaveOnSignal leave(io, job, member, [&] {
     orderly = true;
     service.stop();
@@ -275,13 +287,13 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   });
 
   auto collectives =
-      worker::make_collectives(job.devices.survey, job.devices.choice, **comm, *replica.device.backend,
+      worker::make_collectives(job.devices.survey, job.devices.choice, *job.peers, *replica.device.backend,
                                Deadline::in(std::chrono::seconds(job.config.step_deadline_seconds)));
   if (!collectives.ok()) return {collectives.error(), false};
   if (job.devices.cuda) tell_gpu_paths(transport->reaches_gpu_memory, collectives->get());
 
   const worker::EnginePorts ports = service.ports();
-  auto engine = make_engine(ports, **comm, collectives->get());
+  auto engine = make_engine(ports, *job.peers, collectives->get());
   service.set_engine(*engine);
   Status ended;
   {
@@ -289,8 +301,9 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
     ended = service.run(std::chrono::seconds(job.config.step_deadline_seconds + 10));
     if (const Status written = write_trace(); !written.ok()) spdlog::warn("{}", written.error().message);
     // Stores and followers should know a replica that leaves from one that is lost.
-    if (job.joins()) boost::asio::post(io, [&] { transport->control->shutdown(); });
-    const bool complete = job.joins() || !member.coordinator_was_lost();
+    if (job.joins() || member.was_let_go()) boost::asio::post(io, [&] { transport->control->shutdown(); });
+    // The rest of the job stays when one of the cluster's first replicas leaves.
+    const bool complete = job.joins() || !(member.coordinator_was_lost() || member.was_let_go());
     if (ended.ok() && orderly) orderly = complete && job.part().ok();
   }
   return {ended, ended.ok() && orderly};
@@ -302,21 +315,25 @@ Ending run_worker(const Job& given) {
   Job job = given;
   std::signal(SIGTERM, SIG_IGN);  // the coordinator drains, and then ends the cluster
   std::signal(SIGINT, SIG_IGN);
-  auto loaded = load(job);
-  const Status begun = begin_trace(job);
-  if (auto agreed = job.agree(!loaded.ok() ? Status(loaded.error()) : begun, "loading the model");
-      !agreed.ok()) {
-    return {agreed, true};
+  if (!job.devices.cuda) {
+    const auto nodes = place_worker(job.share.worker_index, job.share.workers);
+    if (!nodes.empty()) spdlog::info("on NUMA node(s) {}", fmt::join(nodes, ", "));
   }
+  Replica replica;
+  const Status loaded = job.together("loading the model", [&]() -> Status {
+    LOWKEY_ASSIGN(made, load(job));
+    replica = std::move(made);
+    return begin_trace(job);
+  });
+  if (!loaded.ok()) return {loaded, true};
   if (job.joins()) {
-    if (auto joined = join_cluster(job, fingerprints(*loaded)); !joined.ok()) return {joined, true};
+    if (auto joined = join_cluster(job, fingerprints(replica)); !joined.ok()) return {joined, true};
     init_logging(fmt::format("worker {}.{}", job.self().replica, job.self().replica_rank),
                  job.config.log_level);
     if (job.rank() == 0)
       spdlog::info("joined as replica {}; SIGTERM to pid {} leaves", job.self().replica, getpid());
   }
   monitoring::Metrics metrics({{"role", "worker"}, {"rank", std::to_string(job.cluster_rank())}});
-  Replica& replica = *loaded;
   report(job, replica, metrics);
   worker::ExecutorOptions executor;
   executor.model_fingerprint = replica.model_fingerprint;

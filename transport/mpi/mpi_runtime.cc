@@ -59,7 +59,7 @@ Result<std::unique_ptr<MpiRuntime>> MpiRuntime::start() {
 }
 
 MpiRuntime::~MpiRuntime() {
-  if (!finalize_ || *broken_) return;
+  if (is_abandoned()) return;
   const BlockingCall blocking("MPI_Finalize");
   MPI_Finalize();
 }

@@ -38,6 +38,8 @@ class MpiRuntime {
   // For every path on which a rank is gone or stopped: MPI_Finalize would wait for it for good. Call, then
   // _exit.
   void abandon() { finalize_ = false; }
+  // So, or because a communicator has failed.
+  bool is_abandoned() const { return !finalize_ || *broken_; }
 
  private:
   MpiRuntime() = default;

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -28,6 +29,11 @@ def complete(cluster, seed, tokens=96, max_tokens=24):
                            "temperature": 0, "ignore_eos": True})
     assert status == 200, answer
     return answer["choices"][0]["text"]
+
+
+def down(cluster):
+    """The members that an alert is about."""
+    return re.findall(r"^lowkey_rank_up\{.*\} 0$", cluster.metrics(), re.M)
 
 
 class Stream(threading.Thread):
@@ -111,6 +117,7 @@ class Join(unittest.TestCase):
             self.assertEqual(job.all_pids(), [])
             self.assertNotIn(" E [", job.log())
             self.assertEqual([complete(cluster, seed) for seed in range(4)], before)
+            self.assertEqual(down(cluster), [], "nobody is missed who has left")
 
             # And the cluster's own end still ends those that have joined.
             job = cluster.join(workers=2, flags=self.flags)
@@ -118,6 +125,25 @@ class Join(unittest.TestCase):
             self.assertEqual(cluster.stop(seconds=40), 0)
             self.assertEqual(job.wait(20), 0, job.log())
             self.assertEqual(cluster.everything(), [])
+
+    def test_those_that_the_cluster_began_with_leave_too(self):
+        with Cluster(workers=2, stores=1, replicas=2, flags=self.flags, open_port=True) as cluster:
+            before = complete(cluster, 1)
+            ranks = cluster.processes()  # 0 coordinator, 1 and 2, 3 and 4: replicas, 5 store
+            stream = Stream(cluster, 50, 200)
+            wait_until(lambda: len(stream.events) > 2, 60, "tokens")
+            os.kill(ranks[3], signal.SIGTERM)
+            cluster.wait_replicas(1, seconds=40)
+            wait_until(lambda: set(cluster.processes()) == {0, 1, 2, 5}, 30, "the replica's processes to end")
+            stream.join(120)
+            self.assertTrue(stream.complete and not stream.failed(), stream.events[-1:])
+            os.kill(ranks[5], signal.SIGTERM)
+            wait_until(lambda: set(cluster.processes()) == {0, 1, 2}, 60, "the store to end")
+            self.assertEqual(complete(cluster, 1), before)
+            self.assertEqual(down(cluster), [])
+            self.assertEqual(cluster.stop(seconds=40), 0)
+            self.assertEqual(cluster.everything(), [])
+            self.assertNotIn(" E [", cluster.log())
 
     def test_refusals_name_their_reason(self):
         with Cluster(workers=1, flags=self.flags, open_port=True) as cluster:
