@@ -109,8 +109,9 @@ void ignore_signals() {
   std::signal(SIGXFSZ, SIG_IGN);  // a limit of file sizes is a full disk, not the end of the store
 }
 
+// While others load.
 Status take_place(Job& job) {
-  if (!job.joins()) return {};
+  if (!job.joins()) return job.together("loading the model", [] { return Status(); });
   LOWKEY_TRY(join_cluster(job, {}));
   spdlog::info("joined as rank {}; SIGTERM to pid {} leaves", job.cluster_rank(), getpid());
   return {};
@@ -166,8 +167,6 @@ Ending run_store(const Job& given) {
                                   ending = {error, false};
                                   io.stop();
                                 }});
-  if (auto loaded = job.together("loading the model", [] { return Status(); }); !loaded.ok())
-    return {loaded, true};
   std::optional<transport::UcxTransport> transport;
   const Status started = job.together("starting", [&]() -> Status {
     LOWKEY_ASSIGN(made, transport::make_ucx_transport(io, job.control_options({}), member.wrap(handlers)));
