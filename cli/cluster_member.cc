@@ -157,6 +157,8 @@ void ClusterMember::on_dialled(const Error& error) {
 
 void ClusterMember::dial_stores() {
   for (const auto& [rank, address] : stores_) {
+    const auto refused = refused_.find(rank);
+    if (refused != refused_.end() && refused->second == address) continue;
     if (connected_stores_.contains(rank) || !dialling_.insert(rank).second) continue;
     control_->connect(address, Deadline::in(kAttempt), [this, rank = rank](Result<ConnectionPtr> result) {
       dialling_.erase(rank);

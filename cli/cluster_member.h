@@ -39,6 +39,9 @@ class ClusterMember {
   // By world rank. Those that are not connected yet are dialled, for as long as they are named.
   void set_stores(std::map<int, std::string> addresses);
 
+  // The store at its present address is not dialled again.
+  void refuse_store(int rank) { refused_[rank] = stores_[rank]; }
+
   // Tells the coordinator that this replica, or store, wants to go. It answers a replica by closing the
   // connections, and sends nobody new to a store. False: there is no coordinator to tell.
   bool ask_to_leave(int drain_seconds);
@@ -72,6 +75,7 @@ class ClusterMember {
 
   std::map<int, std::string> stores_;
   std::map<int, transport::ConnectionPtr> connected_stores_;
+  std::map<int, std::string> refused_;
   std::set<int> dialling_;
   std::set<int> leaving_;  // connected stores that have said so
   boost::asio::steady_timer stores_timer_;

@@ -257,6 +257,8 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
     spdlog::error("{}: this rank ends", reason.message);
     exit_now(4);
   };
+  ClusterMember* ties = nullptr;
+  options.on_refused = [&](int rank) { ties->refuse_store(rank); };
   Service service(io, metrics, std::move(options));
   running = &service;
   ClusterMember member(io, {.role = Role::kWorker,
@@ -269,6 +271,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
                                   exit_now(4);
                                 }});
   std::optional<transport::UcxTransport> transport;
+  ties = &member;
   const Status started = job.together("starting", [&]() -> Status {
     LOWKEY_ASSIGN(made, transport::make_ucx_transport(io, job.control_options(fingerprints(replica)),
                                                       member.wrap(service.handlers())));

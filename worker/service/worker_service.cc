@@ -80,6 +80,7 @@ void WorkerService::attested(const ConnectionPtr& peer, const transport::Attesta
   if (!met.ok()) {
     spdlog::warn("{}: this store is not used", met.error().message);
     metrics_.add(monitoring::Metric::kPeersDown, 1, {{"reason", "refused"}});
+    options_.on_refused(path.peer_rank);
     return peer->close(met.error().message);
   }
   proven_stores_.insert(path.peer_rank);

@@ -36,6 +36,8 @@ class WorkerService {
     // World ranks of the job's stores: with a required transport none may be unproven at the start. Unknown
     // to a replica that joins: expect_stores() tells.
     std::optional<std::set<int>> stores;
+    // I/O thread: a store has come over another transport than the required one, and is hung up on.
+    std::function<void(int rank)> on_refused = [](int) {};
     // I/O thread, once. Orderly (kCancelled): the coordinator ended the cluster.
     std::function<void(const Error&)> on_end;
   };
