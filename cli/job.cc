@@ -16,6 +16,7 @@
 #include "base/host_memory.h"
 #include "base/log.h"
 #include "cli/cluster_member.h"
+#include "cli/model_shape.h"
 #include "cli/roll_call.h"
 #include "cli/serve_options.h"
 #include "transport/core/path_probe.h"
@@ -97,9 +98,8 @@ HostShare share_of_host(const ServeConfig& config, const ClusterPlan& plan,
 
 // What the workers of a host copy their weights to; 0 where that is not known before they are loaded.
 uint64_t weights_of_host(const ServeConfig& config, const ClusterPlan& plan, int workers) {
-  auto model = worker::ModelConfig::read(config.model);
+  const auto model = served_config(config);
   if (!model.ok() || plan.tp < 1 || model->num_kv_heads % plan.tp != 0) return 0;  // loading tells
-  model->weights = worker::parse_weight_storage(config.weights);
   const auto dtype = config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
   return workers * worker::weight_bytes(*model, 0, plan.tp, dtype);
 }
