@@ -60,8 +60,10 @@ void place_pairs(const PageLayout& layout, const VectorLayout& vector, const std
        reinterpret_cast<uint16_t*>(page.slabs[plane.level] + plane.offset));
 }
 
-// Blocks that a register of elements would straddle, and full planes of f16, are left to the reference.
+// Pages that are not whole registers of tokens, blocks that a register of elements would straddle, and full
+// planes of f16 are left to the reference.
 bool has_fast_version(const PageLayout& layout, const VectorLayout& vector) {
+  if (layout.page_tokens % kEncodeLanes != 0) return false;
   if (vector.quantizer == Quantizer::kFull) return layout.dtype != DType::kF16;
   if (vector.quantizer == Quantizer::kEmbedded) return true;
   const bool along_words = (vector.axis == ScaleAxis::kChannel) == (vector.side == Side::kKey);

@@ -258,8 +258,12 @@ HWY_EXPORT(convert_pairs);
 
 namespace {
 
+// A page's last words may be of more tokens than it has: of so many at most, at least a vector.
+constexpr int kWordTokens = 32;
+static_assert(kWordTokens >= kTileLanes);
+
 void load_scalars(const PageLayout& layout, const VectorLayout& vector, PageView page, TileScratch& scratch) {
-  grow(scratch.scalars, layout.page_tokens);
+  grow(scratch.scalars, layout.page_tokens + kWordTokens);
   if (vector.num_scalars > 0) {
     bf16_to_f32_row(reinterpret_cast<const uint16_t*>(page.slabs[0] + vector.scalars_offset),
                     scratch.scalars.data(), layout.page_tokens);
@@ -275,11 +279,11 @@ AffineScales load_scales(const PageLayout& layout, const VectorLayout& vector, P
   const int pitch = channel ? vector.dim : layout.page_tokens;  // pairs of a block
   const size_t count = static_cast<size_t>(ceil_div(extent, vector.scale_span)) * pitch;
   // Whole vectors are read and written behind the last pair, and blocks behind the last feature.
-  grow(scratch.lows, count + kTileLanes);
-  grow(scratch.steps, count + kTileLanes);
-  grow(scratch.blocks, extent + kTileLanes);
+  grow(scratch.lows, count + kWordTokens);
+  grow(scratch.steps, count + kWordTokens);
+  grow(scratch.blocks, extent + kWordTokens);
   for (int i = 0; i < extent; ++i) scratch.blocks[i] = i / vector.scale_span * pitch;
-  for (int i = extent; i < extent + kTileLanes; ++i) scratch.blocks[i] = 0;
+  for (int i = extent; i < extent + kWordTokens; ++i) scratch.blocks[i] = 0;
   HWY_DYNAMIC_DISPATCH(convert_pairs)
   (reinterpret_cast<const uint32_t*>(page.slabs[0] + vector.scales_offset), count, scratch.lows.data(),
    scratch.steps.data());

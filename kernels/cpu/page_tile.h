@@ -17,10 +17,10 @@ inline int tile_stride(int n) {
   return (n + kTileLanes - 1) / kTileLanes * kTileLanes;
 }
 
-// f32 numbers of a tile of `dim` features.
+// f32 numbers of a tile of `dim` features. Values are decoded by whole words of codes: up to 32 tokens.
 inline size_t tile_floats(Side side, int page_tokens, int dim) {
   return side == Side::kKey ? static_cast<size_t>(dim) * tile_stride(page_tokens)
-                            : static_cast<size_t>(page_tokens) * tile_stride(dim);
+                            : static_cast<size_t>(page_tokens + 31) / 32 * 32 * tile_stride(dim);
 }
 
 // Of one thread, between calls.
