@@ -2,7 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <array>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/json.hpp>
@@ -13,6 +12,7 @@
 #include "coordinator/api/generations.h"
 #include "coordinator/api/metrics_page.h"
 #include "coordinator/api/percent.h"
+#include "coordinator/api/route_table.h"
 #include "coordinator/api/served_model.h"
 #include "coordinator/api/work_pool.h"
 #include "coordinator/membership/membership.h"
@@ -23,68 +23,8 @@ namespace {
 
 namespace json = boost::json;
 
-enum class Action {
-  kCompletions,
-  kChat,
-  kTokenize,
-  kDetokenize,
-  kModels,
-  kModel,
-  kHealth,
-  kReady,
-  kMetrics,
-  kExplain,
-  kVersion
-};
-
-struct Route {
-  std::string_view path;  // a trailing "/" matches everything below it
-  std::string_view method;
-  Action action;
-  std::string_view endpoint;  // metric label
-  bool open = false;          // needs no key
-};
-
-constexpr std::array kRoutes = {
-    Route{"/v1/completions", "POST", Action::kCompletions, "/v1/completions"},
-    Route{"/v1/chat/completions", "POST", Action::kChat, "/v1/chat/completions"},
-    Route{"/v1/models", "GET", Action::kModels, "/v1/models"},
-    Route{"/v1/models/", "GET", Action::kModel, "/v1/models/{id}"},
-    Route{"/tokenize", "POST", Action::kTokenize, "/tokenize"},
-    Route{"/detokenize", "POST", Action::kDetokenize, "/detokenize"},
-    Route{"/health", "GET", Action::kHealth, "/health", true},
-    Route{"/ready", "GET", Action::kReady, "/ready", true},
-    Route{"/metrics", "GET", Action::kMetrics, "/metrics"},
-    Route{"/v1/kv/explain", "GET", Action::kExplain, "/v1/kv/explain"},
-    Route{"/version", "GET", Action::kVersion, "/version"},
-};
-
 // Bodies up to this size are tokenized on the I/O thread.
 constexpr size_t kInlineBytes = 16 << 10;
-
-const Route* find_route(std::string_view path) {
-  for (const auto& route : kRoutes) {
-    const bool below = route.path.back() == '/';
-    if (below ? path.size() > route.path.size() && path.substr(0, route.path.size()) == route.path
-              : path == route.path)
-      return &route;
-  }
-  return nullptr;
-}
-
-std::string allowed(const Route& route) {
-  return route.method == "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
-}
-
-// What the Fetch standard has pages of other origins ask. "*" stands for every header but Authorization.
-HttpResponse preflight(const Route& route) {
-  HttpResponse response{.content_type = ""};
-  response.headers = {{"Allow", allowed(route)},
-                      {"Access-Control-Allow-Methods", allowed(route)},
-                      {"Access-Control-Allow-Headers", "*, Authorization"},
-                      {"Access-Control-Max-Age", "86400"}};
-  return response;
-}
 
 HttpResponse json_response(const json::value& value, int status = 200) {
   return HttpResponse{.status = status, .body = json::serialize(value)};
@@ -112,19 +52,7 @@ HttpResponse detokenize(const ServedModel& model, const std::string& body) {
 }  // namespace
 
 std::optional<HttpResponse> Routes::screen(HttpRequest& request) {
-  const Route* route = find_route(request.path);
-  if (route) request.endpoint = route->endpoint;
-  // Browsers ask before they send a page's request, and send no key with that.
-  if (route && request.method == "OPTIONS") return preflight(*route);
-  if (!(route && route->open) && !keys_.tenant(request.authorization))
-    return error_http(
-        api_error(401, "The API key is missing or wrong: send it as 'Authorization: Bearer KEY'."));
-  if (!route) return error_http(api_error(404, fmt::format("There is nothing at {}.", request.path)));
-  if (request.method == route->method) return std::nullopt;
-  HttpResponse response = error_http(
-      api_error(405, fmt::format("{} takes {}, not {}.", route->path, allowed(*route), request.method)));
-  response.headers.emplace_back("Allow", allowed(*route));
-  return response;
+  return coordinator::screen(request, keys_);
 }
 
 void Routes::handle(ExchangePtr exchange) {

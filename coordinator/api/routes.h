@@ -1,4 +1,4 @@
-// The endpoints: which path takes which method, who may ask, and what answers. I/O thread only.
+// What answers at each endpoint (route_table.h). I/O thread only.
 #pragma once
 
 #include <memory>

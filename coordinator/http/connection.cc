@@ -15,6 +15,7 @@
 #include <boost/beast/http/chunk_encode.hpp>
 
 #include "coordinator/http/exchange_state.h"
+#include "coordinator/http/incoming_request.h"
 #include "monitoring/metrics.h"
 
 namespace lowkey::coordinator {
@@ -37,38 +38,6 @@ constexpr size_t kPipelineBytes = 64 << 10;
 // resets the connection and can destroy the answer on its way.
 constexpr size_t kLingerBytes = 16 << 20;
 constexpr auto kLingerDeadline = std::chrono::seconds(2);
-
-using Parser = http::request_parser<http::string_body>;
-
-struct Failure {
-  int status = 0;  // 0: nothing to answer, just close
-  std::string message;
-};
-
-Failure read_failure(const error_code& ec, const ServerOptions& options) {
-  if (ec == http::error::header_limit)
-    return {431, fmt::format("request header is longer than {} bytes", options.header_bytes)};
-  if (ec == http::error::body_limit)
-    return {413, fmt::format("request body is longer than {} bytes", options.body_bytes)};
-  if (ec == http::error::end_of_stream || ec == http::error::partial_message) return {};
-  static const auto& http_category = make_error_code(http::error::bad_method).category();
-  if (ec.category() == http_category) return {400, fmt::format("malformed HTTP request: {}", ec.message())};
-  return {};
-}
-
-HttpRequest make_request(const http::request_header<>& header) {
-  HttpRequest request;
-  const auto method = header.method_string();
-  request.method = header.method() == http::verb::head ? "GET" : std::string(method.data(), method.size());
-  const auto target = header.target();
-  const std::string_view whole(target.data(), target.size());
-  const std::string_view asked = whole.substr(0, whole.find('#'));
-  request.path = std::string(asked.substr(0, asked.find('?')));
-  request.query = std::string(asked.substr(std::min(request.path.size() + 1, asked.size())));
-  const auto authorization = header[http::field::authorization];
-  request.authorization = std::string(authorization.data(), authorization.size());
-  return request;
-}
 
 template <class Body>
 void set_head(http::response<Body>& message, const HttpResponse& response, bool keep_alive) {
@@ -126,57 +95,46 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
 
   awaitable<void> serve() {
     do {
-      Parser parser;
-      parser.header_limit(static_cast<uint32_t>(options_.header_bytes));
-      parser.body_limit(options_.body_bytes);
+      IncomingRequest incoming(options_);
       idle_ = buffer_.size() == 0;
       stream_.expires_after(options_.read_deadline);
-      auto [ec, n] = co_await http::async_read_header(stream_, buffer_, parser, kAwait);
+      auto [ec, n] = co_await http::async_read_header(stream_, buffer_, incoming.parser(), kAwait);
       idle_ = false;
       if (ec) {
         co_await fail(ec, "header");
         co_return;
       }
-      auto request = make_request(parser.get());
-      const bool keep_alive = parser.get().keep_alive();
-      std::optional<HttpResponse> refusal = handler_.screen(request);
-      if (!refusal && parser.get().count(http::field::content_encoding) > 0)
-        refusal = handler_.error_response(415, "compressed request bodies are not supported");
-      if (refusal) {
-        // A body that is still to come is not read: whoever has no key cannot make us hold 8 MiB.
-        const bool reusable = keep_alive && parser.is_done();
-        if (!reusable) refusal->close = true;
-        if (!co_await answer(request, std::move(*refusal), parser.get(), keep_alive)) co_return;
+      if (std::optional<HttpResponse> refusal = incoming.screen(handler_)) {
+        if (!co_await answer(incoming, std::move(*refusal))) co_return;
         continue;
       }
-      if (!parser.is_done() && !co_await read_body(parser, request)) co_return;
-      request.body = std::move(parser.get().body());
-      if (!co_await exchange(std::move(request), parser.get(), keep_alive)) co_return;
+      if (!incoming.complete() && !co_await read_body(incoming)) co_return;
+      if (!co_await exchange(incoming)) co_return;
     } while (!draining_);
   }
 
-  awaitable<bool> read_body(Parser& parser, const HttpRequest& request) {
+  awaitable<bool> read_body(IncomingRequest& incoming) {
     stream_.expires_after(options_.read_deadline);
-    if (beast::iequals(parser.get()[http::field::expect], "100-continue")) {
-      http::response<http::empty_body> go_on{http::status::continue_, parser.get().version()};
+    if (incoming.wants_continue()) {
+      http::response<http::empty_body> go_on{http::status::continue_, incoming.header().version()};
       auto [write_ec, written] = co_await http::async_write(stream_, go_on, kAwait);
       if (write_ec) co_return false;
     }
-    auto [ec, n] = co_await http::async_read(stream_, buffer_, parser, kAwait);
+    auto [ec, n] = co_await http::async_read(stream_, buffer_, incoming.parser(), kAwait);
     if (!ec) co_return true;
-    endpoint_ = request.endpoint;
+    endpoint_ = incoming.request().endpoint;
     co_await fail(ec, "body");
     co_return false;
   }
 
   // Hands the request to the handler and writes its answer; false: the connection is over.
-  awaitable<bool> exchange(HttpRequest request, const http::request_header<>& header, bool keep_alive) {
+  awaitable<bool> exchange(IncomingRequest& incoming) {
     using namespace asio::experimental::awaitable_operators;
-    exchange_ = std::make_shared<ExchangeState>(stream_.get_executor(), std::move(request),
+    exchange_ = std::make_shared<ExchangeState>(stream_.get_executor(), incoming.take(),
                                                 options_.stream_buffer_bytes);
     auto current = exchange_;
     handler_.handle(current);
-    auto outcome = co_await (write_answer(*current, header, keep_alive) || watch());
+    auto outcome = co_await (write_answer(*current, incoming.header(), incoming.keep_alive()) || watch());
     const bool written = outcome.index() == 0 && std::get<0>(outcome) != Written::kFailed;
     exchange_.reset();
     if (!written) close();
@@ -285,10 +243,9 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
     }
   }
 
-  awaitable<bool> answer(const HttpRequest& request, HttpResponse response,
-                         const http::request_header<>& header, bool keep_alive) {
-    const bool go_on = keep_alive && !response.close && !draining_;
-    if (!co_await write_whole(request, response, header, go_on)) co_return false;
+  awaitable<bool> answer(const IncomingRequest& incoming, HttpResponse response) {
+    const bool go_on = incoming.keep_alive() && !response.close && !draining_;
+    if (!co_await write_whole(incoming.request(), response, incoming.header(), go_on)) co_return false;
     if (!go_on) co_await linger();
     co_return go_on;
   }
@@ -298,7 +255,7 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
       if (buffer_.size() > 0 || what == std::string_view("body")) cut_off("slow_request");
       co_return;
     }
-    const Failure failure = read_failure(ec, options_);
+    const ReadFailure failure = read_failure(ec, options_);
     if (failure.status == 0) co_return;
     co_await answer_and_close(failure.status, failure.message);
   }

@@ -185,6 +185,36 @@ def make_api_request():
     seed("api_request", "detokenize", "\x03" + json.dumps({"tokens": [1, 2]}))
 
 
+def make_http():
+    def request(line, *fields, body="", key="k"):
+        head = [line, *([f"Authorization: Bearer {key}"] if key else []), *fields]
+        return "\r\n".join(head) + "\r\n\r\n" + body
+
+    def posted(path, value, *fields, **more):
+        body = json.dumps(value)
+        return request(f"POST {path} HTTP/1.1", f"Content-Length: {len(body)}", *fields, body=body, **more)
+
+    def chunked(path, *chunks):
+        body = "".join(f"{len(chunk):x};a=b\r\n{chunk}\r\n" for chunk in chunks) + "0\r\nT: v\r\n\r\n"
+        return request(f"POST {path} HTTP/1.1", "Transfer-Encoding: chunked", "Expect: 100-continue", body=body)
+
+    tokens = posted("/detokenize", {"tokens": [1, 2]})
+    seed("http", "pipelined", "\2" + request("GET /health HTTP/1.1", key="") + tokens +
+         request("HEAD /v1/models/a%2fb?c=%zz#d HTTP/1.1") + request("OPTIONS /tokenize HTTP/1.1"))
+    seed("http", "completion", "\6" + posted("/v1/completions", {"prompt": "a", "max_tokens": 3, "stop": ["."]}))
+    seed("http", "chunked", "\0" + chunked("/tokenize", '{"prompt"', ': "a b"}') + tokens)
+    seed("http", "chat", "\7" + posted("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}) +
+         request("GET /v1/kv/explain?request=cmpl-1 HTTP/1.0", "Connection: keep-alive"))
+    seed("http", "refused", "\4" + posted("/tokenize", {"prompt": "a"}, key="other"))
+    seed("http", "compressed", "\1" + posted("/tokenize", {}, "Content-Encoding: gzip"))
+    seed("http", "two_lengths", "\3" + posted("/tokenize", {}, "Transfer-Encoding: chunked"))
+    seed("http", "long_header", "\x3f" + request("GET /version HTTP/1.1", "X: " + "x" * 400))
+    seed("http", "long_body", "\x3f" + request("POST /tokenize HTTP/1.1", "Content-Length: 18446744073709551615"))
+    seed("http", "long_chunk", "\5" + request("POST /tokenize HTTP/1.1", "Transfer-Encoding: chunked",
+                                              body="ffffffffffffffff\r\nx"))
+    seed("http", "no_http", "\1\x16\x03\x01\r\n\r\n")
+
+
 def make_chat_template():
     seed("chat_template", "chatml",
          "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m.content | trim }}{% if not loop.last %}"
@@ -375,6 +405,7 @@ def main():
     make_sentencepiece()
     make_json_schema()
     make_api_request()
+    make_http()
     make_chat_template()
     seed("page_header", "plain", page_header())
     seed("page_header", "sink", page_header(levels=7, sink=1))
