@@ -8,12 +8,14 @@
 #include <thread>
 
 #include "cli/calibration.h"
+#include "cli/serve_options.h"
 
 namespace lowkey::cli {
 namespace {
 
 struct Command {
   CalibrationOptions options;
+  ServeConfig held;  // how: --weights
   std::string out;
 };
 
@@ -38,7 +40,8 @@ int fail(const Error& error) {
   return error.code == Code::kUsage ? 2 : error.code == Code::kBadInput ? 3 : 4;
 }
 
-int run(const Command& command) {
+int run(Command& command) {
+  command.options.weights = command.held.weights;
   // Before minutes of work: is there a place for the result?
   const auto folder = std::filesystem::absolute(command.out).parent_path();
   if (!std::filesystem::is_directory(folder))
@@ -93,6 +96,7 @@ void add_calibrate_command(CLI::App& app, int& exit_code) {
   calibrate->add_option("--steps", options.train_steps, "of training [as many as suit the model]")
       ->needs(train)
       ->check(CLI::PositiveNumber);
+  add_serve_setting(*calibrate, "weights", command->held);
   calibrate->add_option("--threads", options.threads, "of the compute pool")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));

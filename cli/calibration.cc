@@ -106,11 +106,18 @@ class Run {
                                trained ? "its bases are trained: add --train"
                                        : "its bases are not trained: no --train"),
                    "train"};
+    const worker::WeightStorage weights = worker::parse_weight_storage(options_.weights);
+    if (options_.train && worker::rounds_weights(weights))
+      return Error{
+          Code::kUsage,
+          fmt::format("--train: expected the model's own weights, found --weights {}", options_.weights),
+          "weights"};
     if (options_.train) {
       LOWKEY_ASSIGN(trainer, load_trainer());
       trainer_ = std::move(trainer);
     }
-    LOWKEY_ASSIGN(runner, worker::WindowRunner::load(options_.model_dir, {.threads = options_.threads}));
+    LOWKEY_ASSIGN(runner, worker::WindowRunner::load(options_.model_dir,
+                                                     {.threads = options_.threads, .weights = weights}));
     runner_ = std::move(runner);
     const worker::ModelConfig& config = runner_->config();
     if (recipe_.join > 0 && config.num_kv_heads % recipe_.join != 0)
@@ -165,6 +172,8 @@ class Run {
     profile_.basis = weighted(0) ? "weighted" : "pca";
     profile_.origin = fmt::format("{} windows of {} tokens from {}", windows_.size(), windows_[0].size(),
                                   options_.text.filename().string());
+    if (worker::rounds_weights(runner_->config().weights))
+      profile_.origin += fmt::format(", weights in {}", options_.weights);
     return {};
   }
 

@@ -21,6 +21,7 @@ struct CalibrationOptions {
   bool train = false;
   int64_t train_steps = 0;  // 0: the trainer's own
   int threads = 1;
+  std::string weights = "auto";  // one of serve's --weights
   // Windows of the loss pass: a forward pass of each for every vector, group and width.
   int loss_windows = 12;
 };

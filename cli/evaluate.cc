@@ -12,13 +12,14 @@
 #include "cli/evaluate_report.h"
 #include "cli/evaluate_run.h"
 #include "cli/progress.h"
+#include "cli/serve_options.h"
 
 namespace lowkey::cli {
 namespace {
 
 struct Command {
   EvaluateOptions options;
-  std::string dtype = "bf16";
+  ServeConfig held;  // how: --dtype and --weights
   std::filesystem::path out = ".";
 };
 
@@ -45,7 +46,8 @@ Status write_reports(const std::filesystem::path& folder, const std::vector<Eval
 }
 
 int run(Command& command) {
-  command.options.dtype = command.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
+  command.options.dtype = dtype_of(command.held);
+  command.options.weights = command.held.weights;
   std::optional<Progress> progress;
   const auto rows = evaluate(command.options, [&](int done, int total) {
     if (!progress) progress.emplace("evaluating", total);
@@ -80,9 +82,8 @@ void add_evaluate_command(CLI::App& app, int& exit_code) {
   evaluate->add_option("--windows", options.windows, "cut evenly from the text")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));
-  evaluate->add_option("--dtype", command->dtype, "of weights and exact K and V")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"bf16", "fp32"}));
+  add_serve_setting(*evaluate, "dtype", command->held);
+  add_serve_setting(*evaluate, "weights", command->held);
   evaluate->add_option("--threads", options.threads, "of the compute pool")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));

@@ -6,6 +6,8 @@
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "worker/model/model_config.h"
+
 namespace lowkey::cli {
 
 namespace json = boost::json;
@@ -23,8 +25,11 @@ std::string evaluate_markdown(std::span<const EvaluateRow> rows, const std::stri
   if (!rows.empty())
     text += fmt::format(
         "{}: {} positions of windows of {} tokens, from the middle on; perplexity of the exact cache "
-        "{:.3f}\n\n",
-        model, rows[0].tokens, rows[0].context, rows[0].ppl_exact);
+        "{:.3f}{}\n\n",
+        model, rows[0].tokens, rows[0].context, rows[0].ppl_exact,
+        worker::rounds_weights(worker::parse_weight_storage(rows[0].weights))
+            ? fmt::format(" and the model's own weights, beside them weights in {}", rows[0].weights)
+            : "");
   text +=
       "| recipe | ratio | bits per element | KL, nats | top-1 agreement | perplexity | recall, first "
       "question "
@@ -52,11 +57,11 @@ std::string evaluate_json(std::span<const EvaluateRow> rows) {
   std::string text = "[\n";
   for (const EvaluateRow& row : rows) {
     text += fmt::format(
-        "  {{\"recipe\": {}, \"ratio\": {:.6g}, \"bits_per_element\": {:.6g}, \"kl\": {:.6g}, \"top1\": "
+        "  {{\"recipe\": {}, \"weights\": \"{}\", \"ratio\": {:.6g}, \"bits_per_element\": {:.6g}, \"kl\": {:.6g}, \"top1\": "
         "{:.6g}, "
         "\"ppl\": {:.6g}, \"ppl_exact\": {:.6g}, \"recall_first\": {}, \"recall_later\": {}, "
         "\"attention_ratio\": {:.6g}, \"encode_share\": {:.6g}, \"context\": {}, \"tokens\": {}}}",
-        json::serialize(json::string(row.recipe)), row.ratio, row.bits_per_element, row.kl, row.top1, row.ppl,
+        json::serialize(json::string(row.recipe)), row.weights, row.ratio, row.bits_per_element, row.kl, row.top1, row.ppl,
         row.ppl_exact, optional(row.recall_first), optional(row.recall_later), row.attention_ratio,
         row.encode_share, row.context, row.tokens);
     text += &row == &rows.back() ? "\n" : ",\n";

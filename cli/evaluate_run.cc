@@ -56,8 +56,7 @@ class Evaluation {
 
  private:
   Status load() {
-    LOWKEY_ASSIGN(runner, worker::WindowRunner::load(options_.model, {options_.dtype, options_.threads}));
-    runner_ = std::move(runner);
+    LOWKEY_TRY(load_models());
     const worker::ModelConfig& config = runner_->config();
     context_ = options_.context == 0 ? config.max_positions : options_.context;
     if (context_ < 2 || context_ > config.max_positions)
@@ -82,6 +81,21 @@ class Evaluation {
     return {};
   }
 
+  Status load_models() {
+    worker::WindowRunnerOptions held{.dtype = options_.dtype,
+                                     .threads = options_.threads,
+                                     .weights = worker::parse_weight_storage(options_.weights)};
+    LOWKEY_ASSIGN(runner, worker::WindowRunner::load(options_.model, held));
+    runner_ = std::move(runner);
+    if (!worker::rounds_weights(held.weights)) return {};
+    held.weights = worker::WeightStorage::kAuto;
+    LOWKEY_ASSIGN(reference, worker::WindowRunner::load(options_.model, held));
+    own_weights_ = std::move(reference);
+    return {};
+  }
+
+  worker::WindowRunner& reference() { return own_weights_ ? *own_weights_ : *runner_; }
+
   Result<ResolvedCache> resolve(const kvstore::Recipe& recipe, const Hash128& fingerprint, DType dtype) {
     return kvstore::resolve_files(recipe, recipe.needs_profile() ? options_.profile : "", options_.model,
                                   model_shape(runner_->config(), fingerprint, dtype), 0, 1);
@@ -91,8 +105,8 @@ class Evaluation {
     const std::span<const int32_t> tokens = std::span(window).first(context_);
     const int middle = context_ / 2;
     worker::ExactAnswers exact(runner_->config().vocab_size);
-    LOWKEY_TRY(runner_->run(tokens, exact_.pages, middle,
-                            [&](int, std::span<const float> logits) { exact.add(logits); }));
+    LOWKEY_TRY(reference().run(tokens, exact_.pages, middle,
+                               [&](int, std::span<const float> logits) { exact.add(logits); }));
     for (Candidate& candidate : candidates_) {
       RecipeSequence sequence(*runner_, candidate.cache, candidate.levels);
       LOWKEY_TRY(sequence.prompt(tokens.first(middle), middle, nullptr));
@@ -153,6 +167,7 @@ class Evaluation {
         static_cast<double>(runner_->config().num_layers) / cache.layers.num_banks();
     const std::string& name = cache.recipe.name;
     EvaluateRow row{.recipe = whole ? name : fmt::format("{}:{}", name, candidate.levels),
+                    .weights = options_.weights,
                     .ratio = layers_per_bank *
                              static_cast<double>(cache.pages.bf16_bytes_for_tokens(context_)) /
                              static_cast<double>(bytes),
@@ -175,6 +190,7 @@ class Evaluation {
   const EvaluateOptions& options_;
   const EvaluateProgress& progress_;
   std::unique_ptr<worker::WindowRunner> runner_;
+  std::unique_ptr<worker::WindowRunner> own_weights_;  // the same model, where runner_'s weights are rounded
   int context_ = 0;
   std::vector<std::vector<int32_t>> windows_;  // one token longer than the context
   std::vector<RecallTask> tasks_;

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "cli/inspect_report.h"
+#include "cli/serve_options.h"
 #include "kvstore/recipe/recipe.h"
 #include "worker/device/device.h"
 #include "worker/model/random_model.h"
@@ -16,8 +17,7 @@ namespace {
 struct Command {
   std::string model_dir;
   int tp = 1;
-  std::string dtype = "bf16";
-  std::string weights = "auto";
+  ServeConfig held;  // how: --dtype and --weights
   std::string kv_bytes = "1GiB";
   std::vector<std::string> recipes;
   std::string profile;
@@ -54,8 +54,8 @@ std::string describe_devices() {
 
 int report(const Command& command) {
   InspectOptions options{.tp = command.tp,
-                         .dtype = command.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16,
-                         .weights = worker::parse_weight_storage(command.weights),
+                         .dtype = dtype_of(command.held),
+                         .weights = worker::parse_weight_storage(command.held.weights),
                          .kv_bytes = *parse_bytes(command.kv_bytes),
                          .profile = command.profile};
   std::vector<kvstore::Recipe> recipes;
@@ -85,12 +85,8 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   inspect->add_option("--tp", command->tp, "ranks of a replica")
       ->capture_default_str()
       ->check(CLI::Range(1, 1024));
-  inspect->add_option("--dtype", command->dtype, "of weights and exact K and V")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"bf16", "fp32"}));
-  inspect->add_option("--weights", command->weights, "as serve's; int8 and int4: with the error of rounding")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "full", "int8", "int4"}));
+  add_serve_setting(*inspect, "dtype", command->held);
+  add_serve_setting(*inspect, "weights", command->held);
   inspect->add_option("--kv-bytes", command->kv_bytes, "cache of all ranks together")
       ->capture_default_str()
       ->check(check_bytes);

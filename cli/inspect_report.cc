@@ -50,8 +50,7 @@ std::string describe_model(const ModelConfig& config, uint64_t parameters, size_
 
 // Of weights that are rounded: loads them.
 Result<std::string> rounding_report(const std::filesystem::path& model, const ModelConfig& config) {
-  if (config.weights != worker::WeightStorage::kInt8 && config.weights != worker::WeightStorage::kInt4)
-    return std::string();
+  if (!worker::rounds_weights(config.weights)) return std::string();
   const auto backend = kernels::make_cpu_backend({.threads = 1});
   LOWKEY_ASSIGN(loaded, worker::Model::load(model, config, 0, 1, *backend));
   return fmt::format("  relative RMS error: {}\n", loaded->weight_report().describe());

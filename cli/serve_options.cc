@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/check.h"
+
 extern char** environ;
 
 namespace lowkey::cli {
@@ -62,6 +64,37 @@ class OptionBinder {
 
   CLI::App& app_;
   std::map<std::string, std::string> variables_;
+};
+
+// Declares the option of one field, `name`, if there is one.
+class OneOption {
+ public:
+  OneOption(CLI::App& app, std::string_view name) : binder_(app), name_(name) {}
+
+  void text(const char* name, std::string& value, const char* help) {
+    if (is(name)) binder_.text(name, value, help);
+  }
+  void secret(const char* name, std::string& value, const char* help) {
+    if (is(name)) binder_.secret(name, value, help);
+  }
+  void number(const char* name, int& value, int low, int high, const char* help) {
+    if (is(name)) binder_.number(name, value, low, high, help);
+  }
+  void choice(const char* name, std::string& value, std::initializer_list<const char*> allowed,
+              const char* help) {
+    if (is(name)) binder_.choice(name, value, allowed, help);
+  }
+  void bytes(const char* name, uint64_t& value, uint64_t low, const char* help) {
+    if (is(name)) binder_.bytes(name, value, low, help);
+  }
+
+  bool found() const { return !binder_.variables().empty(); }
+
+ private:
+  bool is(const char* name) const { return name_ == name; }
+
+  OptionBinder binder_;
+  const std::string_view name_;
 };
 
 // LOWKEY_ variables as flags. CLI11's own variables lose against its config file, so they go in front of the
@@ -135,6 +168,16 @@ ParsedOptions parse_serve_options(int argc, char** argv, bool print) {
     parsed.exit_code = 2;
   }
   return parsed;
+}
+
+void add_serve_setting(CLI::App& command, std::string_view name, ServeConfig& config) {
+  OneOption option(command, name);
+  ServeConfig::visit_fields(config, option);
+  LOWKEY_CHECK(option.found(), "setting {}", name);
+}
+
+kernels::DType dtype_of(const ServeConfig& config) {
+  return config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
 }
 
 std::string describe(const ServeConfig& config) {

@@ -18,6 +18,7 @@
 #include "cli/join.h"
 #include "cli/model_shape.h"
 #include "cli/processes.h"
+#include "cli/serve_options.h"
 #include "coordinator/text/tokenizer.h"
 #include "kvstore/page/page_memory.h"
 #include "kvstore/recipe/recipe.h"
@@ -75,12 +76,12 @@ Result<worker::Device> open_device(const Job& job, kernels::DType dtype) {
 
 Result<Replica> load(const Job& job) {
   Replica replica;
-  const auto dtype = job.config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
+  const kernels::DType dtype = dtype_of(job.config);
   LOWKEY_ASSIGN(config, served_config(job.config));
   LOWKEY_ASSIGN(device, open_device(job, dtype));
   replica.device = std::move(device);
   kernels::Backend& backend = *replica.device.backend;
-  if ((job.config.weights == "int8" || job.config.weights == "int4") && !backend.keeps_few_bits())
+  if (worker::rounds_weights(config.weights) && !backend.keeps_few_bits())
     return Error{
         Code::kUsage,
         fmt::format("--weights {}: expected --device cpu, found {}", job.config.weights, replica.device.name),

@@ -172,6 +172,9 @@ lowkey calibrate --model DIR --text TRAIN --out DIR/profiles/lowkey.profile.safe
 lowkey evaluate  --model DIR --text HELD_OUT --recipe recipes/exact.yaml recipes/q8.yaml recipes/lowkey-*.yaml --out OUT
 ```
 
+With `--weights int8` or `int4` the reference keeps the model's own weights: the rows show the error of weights and cache together,
+and `exact`'s that of the weights alone.
+
 """
 
 

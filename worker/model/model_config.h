@@ -25,6 +25,10 @@ enum class WeightStorage : uint8_t { kAuto, kFull, kInt8, kInt4 };
 
 // Of "auto", "full", "int8" and "int4". REQUIRES: one of them.
 WeightStorage parse_weight_storage(std::string_view name);
+// Are they rounded beyond what the model's files have?
+constexpr bool rounds_weights(WeightStorage storage) {
+  return storage == WeightStorage::kInt8 || storage == WeightStorage::kInt4;
+}
 
 // Field names follow config.json; units: elements unless said otherwise.
 struct ModelConfig {

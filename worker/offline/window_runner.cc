@@ -17,6 +17,7 @@ constexpr auto kStepDeadline = std::chrono::hours(1);
 Result<std::unique_ptr<WindowRunner>> WindowRunner::load(const std::filesystem::path& model_dir,
                                                          const WindowRunnerOptions& options) {
   LOWKEY_ASSIGN(config, ModelConfig::read(model_dir));
+  config.weights = options.weights;
   auto backend = kernels::make_cpu_backend({.dtype = options.dtype, .threads = options.threads});
   LOWKEY_ASSIGN(model, Model::load(model_dir, config, 0, 1, *backend));
   auto comms = transport::make_loopback_comms(1);

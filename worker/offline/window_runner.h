@@ -20,6 +20,7 @@ namespace lowkey::worker {
 struct WindowRunnerOptions {
   kernels::DType dtype = kernels::DType::kBf16;  // of weights and exact K and V
   int threads = 1;                               // of the compute pool
+  WeightStorage weights = WeightStorage::kAuto;
 };
 
 // Takes the logits of the token at `position`: f32 [vocab_size], valid during the call. Positions ascend.

@@ -131,6 +131,28 @@ TEST(Calibration, RanksFollowTheRecipe) {
   EXPECT_EQ(2 * kept, groups);
 }
 
+TEST(Calibration, SeesTheKeysOfRoundedWeights) {
+  const testing::TempFolder folder;
+  CalibrationOptions options{
+      .model_dir = write_model(folder.path()),
+      .text = write_text(folder.path()),
+      .recipe = write_recipe(folder.path(), "name: r\nfeatures: {basis: pca, keep: 0.5}\n"),
+      .tokens = 1024,
+      .threads = 2};
+  const auto own = calibrate(options);
+  options.weights = "int4";
+  const auto rounded = calibrate(options);
+  ASSERT_TRUE(own.ok() && rounded.ok());
+  EXPECT_EQ(own->profile.model_fingerprint, rounded->profile.model_fingerprint);
+  EXPECT_NE(own->profile.vectors[0].mean, rounded->profile.vectors[0].mean);
+  EXPECT_EQ(own->profile.origin + ", weights in int4", rounded->profile.origin);
+  options.train = true;
+  options.recipe.clear();
+  const auto trained = calibrate(options);
+  ASSERT_FALSE(trained.ok());
+  EXPECT_NE(trained.error().message.find("--weights int4"), std::string::npos) << trained.error().message;
+}
+
 TEST(Calibration, RefusesInOneLine) {
   const testing::TempFolder folder;
   const fs::path text = write_text(folder.path()), model = write_model(folder.path());

@@ -80,6 +80,30 @@ TEST(Evaluate, ScoresTellRecipesApart) {
   EXPECT_GT(four.encode_share, 0);
 }
 
+// The reference has the model's own weights: what they lose by rounding adds to what the cache loses.
+TEST(Evaluate, ScoresRoundedWeightsAndCacheTogether) {
+  TempFolder folder;
+  cli::EvaluateOptions options{
+      .model = kDemo, .text = some_text(folder.path()), .context = 192, .windows = 2};
+  options.recipes = {kSource / "recipes" / "exact.yaml",
+                     write_recipe(folder.path(), "four", "bits: {quantizer: embedded, width: 4}\n")};
+  const auto own = cli::evaluate(options, nullptr);
+  options.weights = "int8";
+  const auto eight = cli::evaluate(options, nullptr);
+  options.weights = "int4";
+  const auto four = cli::evaluate(options, nullptr);
+  ASSERT_TRUE(own.ok() && eight.ok() && four.ok());
+  EXPECT_EQ((*own)[0].kl, 0);
+  EXPECT_GT((*eight)[0].kl, 0);
+  EXPECT_GT((*four)[0].kl, 5 * (*eight)[0].kl);
+  for (const auto* rows : {&*own, &*eight, &*four}) EXPECT_EQ((*rows)[0].ppl_exact, (*own)[0].ppl_exact);
+  EXPECT_GT((*four)[1].kl, (*four)[0].kl) << "the cache's error comes on top";
+  EXPECT_GT((*four)[1].kl, (*own)[1].kl) << "and the weights'";
+  const std::string text = cli::evaluate_markdown(*four, "demo");
+  EXPECT_NE(text.find("weights in int4"), std::string::npos) << text;
+  EXPECT_EQ(cli::evaluate_markdown(*own, "demo").find("weights"), std::string::npos);
+}
+
 // Exact while hot: what comes back from a store answers like the recipe that it was spilled in. A little
 // better, because the prompt was computed with exact pages, and the rest of the text is.
 TEST(Evaluate, ARestoredPrefixIsAsGoodAsItsSpillRecipe) {
@@ -105,7 +129,7 @@ TEST(Evaluate, JsonHasTheseNames) {
   ASSERT_EQ(parsed.size(), 2u);
   std::set<std::string> names;
   for (const auto& [name, value] : parsed[0].as_object()) names.insert(name);
-  EXPECT_EQ(names, (std::set<std::string>{"recipe", "ratio", "bits_per_element", "kl", "top1", "ppl",
+  EXPECT_EQ(names, (std::set<std::string>{"recipe", "weights", "ratio", "bits_per_element", "kl", "top1", "ppl",
                                           "ppl_exact", "recall_first", "recall_later", "attention_ratio",
                                           "encode_share", "context", "tokens"}));
   EXPECT_EQ(parsed[0].at("recipe").as_string(), "a\"b");
@@ -177,6 +201,7 @@ TEST(Evaluate, WritesItsFiles) {
   TempFolder folder;
   const fs::path text = some_text(folder.path());
   EXPECT_EQ(run("--model x"), 2);
+  EXPECT_EQ(run("--model x --recipe y --text z --weights int2"), 2);
   ::testing::internal::CaptureStdout();
   EXPECT_EQ(
       run("--model " + kDemo.string() + " --recipe " + (kSource / "recipes" / "q8.yaml").string() +
