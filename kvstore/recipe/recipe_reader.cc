@@ -1,13 +1,9 @@
 #include "kvstore/recipe/recipe_reader.h"
 
-#include <spdlog/fmt/fmt.h>
-
 #include <algorithm>
 #include <functional>
-#include <set>
 #include <utility>
 
-#include "base/one_line.h"
 #include "kvstore/recipe/recipe_rules.h"
 
 namespace lowkey::kvstore {
@@ -17,16 +13,6 @@ using kernels::ScaleAxis;
 
 namespace {
 
-std::string quoted(const YAML::Node& node) {
-  YAML::Emitter out;
-  out << YAML::Flow << node;
-  return out.good() ? fmt::format("'{}'", out.c_str()) : "a value";
-}
-
-std::string joined(const std::string& path, std::string_view key) {
-  return path.empty() ? std::string(key) : fmt::format("{}: {}", path, key);
-}
-
 constexpr std::string_view kMerge =
     "merged layers attend before their partner exists, so they need exact prefill and pages of their own "
     "(MiniCache, "
@@ -34,99 +20,11 @@ constexpr std::string_view kMerge =
 constexpr std::string_view kPreRope =
     "keys are stored after RoPE; stored before it, every slot needs its position and every read a rotation "
     "(V5)";
-constexpr int kFullWidth = -2;
-
 constexpr std::string_view kSlide =
     "an exact window that slides needs pages that change at both ends (KIVI); hot: {flush: N} encodes blocks "
     "of N";
 
 }  // namespace
-
-Error RecipeReader::error(const YAML::Node& at, const std::string& what) const {
-  return Error{Code::kBadInput, fmt::format("{}:{}: {}", where_, at.Mark().line + 1, one_line(what)), {}};
-}
-
-Error RecipeReader::error_in(const char* key, const std::string& what) const {
-  const YAML::Node node = std::as_const(root_)[key];
-  return error(node ? node : root_, what);
-}
-
-Status RecipeReader::read_map(const YAML::Node& map, const std::string& path,
-                              const std::vector<Key>& keys) const {
-  std::string known;
-  for (const Key& key : keys) known += fmt::format("{}{}", known.empty() ? "" : ", ", key.name);
-  if (!map.IsMap())
-    return error(map, fmt::format("{}: expected a map of {}", path.empty() ? "recipe" : path, known));
-  std::set<std::string> seen;
-  for (const auto& entry : map) {
-    if (!entry.first.IsScalar()) return error(entry.first, joined(path, "a key must be a word"));
-    const std::string name = entry.first.Scalar();
-    const auto key = std::ranges::find(keys, name, &Key::name);
-    if (key == keys.end())
-      return error(entry.first, fmt::format("unknown key '{}'{}{}; known: {}", name,
-                                            path.empty() ? "" : " in ", path, known));
-    if (!seen.insert(name).second)
-      return error(entry.first, joined(path, fmt::format("key '{}' appears twice", name)));
-    LOWKEY_TRY(key->read(entry.second));
-  }
-  return {};
-}
-
-RecipeReader::Read RecipeReader::refuse(std::string path, std::string_view reason) const {
-  return [this, path, reason](const YAML::Node& node) -> Status {
-    return error(node, fmt::format("{}: {} is not served: {}", path, quoted(node), reason));
-  };
-}
-
-RecipeReader::Read RecipeReader::integer(std::string path, int low, int high, int& out) const {
-  return [this, path, low, high, &out](const YAML::Node& node) -> Status {
-    if (node.IsScalar() && YAML::convert<int>::decode(node, out) && out >= low && out <= high) return {};
-    return error(node, fmt::format("{}: expected a whole number from {} to {}, found {}", path, low, high,
-                                   quoted(node)));
-  };
-}
-
-template <class T>
-RecipeReader::Read RecipeReader::number(std::string path, double low, double high, T& out) const {
-  return [this, path, low, high, &out](const YAML::Node& node) -> Status {
-    double value = 0;
-    if (!node.IsScalar() || !YAML::convert<double>::decode(node, value) || !(value >= low && value <= high))
-      return error(
-          node, fmt::format("{}: expected a number from {} to {}, found {}", path, low, high, quoted(node)));
-    out = value;
-    return {};
-  };
-}
-
-RecipeReader::Read RecipeReader::text(std::string path, std::string& out) const {
-  return [this, path, &out](const YAML::Node& node) -> Status {
-    if (!node.IsScalar() || node.Scalar().empty() || node.Scalar().find('/') != std::string::npos)
-      return error(node, fmt::format("{}: expected a word, found {}", path, quoted(node)));
-    out = node.Scalar();
-    return {};
-  };
-}
-
-template <class T, class Out>
-RecipeReader::Read RecipeReader::choice(std::string path, std::vector<Word<T>> words,
-                                        std::vector<Unserved> unserved, Out& out) const {
-  return [this, path, words, unserved, &out](const YAML::Node& node) -> Status {
-    const std::string_view found = node.IsScalar() ? std::string_view(node.Scalar()) : std::string_view();
-    std::string known;
-    for (const Word<T>& word : words) {
-      if (word.word == found) {
-        out = word.value;
-        return {};
-      }
-      known += fmt::format("{}{}", known.empty() ? "" : ", ", word.word);
-    }
-    for (const Unserved& word : unserved)
-      if (word.word == found)
-        return error(node, fmt::format("{}: {} is not served: {}", path, quoted(node), word.reason));
-    return error(node, fmt::format("{}: expected {}{}, found {}", path, words.size() > 1 ? "one of " : "",
-                                   known, quoted(node)));
-  };
-}
 
 Result<Recipe> RecipeReader::read(const YAML::Node& root) {
   root_ = root;
@@ -146,12 +44,13 @@ Result<Recipe> RecipeReader::read(const YAML::Node& root) {
                        {"profile", text("profile", recipe_.profile)},
                        {"budget", text("budget", recipe_.budget)}}));
   if (recipe_.name.empty()) return error(root, "name: expected one, found none");
-  LOWKEY_ASSIGN(key, make_side(key_));
-  LOWKEY_ASSIGN(value, make_side(value_));
-  recipe_.key = key;
-  recipe_.value = value;
+  for (const auto& [said, side] : {std::pair(&key_, &recipe_.key), std::pair(&value_, &recipe_.value)}) {
+    auto made = make_side(*said, both_, per_head_);
+    if (!made) return error_in("bits", made.error().message);
+    *side = *made;
+  }
   // The share of features names its budget.
-  if (per_head_ && recipe_.budget.empty()) recipe_.budget = fmt::format("keep-{:.2f}", key.keep);
+  if (per_head_ && recipe_.budget.empty()) recipe_.budget = fmt::format("keep-{:.2f}", recipe_.key.keep);
   if (recipe_.has_archive() && recipe_.recent_block == 0) recipe_.recent_block = recipe_.page_tokens;
   if (const auto broken = broken_rule(recipe_)) return error_in(broken->key, broken->what);
   return recipe_;
@@ -302,48 +201,6 @@ Status RecipeReader::read_bits(const YAML::Node& node) {
   side("key", key_);
   side("value", value_);
   return read_map(node, path, keys);
-}
-
-Result<SideDials> RecipeReader::make_side(const SideText& own) const {
-  const auto pick = [&](auto SideText::*field) { return own.*field ? own.*field : both_.*field; };
-  const auto basis = pick(&SideText::basis);
-  const auto quantizer = pick(&SideText::quantizer);
-  const auto axis = pick(&SideText::axis);
-  const auto group = pick(&SideText::group);
-  const auto online = pick(&SideText::online_scale);
-  SideDials side;
-  side.basis = basis.value_or(BasisKind::kIdentity);
-  side.keep = pick(&SideText::keep).value_or(1.0);
-  side.per_head = per_head_;
-  const int width = pick(&SideText::width).value_or(quantizer ? 0 : kFullWidth);
-  if (width == kFullWidth) {
-    if (quantizer || axis || group || online)
-      return error_in(
-          "bits", "bits: nothing is quantized at width: full: leave out quantizer, axis, group and scale");
-    return side;
-  }
-  if (quantizer && !pick(&SideText::width)) return error_in("bits", "bits: width: expected one, found none");
-  side.width = width;
-  side.quantizer = quantizer.value_or(Quantizer::kEmbedded);
-  if (side.quantizer == Quantizer::kEmbedded) {
-    if (axis == ScaleAxis::kChannel)
-      return error_in("bits",
-                      "bits: axis: embedded codes have one norm per token; scales per channel are affine");
-    if (group.value_or(kernels::kGroupFeatures) != kernels::kGroupFeatures)
-      return error_in("bits", fmt::format("bits: group: embedded codes have groups of {} features, found {}",
-                                          kernels::kGroupFeatures, *group));
-    if (online.value_or(false))
-      return error_in(
-          "bits", "bits: scale: online: embedded cells are static: the profile's scale times the row's norm");
-    return side;
-  }
-  if (!axis || !group)
-    return error_in("bits", "bits: affine codes need an axis and a group: what shares one minimum and step");
-  if (online.has_value() && !*online)
-    return error_in("bits", "bits: scale: profile: affine codes carry the minimum and step of every block");
-  side.axis = *axis;
-  side.scale_span = *group;
-  return side;
 }
 
 Status RecipeReader::read_hot(const YAML::Node& node) {
