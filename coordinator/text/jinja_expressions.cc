@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "coordinator/text/jinja_builtins.h"
+#include "coordinator/text/jinja_tests.h"
 
 namespace lowkey::coordinator::jinja {
 namespace {
@@ -14,51 +15,6 @@ namespace {
 constexpr int kMaxExpressionDepth = 100;
 
 }  // namespace
-
-const Token& ExpressionParser::peek(size_t ahead) const {
-  return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
-}
-const Token& ExpressionParser::take() {
-  const Token& token = peek();
-  if (at_ + 1 < tokens_.size()) ++at_;
-  return token;
-}
-bool ExpressionParser::is_operator(std::string_view text, size_t ahead) const {
-  return peek(ahead).kind == TokenKind::kOperator && peek(ahead).text == text;
-}
-bool ExpressionParser::is_name(std::string_view text, size_t ahead) const {
-  return peek(ahead).kind == TokenKind::kName && peek(ahead).text == text;
-}
-
-void ExpressionParser::fail(const std::string& message) const {
-  throw SyntaxError{peek().line, message};
-}
-
-std::string ExpressionParser::found() const {
-  switch (peek().kind) {
-    case TokenKind::kBlockEnd:
-      return "%}";
-    case TokenKind::kOutputEnd:
-      return "}}";
-    case TokenKind::kEnd:
-      return "the end of the template";
-    case TokenKind::kText:
-      return "text";
-    default:
-      return fmt::format("'{}'", peek().text);
-  }
-}
-void ExpressionParser::expect(std::string_view op) {
-  if (!accept(op)) fail(fmt::format("expected '{}', found {}", op, found()));
-}
-void ExpressionParser::expect(TokenKind kind, std::string_view what) {
-  if (peek().kind != kind) fail(fmt::format("expected {}, found {}", what, found()));
-  take();
-}
-std::string ExpressionParser::expect_name() {
-  if (peek().kind != TokenKind::kName) fail(fmt::format("expected a name, found {}", found()));
-  return take().text;
-}
 
 // Counts recursion of the parser itself, e.g. of brackets.
 struct ExpressionParser::Nesting {

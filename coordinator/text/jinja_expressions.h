@@ -5,32 +5,18 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "coordinator/text/jinja_ast.h"
-#include "coordinator/text/jinja_lexer.h"
+#include "coordinator/text/jinja_cursor.h"
 
 namespace lowkey::coordinator::jinja {
 
 // Recursive descent, one function per level of precedence. Throws SyntaxError.
-class ExpressionParser {
+class ExpressionParser : protected TokenCursor {
  protected:
   using Names = std::initializer_list<std::string_view>;
 
-  explicit ExpressionParser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
-
-  // The current token, or one ahead of it; the last one is kEnd and stays.
-  const Token& peek(size_t ahead = 0) const;
-  const Token& take();
-  bool is_operator(std::string_view text, size_t ahead = 0) const;
-  bool is_name(std::string_view text, size_t ahead = 0) const;
-  bool accept(std::string_view op) { return is_operator(op) && (take(), true); }
-  bool accept_name(std::string_view name) { return is_name(name) && (take(), true); }
-  void expect(std::string_view op);
-  void expect(TokenKind kind, std::string_view what);
-  std::string expect_name();
-  [[noreturn]] void fail(const std::string& message) const;
-  std::string found() const;  // the current token, for messages
+  using TokenCursor::TokenCursor;
 
   ExpressionPtr parse_tuple();  // an expression, or several with commas between: a list
   ExpressionPtr parse_expression();
@@ -72,8 +58,6 @@ class ExpressionParser {
   void parse_items(Expression& list, std::string_view closer);
   ExpressionPtr parse_dict();
 
-  std::vector<Token> tokens_;
-  size_t at_ = 0;
   int nesting_ = 0;
 };
 

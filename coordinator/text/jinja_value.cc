@@ -14,10 +14,6 @@ namespace {
 // Deeper nesting can only come from a template that builds it on purpose.
 constexpr int kMaxNesting = 32;
 
-void check_nesting(int depth) {
-  if (depth > kMaxNesting) throw TemplateError{"nests values too deep"};
-}
-
 std::string float_text(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
@@ -50,100 +46,11 @@ void write_string_repr(std::string& out, std::string_view text) {
   out += quote;
 }
 
-void write_json_string(std::string& out, std::string_view text) {
-  out += '"';
-  for (const char c : text) {
-    switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      case '\b':
-        out += "\\b";
-        break;
-      case '\f':
-        out += "\\f";
-        break;
-      default:
-        if (static_cast<uint8_t>(c) < 0x20) {
-          out += fmt::format("\\u{:04x}", static_cast<int>(c));
-        } else {
-          out += c;
-        }
-    }
-  }
-  out += '"';
-}
-
-class JsonWriter {
- public:
-  explicit JsonWriter(int indent) : indent_(indent) {}
-  std::string out;
-
-  void write(const Value& value, int depth) {
-    check_nesting(depth);
-    if (const auto* text = value.string()) {
-      write_json_string(out, *text);
-    } else if (const auto* list = value.list()) {
-      open('[');
-      for (size_t i = 0; i < list->size(); ++i) {
-        separate(i == 0, depth + 1);
-        write((*list)[i], depth + 1);
-      }
-      close(']', list->empty(), depth);
-    } else if (const auto* dict = value.dict()) {
-      open('{');
-      bool first = true;
-      for (const auto& [key, item] : dict->entries()) {
-        separate(first, depth + 1);
-        first = false;
-        write_json_string(out, key);
-        out += ": ";
-        write(item, depth + 1);
-      }
-      close('}', first, depth);
-    } else if (value.is_undefined() || value.function()) {
-      throw TemplateError{fmt::format("tojson: a value of type {} is not JSON", value.type_name())};
-    } else if (value.is_none()) {
-      out += "null";
-    } else if (value.is_bool()) {
-      out += value.truth() ? "true" : "false";
-    } else {
-      out += value.text();
-    }
-  }
-
- private:
-  void open(char bracket) { out += bracket; }
-  void separate(bool first, int depth) {
-    if (!first) out += indent_ < 0 ? ", " : ",";
-    new_line(depth);
-  }
-  void close(char bracket, bool empty, int depth) {
-    if (!empty) new_line(depth);
-    out += bracket;
-  }
-  void new_line(int depth) {
-    if (indent_ < 0) return;
-    out += '\n';
-    out.append(static_cast<size_t>(indent_) * static_cast<size_t>(depth), ' ');
-  }
-
-  int indent_;
-};
-
 }  // namespace
+
+void check_nesting(int depth) {
+  if (depth > kMaxNesting) throw TemplateError{"nests values too deep"};
+}
 
 const Value* Dict::find(std::string_view key) const {
   for (const auto& [name, value] : entries_) {
@@ -325,12 +232,6 @@ int compare(const Value& a, const Value& b) {
     if (value->is_undefined()) throw TemplateError{value->undefined_message()};
   }
   throw TemplateError{fmt::format("{} and {} cannot be ordered", a.type_name(), b.type_name())};
-}
-
-std::string to_json(const Value& value, int indent) {
-  JsonWriter writer(indent);
-  writer.write(value, 0);
-  return std::move(writer.out);
 }
 
 }  // namespace lowkey::coordinator::jinja

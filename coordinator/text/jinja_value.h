@@ -129,7 +129,7 @@ struct Arguments {
 
 // -1, 0, 1; throws where Python would.
 int compare(const Value& a, const Value& b);
-// json.dumps; `indent` < 0: on one line.
-std::string to_json(const Value& value, int indent);
+// Throws where values within values are deeper than any template needs.
+void check_nesting(int depth);
 
 }  // namespace lowkey::coordinator::jinja
