@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <set>
 
+#include "base/grammar/schema_types.h"
+
 namespace lowkey::grammar {
 namespace {
 

@@ -1,8 +1,9 @@
 #include "base/grammar/schema_merge.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
+
+#include "base/grammar/schema_types.h"
 
 namespace lowkey::grammar {
 namespace {
@@ -18,10 +19,6 @@ constexpr size_t kMaxAlternatives = 256;
   throw SchemaError{fmt::format("{}: {}", path, what)};
 }
 
-std::string_view view(json::string_view text) {
-  return {text.data(), text.size()};
-}
-
 size_t values_in(const json::value& value) {
   size_t count = 1;
   if (const auto* array = value.if_array())
@@ -33,11 +30,6 @@ size_t values_in(const json::value& value) {
 
 json::value all_of(const json::value& a, const json::value& b) {
   return json::object{{"allOf", json::array{a, b}}};
-}
-
-bool equal(const json::value& a, const json::value& b) {
-  if (a.is_number() && b.is_number()) return a.to_number<double>() == b.to_number<double>();
-  return a == b;
 }
 
 // The tighter of two numbers.
@@ -57,29 +49,6 @@ void tighten(const json::object& a, const json::object& b, std::string_view key,
   (*out)[key] = takes_first ? *first : *second;
 }
 
-json::array string_types(const std::vector<std::string>& types) {
-  json::array out;
-  for (const auto& type : types) out.emplace_back(type);
-  return out;
-}
-
-// False: there is no type that both allow.
-bool merge_types(const json::object& a, const json::object& b, json::object* out) {
-  if (!a.contains("type") && !b.contains("type")) return true;
-  std::vector<std::string> both;
-  const auto of_a = types_of(a), of_b = types_of(b);
-  const auto has = [](const std::vector<std::string>& types, const std::string& type) {
-    return std::ranges::find(types, type) != types.end();
-  };
-  for (const std::string& type : of_a) {
-    if (has(of_b, type) || (type == "integer" && has(of_b, "number"))) both.push_back(type);
-    if (type == "number" && !has(of_b, "number") && has(of_b, "integer") && !has(of_a, "integer"))
-      both.emplace_back("integer");
-  }
-  (*out)["type"] = string_types(both);
-  return !both.empty();
-}
-
 // The schema that an object gives a property which it does not name.
 json::value additional(const json::object& schema) {
   const auto* value = schema.if_contains("additionalProperties");
@@ -90,43 +59,49 @@ bool is(const json::value& schema, bool value) {
   return schema.is_bool() && schema.get_bool() == value;
 }
 
+// False: there is no value that both name.
+bool merge_enums(const json::object& a, const json::object& b, json::object* out) {
+  const auto *ours = enum_of(a), *theirs = enum_of(b);
+  if (ours || theirs) {
+    json::array both;
+    for (const auto& value : ours ? *ours : *theirs) {
+      const bool kept =
+          !ours || !theirs || std::ranges::any_of(*theirs, [&](const auto& v) { return equal(v, value); });
+      if (kept) both.push_back(value);
+    }
+    if (both.empty()) return false;
+    (*out)["enum"] = std::move(both);
+  }
+  return true;
+}
+
+void merge_items(const json::object& a, const json::object& b, const std::string& path, json::object* out) {
+  const auto *items = a.if_contains("items"), *others = b.if_contains("items");
+  const bool tuple = a.contains("prefixItems"), other_tuple = b.contains("prefixItems");
+  if ((tuple && (other_tuple || others)) || (other_tuple && items))
+    fail(path, "'prefixItems' and 'items' in schemas that must hold together are not supported");
+  if (items && others)
+    (*out)["items"] = all_of(*items, *others);
+  else if (items || others)
+    (*out)["items"] = items ? *items : *others;
+}
+
+void merge_alternatives(const json::object& a, const json::object& b, const std::string& path,
+                        json::object* out) {
+  const auto *left = a.if_contains("anyOf"), *right = b.if_contains("anyOf");
+  if (left && right && left->is_array() && right->is_array()) {
+    if (left->get_array().size() * right->get_array().size() > kMaxAlternatives)
+      fail(path, fmt::format("more than {} combinations of alternatives", kMaxAlternatives));
+    json::array pairs;
+    for (const auto& l : left->get_array())
+      for (const auto& r : right->get_array()) pairs.push_back(all_of(l, r));
+    (*out)["anyOf"] = std::move(pairs);
+  } else if (left || right) {
+    (*out)["anyOf"] = left ? *left : *right;
+  }
+}
+
 }  // namespace
-
-bool is_number_type(std::string_view type) {
-  return type == "number" || type == "integer";
-}
-
-std::string type_of(const json::value& value) {
-  if (value.is_null()) return "null";
-  if (value.is_bool()) return "boolean";
-  if (value.is_string()) return "string";
-  if (value.is_array()) return "array";
-  if (value.is_object()) return "object";
-  if (value.is_double() && value.get_double() != std::floor(value.get_double())) return "number";
-  return "integer";
-}
-
-bool has_type(const json::value& value, const std::vector<std::string>& types) {
-  const std::string type = type_of(value);
-  return std::ranges::any_of(
-      types, [&](const std::string& t) { return t == type || (t == "number" && type == "integer"); });
-}
-
-std::vector<std::string> types_of(const json::object& schema) {
-  std::vector<std::string> types;
-  const auto* value = schema.if_contains("type");
-  if (!value) return {"object", "array", "string", "number", "boolean", "null"};
-  if (const auto* one = value->if_string()) types.emplace_back(view(*one));
-  if (const auto* several = value->if_array())
-    for (const auto& item : *several)
-      if (item.is_string()) types.emplace_back(view(item.get_string()));
-  return types;
-}
-
-const json::array* enum_of(const json::object& schema) {
-  const auto* value = schema.if_contains("enum");
-  return value ? value->if_array() : nullptr;
-}
 
 const Schema& SchemaMerger::resolve(std::string_view reference, const std::string& path) const {
   if (!reference.starts_with('#'))
@@ -213,42 +188,18 @@ Schema SchemaMerger::merged(const Schema& first, const Schema& second, const std
                              view(entry.key())));
     out[entry.key()] = entry.value();
   }
-  if (!merge_types(a, b, &out)) return false;
-  const auto *ours = enum_of(a), *theirs = enum_of(b);
-  if (ours || theirs) {
-    json::array both;
-    for (const auto& value : ours ? *ours : *theirs) {
-      const bool kept =
-          !ours || !theirs || std::ranges::any_of(*theirs, [&](const auto& v) { return equal(v, value); });
-      if (kept) both.push_back(value);
-    }
-    if (both.empty()) return false;
-    out["enum"] = std::move(both);
+  if (a.contains("type") || b.contains("type")) {
+    out["type"] = types_of_both(a, b);
+    if (out["type"].get_array().empty()) return false;
   }
+  if (!merge_enums(a, b, &out)) return false;
   for (const char* key : {"minimum", "exclusiveMinimum", "minLength", "minItems"})
     tighten(a, b, key, true, &out);
   for (const char* key : {"maximum", "exclusiveMaximum", "maxLength", "maxItems"})
     tighten(a, b, key, false, &out);
   merge_objects(a, b, &out);
-  const auto *items = a.if_contains("items"), *others = b.if_contains("items");
-  const bool tuple = a.contains("prefixItems"), other_tuple = b.contains("prefixItems");
-  if ((tuple && (other_tuple || others)) || (other_tuple && items))
-    fail(path, "'prefixItems' and 'items' in schemas that must hold together are not supported");
-  if (items && others)
-    out["items"] = all_of(*items, *others);
-  else if (items || others)
-    out["items"] = items ? *items : *others;
-  const auto *left = a.if_contains("anyOf"), *right = b.if_contains("anyOf");
-  if (left && right && left->is_array() && right->is_array()) {
-    if (left->get_array().size() * right->get_array().size() > kMaxAlternatives)
-      fail(path, fmt::format("more than {} combinations of alternatives", kMaxAlternatives));
-    json::array pairs;
-    for (const auto& l : left->get_array())
-      for (const auto& r : right->get_array()) pairs.push_back(all_of(l, r));
-    out["anyOf"] = std::move(pairs);
-  } else if (left || right) {
-    out["anyOf"] = left ? *left : *right;
-  }
+  merge_items(a, b, path, &out);
+  merge_alternatives(a, b, path, &out);
   return out;
 }
 
@@ -317,8 +268,7 @@ bool SchemaMerger::are_disjoint(const Schema& first, const Schema& second, const
       return disjoint(option, *other, path, depth + 1);
     });
   }
-  json::object types;
-  if (!merge_types(one, two, &types)) return true;
+  if (types_of_both(one, two).empty()) return true;
   const auto *values = enum_of(one), *others = enum_of(two);
   const auto misses = [](const json::array* of, const json::object& schema) {
     return of && std::ranges::none_of(*of, [&](const auto& v) { return has_type(v, types_of(schema)); });

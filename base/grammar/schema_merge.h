@@ -41,12 +41,4 @@ class SchemaMerger {
   mutable size_t work_ = 0;
 };
 
-// The types that `type` names; all seven where it is absent.
-std::vector<std::string> types_of(const boost::json::object& schema);
-// The values that enum and const leave; null: they say nothing.
-const boost::json::array* enum_of(const boost::json::object& schema);
-bool is_number_type(std::string_view type);
-std::string type_of(const boost::json::value& value);  // "integer" for whole numbers
-bool has_type(const boost::json::value& value, const std::vector<std::string>& types);
-
 }  // namespace lowkey::grammar

@@ -5,6 +5,7 @@
 
 #include "base/grammar/number_pattern.h"
 #include "base/grammar/schema_compiler.h"
+#include "base/grammar/schema_types.h"
 
 namespace lowkey::grammar {
 namespace {
