@@ -57,13 +57,14 @@ std::string evaluate_json(std::span<const EvaluateRow> rows) {
   std::string text = "[\n";
   for (const EvaluateRow& row : rows) {
     text += fmt::format(
-        "  {{\"recipe\": {}, \"weights\": \"{}\", \"ratio\": {:.6g}, \"bits_per_element\": {:.6g}, \"kl\": {:.6g}, \"top1\": "
+        "  {{\"recipe\": {}, \"weights\": \"{}\", \"ratio\": {:.6g}, \"bits_per_element\": {:.6g}, \"kl\": "
+        "{:.6g}, \"top1\": "
         "{:.6g}, "
         "\"ppl\": {:.6g}, \"ppl_exact\": {:.6g}, \"recall_first\": {}, \"recall_later\": {}, "
         "\"attention_ratio\": {:.6g}, \"encode_share\": {:.6g}, \"context\": {}, \"tokens\": {}}}",
-        json::serialize(json::string(row.recipe)), row.weights, row.ratio, row.bits_per_element, row.kl, row.top1, row.ppl,
-        row.ppl_exact, optional(row.recall_first), optional(row.recall_later), row.attention_ratio,
-        row.encode_share, row.context, row.tokens);
+        json::serialize(json::string(row.recipe)), row.weights, row.ratio, row.bits_per_element, row.kl,
+        row.top1, row.ppl, row.ppl_exact, optional(row.recall_first), optional(row.recall_later),
+        row.attention_ratio, row.encode_share, row.context, row.tokens);
     text += &row == &rows.back() ? "\n" : ",\n";
   }
   return text + "]\n";

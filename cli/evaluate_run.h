@@ -7,8 +7,9 @@
 // recodes spilled pages, the first half is a prefix that came back from a store; bytes and times are of its
 // pages on the device.
 //
-// The reference is the exact cache with the weights as the model has them. Where they are rounded (int8, int4),
-// what is scored is the error of weights and cache together; the recipe `exact` then shows that of the weights.
+// The reference is the exact cache with the weights as the model has them. Where they are rounded (int8,
+// int4), what is scored is the error of weights and cache together; the recipe `exact` then shows that of the
+// weights.
 //
 // A recipe of several levels has a row for each: of its first levels alone, `name:1` and so on, and of all.
 #pragma once

@@ -1,5 +1,5 @@
-// What the keywords `type` and `enum` of a JSON schema say, and the types of values. Private to base/grammar: it
-// holds Boost.JSON.
+// What the keywords `type` and `enum` of a JSON schema say, and the types of values. Private to base/grammar:
+// it holds Boost.JSON.
 #pragma once
 
 #include <boost/json.hpp>

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "coordinator/text/jinja_builtins.h"
+#include "coordinator/text/jinja_tests.h"
 
 namespace lowkey::coordinator::jinja {
 namespace {

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <map>
 
-#include "coordinator/text/jinja_strings.h"
+#include "coordinator/text/utf8.h"
 
 namespace lowkey::coordinator::jinja {
 namespace {

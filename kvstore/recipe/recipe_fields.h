@@ -1,5 +1,6 @@
-// What reading any part of a recipe needs: maps of known keys, and how a key's value is taken. Every mistake is
-// one line with its place, what was expected and what was found. Private to this folder (it pulls in yaml-cpp).
+// What reading any part of a recipe needs: maps of known keys, and how a key's value is taken. Every mistake
+// is one line with its place, what was expected and what was found. Private to this folder (it pulls in
+// yaml-cpp).
 #pragma once
 
 #include <spdlog/fmt/fmt.h>

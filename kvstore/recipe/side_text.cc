@@ -40,9 +40,10 @@ Result<SideDials> make_side(const SideText& own, const SideText& both, bool per_
       return refused("bits: axis: embedded codes have one norm per token; scales per channel are affine");
     if (group.value_or(kernels::kGroupFeatures) != kernels::kGroupFeatures)
       return refused(fmt::format("bits: group: embedded codes have groups of {} features, found {}",
-                                          kernels::kGroupFeatures, *group));
+                                 kernels::kGroupFeatures, *group));
     if (online.value_or(false))
-      return refused("bits: scale: online: embedded cells are static: the profile's scale times the row's norm");
+      return refused(
+          "bits: scale: online: embedded cells are static: the profile's scale times the row's norm");
     return side;
   }
   if (!axis || !group)

@@ -19,8 +19,8 @@ struct SideText {
   std::optional<bool> online_scale;
 };
 
-// What both sides say under what one side says, with defaults. Errors: what its quantizer does not have, under
-// the key `bits`; without a place.
+// What both sides say under what one side says, with defaults. Errors: what its quantizer does not have,
+// under the key `bits`; without a place.
 Result<SideDials> make_side(const SideText& own, const SideText& both, bool per_head);
 
 }  // namespace lowkey::kvstore

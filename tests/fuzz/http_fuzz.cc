@@ -117,6 +117,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 2) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
   const auto whole = converse(bytes, bytes.size()), pieces = converse(bytes, 1 + data[0] % 64);
-  LOWKEY_CHECK(whole == pieces, "whole: {}; in pieces: {}", fmt::join(whole, " | "), fmt::join(pieces, " | "));
+  LOWKEY_CHECK(whole == pieces, "whole: {}; in pieces: {}", fmt::join(whole, " | "),
+               fmt::join(pieces, " | "));
   return 0;
 }

@@ -16,8 +16,8 @@ class ByteStream {
   template <class Buffers>
   size_t read_some(const Buffers& to, boost::system::error_code& failure) {
     failure = {};
-    const size_t n = boost::asio::buffer_copy(
-        to, boost::asio::const_buffer(rest_.data(), std::min(piece_, rest_.size())));
+    const size_t n =
+        boost::asio::buffer_copy(to, boost::asio::const_buffer(rest_.data(), std::min(piece_, rest_.size())));
     rest_.remove_prefix(n);
     if (n == 0 && rest_.empty()) failure = boost::asio::error::eof;
     return n;

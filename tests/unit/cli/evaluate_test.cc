@@ -129,9 +129,9 @@ TEST(Evaluate, JsonHasTheseNames) {
   ASSERT_EQ(parsed.size(), 2u);
   std::set<std::string> names;
   for (const auto& [name, value] : parsed[0].as_object()) names.insert(name);
-  EXPECT_EQ(names, (std::set<std::string>{"recipe", "weights", "ratio", "bits_per_element", "kl", "top1", "ppl",
-                                          "ppl_exact", "recall_first", "recall_later", "attention_ratio",
-                                          "encode_share", "context", "tokens"}));
+  EXPECT_EQ(names, (std::set<std::string>{"recipe", "weights", "ratio", "bits_per_element", "kl", "top1",
+                                          "ppl", "ppl_exact", "recall_first", "recall_later",
+                                          "attention_ratio", "encode_share", "context", "tokens"}));
   EXPECT_EQ(parsed[0].at("recipe").as_string(), "a\"b");
   EXPECT_DOUBLE_EQ(parsed[0].at("kl").to_number<double>(), 1e-5);
   EXPECT_TRUE(parsed[1].at("recall_first").is_null());

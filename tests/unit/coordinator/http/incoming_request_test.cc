@@ -67,14 +67,17 @@ TEST(IncomingRequest, IsReadAlikeHoweverItsBytesArrive) {
   const std::string big(300, 'x');
   const Case cases[] = {
       {"pipelined",
-       "GET /a?b=1?c#d HTTP/1.1\r\n\r\nHEAD /e# HTTP/1.1\r\n\r\nPOST /f HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi",
+       "GET /a?b=1?c#d HTTP/1.1\r\n\r\nHEAD /e# HTTP/1.1\r\n\r\nPOST /f HTTP/1.1\r\nContent-Length: "
+       "2\r\n\r\nhi",
        {"GET /a [b=1?c] ", "GET /e [] ", "POST /f [] hi", "failed 0"}},
       {"chunked",
        "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nExpect: 100-Continue\r\n\r\n"
        "2;x=y\r\nab\r\n1\r\nc\r\n0\r\nT: v\r\n\r\n",
        {"continue", "POST /a [] abc", "failed 0"}},
       {"no more", "GET /a HTTP/1.0\r\n\r\nGET /b HTTP/1.0\r\n\r\n", {"GET /a [] "}},
-      {"refused", "GET /no HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n", {"refused 404", "GET /b [] ", "failed 0"}},
+      {"refused",
+       "GET /no HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n",
+       {"refused 404", "GET /b [] ", "failed 0"}},
       {"a body nobody reads", "POST /no HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi", {"refused 404, closed"}},
       {"a key", "GET /secret HTTP/1.1\r\nAuthorization: Bearer k\r\n\r\n", {"GET /secret [] ", "failed 0"}},
       {"compressed",
