@@ -2,6 +2,8 @@
 
 #include <boost/json.hpp>
 
+#include "coordinator/text/utf8.h"
+
 namespace lowkey::coordinator {
 
 namespace json = boost::json;
@@ -91,7 +93,7 @@ std::string error_body(const ApiError& error) {
     return text.empty() ? json::value(nullptr) : json::value(text);
   };
   const json::object body = {{"error",
-                              {{"message", error.message},
+                              {{"message", replace_invalid_utf8(error.message)},  // may quote what was sent
                                {"type", error.type},
                                {"param", or_null(error.param)},
                                {"code", or_null(error.code)}}}};
