@@ -92,7 +92,7 @@ enum class Feeder { kProcess, kCoordinator, kLeader, kRank, kStore, kCache };
   X(kGrammarMaskSeconds, "lowkey_grammar_mask_seconds", kHistogram, kLeader, "", kItl,                       \
     "Computing one of them, beside the step")                                                                \
   X(kGrammarWaitSeconds, "lowkey_grammar_wait_seconds", kHistogram, kLeader, "", kItl,                       \
-    "Time that a step waited for one")                                                                       \
+    "Time that an answer waited for one")                                                                    \
   /* engine: prefixes that travel, pressure, cost model */                                                   \
   X(kRestoreDecisions, "lowkey_prefix_decisions_total", kCounter, kLeader,                                   \
     "decision=restore|progressive|recompute|wait", kNone,                                                    \

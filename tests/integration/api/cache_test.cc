@@ -1,5 +1,4 @@
 // What requests may say about the cache, and what their answers tell of it.
-#include <cstring>
 #include <set>
 
 #include "kvstore/page/page_identity.h"
@@ -77,9 +76,8 @@ class PrefixRouting : public ApiTest {
     return state;
   }
   static std::vector<Hash128> pages_of(const std::vector<int32_t>& tokens) {
-    Hash128 model, layout;
-    std::memset(&model, 'm', sizeof(model));
-    std::memset(&layout, 'l', sizeof(layout));
+    constexpr uint64_t kModel = 0x6d6d6d6d6d6d6d6d, kLayout = 0x6c6c6c6c6c6c6c6c;  // as the state above says
+    const Hash128 model{kModel, kModel}, layout{kLayout, kLayout};
     std::vector<Hash128> pages = {kvstore::root_identity(model, layout, "")};
     for (size_t at = 0; at + kPageTokens <= tokens.size(); at += kPageTokens)
       pages.push_back(kvstore::chain_hash(pages.back(), std::span(tokens).subspan(at, kPageTokens)));

@@ -188,7 +188,9 @@ TEST(SchedulerLadder, LongAnswersShareTheirSteps) {
     }
     steps[on] = loop.steps();
     const int64_t needed = kRequests * (kPrompt + kAnswer - 1);
-    if (on) EXPECT_LT(loop.computed(), needed * 5 / 4);
+    if (on) {
+      EXPECT_LT(loop.computed(), needed * 5 / 4);
+    }
   }
   EXPECT_LT(2 * steps[1], steps[0]);
 }
