@@ -8,10 +8,15 @@
 namespace lowkey::kernels::test {
 namespace {
 
+// Queries and weights are rounded to bf16 before they are multiplied.
+bool attends_in_pairs(const Backend& backend) {
+  return backend.host_accessible() && backend.dtype() == DType::kBf16 && has_bf16_pairs();
+}
+
 // What a device may be off from float64 sums. Products of bf16 attend in bf16 in prefill.
 Tolerance device_tolerance(const Backend& backend, const PageLayout& layout) {
   Tolerance worst;
-  const bool in_pairs = backend.host_accessible() && backend.dtype() == DType::kBf16 && has_bf16_pairs();
+  const bool in_pairs = attends_in_pairs(backend);
   for (int levels = 1; levels <= layout.num_levels; ++levels) {
     const Tolerance one = tolerance(layout, levels, in_pairs);
     if (one.decibel != 0)
@@ -369,8 +374,11 @@ TEST_P(ObserverParity, SumsEqualTheReference) {
       attend_chunks_anywhere(i == 0 ? *backend : *reference, layout, s, inputs, memory, tokens, 29,
                              {.observer = &observer});
     }
-    for (int which = 0; which < 3; ++which)
-      expect_close(sums[0][which], sums[1][which], 2e-5, 2e-6, "sums " + std::to_string(which));
+    const bool rounds = attends_in_pairs(*backend);
+    for (int which = 0; which < 3; ++which) {
+      expect_close(sums[0][which], sums[1][which], rounds ? 2e-2 : 2e-5, rounds ? 1e-3 : 2e-6,
+                   "sums " + std::to_string(which));
+    }
   }
 }
 
