@@ -161,7 +161,7 @@ void check_sampling(std::string_view body) {
     return;
   }
   LOWKEY_CHECK(params->temperature >= 0 && params->top_p > 0 && params->top_p <= 1 && params->top_k >= 0);
-  LOWKEY_CHECK(params->max_tokens >= 1 && params->min_tokens >= 0 &&
+  LOWKEY_CHECK(params->max_tokens >= 0 && params->min_tokens >= 0 &&
                params->min_tokens <= params->max_tokens);
   LOWKEY_CHECK(params->repetition_penalty > 0, "{}", params->repetition_penalty);
   for (const auto& [token, bias] : params->bias) LOWKEY_CHECK(token >= 0 && token < kVocab);
