@@ -23,11 +23,11 @@ void warn_without_recovery(int size) {
 // Ends this process when a call that blocks waits for too long.
 class BlockingCall {
  public:
-  explicit BlockingCall(const char* what)
-      : watchdog_(MpiRuntime::kPatience, [what] {
+  explicit BlockingCall(const char* what, Duration patience = MpiRuntime::kPatience)
+      : watchdog_(patience, [what, patience] {
           spdlog::error(
               "{}: a rank of this job has not come to it for {:.0f} s, it is gone or stopped: this rank ends",
-              what, seconds(MpiRuntime::kPatience));
+              what, seconds(patience));
           exit_now(4);
         }) {
     watchdog_.begin();
@@ -44,8 +44,11 @@ Result<std::unique_ptr<MpiRuntime>> MpiRuntime::start() {
   int given = MPI_THREAD_SINGLE;
   // Without mpirun, Open MPI would start a daemon of its own beside this process, which needs none.
   setenv("OMPI_MCA_ess_singleton_isolated", "1", 0);
+  // Nor does hwloc, which MPI starts, need to ask an X server for GPUs: where DISPLAY names a host that is
+  // not there, it would wait for it.
+  setenv("HWLOC_COMPONENTS", "-gl", 0);
   {
-    const BlockingCall blocking("MPI_Init");
+    const BlockingCall blocking("MPI_Init", kStartPatience);
     // Serialized, not funneled: the step thread makes the calls, the main thread starts and ends.
     LOWKEY_TRY(mpi_status(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given), "MPI_Init"));
   }

@@ -14,7 +14,9 @@ namespace lowkey::transport {
 class MpiRuntime {
  public:
   // MPI's blocking calls, start and end and split(), have no deadline: who waits in one for longer, because a
-  // rank is gone or stopped, says so, and its process ends with 4.
+  // rank is gone or stopped, says so, and its process ends with 4. Starting may take a host that resolves no
+  // names as long as its resolver tries: 5 s, a few times.
+  static constexpr Duration kStartPatience = std::chrono::seconds(30);
   static constexpr Duration kPatience = std::chrono::seconds(10);
 
   // Works without mpirun too (one rank). Warns when more than one rank runs without --enable-recovery: then
