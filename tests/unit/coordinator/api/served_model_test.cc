@@ -66,7 +66,7 @@ TEST_F(ServedModels, AFileIsKnownBehindALink) {
 TEST_F(ServedModels, DefaultsAreTheModels) {
   write("generation_config.json",
         R"({"temperature": 0.6, "top_p": 0.8, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05})");
-  const SamplingDefaults& defaults = load()->defaults;
+  const SamplingDefaults defaults = load()->defaults;
   EXPECT_EQ(defaults.temperature, 0.6);
   EXPECT_EQ(defaults.top_p, 0.8);
   EXPECT_EQ(defaults.top_k, 20);
