@@ -17,9 +17,8 @@ void Engine::on_landed(const RestoreCommands::Landed& landed) {
     if (landed.sources[i] != 0) {
       spills_.mark_stored(identity);
       pool_.set_stored(identity, true);
-    } else if (std::exchange(asked, fetch.gaps)) {
-      if (!spills_.forget_stored(identity) || fetch.from > 0)
-        continue;  // whoever computes it stores it again
+    } else if (std::exchange(asked, fetch.gaps) && spills_.forget_stored(identity) && fetch.from == 0) {
+      // Whoever computes it stores it again.
       pool_.set_stored(identity, false);
       lost += memory_.layout().page_tokens;
     }

@@ -77,10 +77,11 @@ void Engine::choose_tokens(const Step& step) {
 // come. A token below 0: the answer is complete, and the model has no token that ends it.
 Engine::Choice Engine::choose(Sequence& sequence, std::span<float> logits, Deadline wait) {
   const SamplingParams& sampling = sequence.sampling;
-  const std::vector<int32_t> ends = end_tokens(sequence);
   const size_t position = sequence.tokens.size();
   LogitRules rules{.counts = &sequence.counts};
   bool may_end = sequence.generated() >= sampling.min_tokens;
+  std::vector<int32_t> ends;  // where they matter
+  if (sequence.grammar || !may_end) ends = end_tokens(sequence);
   std::shared_ptr<const grammar::AllowedTokens> allowed;
   if (sequence.grammar) {
     const auto found = grammars_.allowed(sequence.grammar, wait);
