@@ -11,7 +11,7 @@ DOC = HERE.parent / "docs" / "metrics.md"
 GROUPS = {
     "Coordinator": "Requests as users see them. Fed by the coordinator.",
     "Leader": "Engine steps. Fed by rank 0 of each replica.",
-    "Cache": "Fed by workers (tier `device`) and stores (tier `host`).",
+    "Cache": "Fed by workers (tier `device`) and stores (tiers `host` and `disk`).",
     "Rank": "Fed by every worker rank.",
     "Store": "Fed by stores.",
     "Process": "Fed by every process.",
@@ -22,12 +22,12 @@ HEAD = """# Metrics
 <!-- Written by monitoring/catalog.py from monitoring/catalog.h; change that and run the script. -->
 
 `GET /metrics` of the coordinator answers for all ranks of the cluster in Prometheus' text format; every series carries
-`role` and `rank`. Units are base units: seconds, bytes, shares from 0 to 1. Counters exist from the start with zero for all
+`role` and `rank`, the numbers of [operations.md](operations.md#launch). Units are base units: seconds, bytes, shares from 0 to 1. Counters exist from the start with zero for all
 label values listed here, so that `rate()` sees the first event. A label value that is not listed appears as `other`, and a
 label without a list is bounded by the cluster (its peers, routes, settings), never by requests.
 
 `deploy/observe/compose.yaml` brings Prometheus with the alert rules of `monitoring/alerts/lowkey.yaml`, and Grafana with the
-dashboard `monitoring/grafana/lowkey.json`. When the server was started with `--api-key`, `/metrics` wants it as well.
+dashboard `monitoring/grafana/lowkey.json`; which metric answers what is in [operations.md](operations.md#watch). When the server was started with `--api-key`, `/metrics` wants it as well.
 """
 
 

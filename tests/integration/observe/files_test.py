@@ -18,6 +18,27 @@ def metric_names(text):
     return set(re.findall(r"\blowkey_\w+", text))
 
 
+def unknown_labels(query):
+    """Labels, and values of labels, that the query's metrics do not have."""
+    metrics = {m.name: m for m in catalog()}
+    everywhere = {"instance", "job", "role", "rank", "le"}
+    found, known = [], set(everywhere)
+    for name in metric_names(query):
+        known |= set(metrics[re.sub(r"_(bucket|sum|count)$", "", name)].labels)
+    for name, selector in re.findall(r"\b(lowkey_\w+)\{([^}]*)\}", query):
+        labels = metrics[re.sub(r"_(bucket|sum|count)$", "", name)].labels
+        for label, operator, value in re.findall(r'(\w+)(=~|!~|!=|=)"([^"]*)"', selector):
+            if label in everywhere:
+                continue
+            values = labels.get(label, ["none"])
+            matches = [v for v in values if (re.fullmatch(value, v) if "~" in operator else value == v)]
+            if label not in labels or (values and not matches):
+                found.append(f"{name}{{{label}{operator}{value}}}")
+    for listed in re.findall(r"\b(?:by|on|ignoring) \(([^)]*)\)", query):
+        found += [label for label in listed.replace(" ", "").split(",") if label not in known]
+    return found
+
+
 class Dashboard(unittest.TestCase):
     def setUp(self):
         self.dashboard = json.loads(DASHBOARD.read_text())
@@ -56,6 +77,13 @@ class Dashboard(unittest.TestCase):
         stems = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
         self.assertEqual({m.name for m in catalog()} - stems - used, set(), "metrics that no panel shows")
 
+    def test_names_only_labels_and_values_of_the_catalog(self):
+        for panel in self.panels:
+            for target in panel["targets"]:
+                self.assertEqual(unknown_labels(target["expr"]), [], panel["title"])
+        self.assertEqual(unknown_labels('sum by (kind) (rate(lowkey_kv_bytes{tier="moon", state=~"u.*"}[5m]))'),
+                         ["lowkey_kv_bytes{tier=moon}", "kind"])
+
 
 class Documentation(unittest.TestCase):
     def test_is_what_the_catalog_says(self):
@@ -65,6 +93,11 @@ class Documentation(unittest.TestCase):
 class Alerts(unittest.TestCase):
     def test_name_only_metrics_of_the_catalog(self):
         self.assertLessEqual(metric_names(ALERTS.read_text()), series_names())
+
+    def test_name_only_labels_and_values_of_the_catalog(self):
+        for block in ALERTS.read_text().split("- alert: ")[1:]:
+            name, expr = re.match(r"(\w+)\s+expr: (.*?)\n +(?:for|labels):", block, re.S).groups()
+            self.assertEqual(unknown_labels(expr), [], name)
 
     @unittest.skipUnless(shutil.which("promtool"), "promtool (package prometheus) is absent")
     def test_promtool_accepts_configuration_and_rules_and_each_alert_fires(self):
