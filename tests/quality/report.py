@@ -189,6 +189,10 @@ def training(args, name):
     return f" Trained by `deploy/demo-model/train.py` on {tokens[1]} M tokens." if tokens else ""
 
 
+def recall_note(exact):
+    return "" if exact["recall_first"] else " It recalls no pass key with any cache, so the columns of recall say nothing."
+
+
 def write(args, root, bench, rows, others, lines):
     docs = args.docs or args.out
     context = bench.config["max_position_embeddings"]
@@ -213,7 +217,7 @@ def write(args, root, bench, rows, others, lines):
     for name, (twin, found) in others.items():
         text += (f"\n## Twin `{name}`\n\nPerplexity of the exact cache {found['exact']['ppl_exact']:.2f}; "
                  f"{2 * 2 * len(set(twin.config.get('kv_producer') or range(twin.config['num_hidden_layers']))) * twin.config['num_key_value_heads'] * twin.config['head_dim']} "
-                 f"bytes per token in bf16.{training(args, name)}\n\n![{name}](quality-{name}.svg)\n\n") + table(found.values(), sweeps.frontier(found.values()))
+                 f"bytes per token in bf16.{training(args, name)}{recall_note(found['exact'])}\n\n![{name}](quality-{name}.svg)\n\n") + table(found.values(), sweeps.frontier(found.values()))
         save(docs, f"quality-{name}.svg", plot.curves(f"{name}: KL against bytes", families(found), "KL to the exact cache, nats"))
     save(docs, "quality-demo.svg", plot.curves("demo model: KL against bytes", families(rows), "KL to the exact cache, nats"))
     save(docs, "quality.md", text)
