@@ -59,8 +59,8 @@ def speed(family):
 
 ROWS = {
     "Overview": [
-        stat("Ready", "1 when every rank of a replica answered within its deadline", "bool_yes_no",
-             f"max(lowkey_ready{{{HERE}}})"),
+        stat("Ready", "Whether each of the chosen clusters has a replica of which every rank answered within its deadline",
+             "bool_yes_no", f"min(lowkey_ready{{{HERE}}})"),
         stat("Ranks up", "Ranks that answer heartbeats", "none", f"sum(lowkey_rank_up{{{HERE}}})"),
         stat("Running", "Sequences in the running batch", "none", f"sum(lowkey_num_requests_running{{{HERE}}})"),
         stat("Held", "Requests the coordinator holds: waiting or being answered", "none", f"sum(lowkey_queued_requests{{{HERE}}})"),
@@ -136,8 +136,8 @@ ROWS = {
               (f'sum by (tier, state) (lowkey_kv_pages{{{RANK}, state!="capacity"}})', "{{tier}} {{state}}")),
         panel("Used share", "Share of each rank's device pages in use", "percentunit",
               (f"lowkey_kv_cache_usage_ratio{{{RANK}}}", "rank {{rank}}"), max=1),
-        panel("Bytes per token", "Marginal cost of one more token, over all ranks", "bytes",
-              (f"sum(lowkey_kv_bytes_per_token{{{HERE}}})", "all ranks")),
+        panel("Bytes per token", "Marginal cost of one more token, over the ranks of one replica", "bytes",
+              (f"""sum(lowkey_kv_bytes_per_token{{{HERE}}}) / sum(lowkey_replicas{{{HERE}, state!="gone"}})""", "one replica")),
         panel("Compression", "bf16 bytes over our bytes for a sequence of 8192 tokens, everything counted", "x",
               (f"avg(lowkey_kv_compression_ratio{{{HERE}}})", "ratio")),
     ],
