@@ -3,11 +3,12 @@
 against the full restore. The store sits on the worker's host (shared memory), or on another one behind a rate-limited
 link (tests/support/two_hosts.py; needs root). One line per target, `name measured target pass|fail`.
 
-usage: tests/bench/link.py [--prefix 2048 8192 32768] [--rate 1gbit] [--json FILE]     (needs a build of the preset release;
-                                                                                         tests/bench/run calls it, too)
+usage: tests/bench/link.py [--prefix 2048 8192 32768] [--shapes 135M 1B] [--rate 1gbit] [--json FILE]
+       (needs a build of the preset release; tests/bench/run calls it, too)
 """
 
 import argparse
+import collections
 import json
 import lzma
 import pathlib
@@ -24,7 +25,6 @@ from support.profiles import write_plain_profile  # noqa: E402
 from support.series import total  # noqa: E402
 from support.two_hosts import ADDRESSES, LinkedCluster, TwoHosts  # noqa: E402
 
-SHAPE = "135M,positions=34816"
 PAGE_TOKENS = 32
 ANSWER_TOKENS = 16
 # Without calibration: identity basis, 4-bit codes (3.7x).
@@ -38,8 +38,15 @@ DEMO_LEVELS = ROOT / "recipes" / "lowkey-levels.yaml"
 ALL_LEVELS = 3
 LONG = 32768  # a prompt from here on is minutes: two of them, few bits alone
 BOOKS = ROOT.parent / "shared" / "data" / "text" / "pd-books-en" / "valid.jsonl.xz"
-# Of the pool: of exact pages two fit in a superblock of 2 MiB.
-BYTES_PER_TOKEN = {"exact": 33_000, "few-bits": 6_700, "in-levels": 13_000}
+# `bytes_per_token` are those of the pool, where whole pages lie in superblocks of 2 MiB: two exact ones of either shape.
+# `minutes` of a prefix on two cores that nobody else uses: lines that would not end are not begun.
+Shape = collections.namedtuple("Shape", "label model bytes_per_token minutes")
+SHAPES = {
+    "135M": Shape("", "135M,positions=34816", {"exact": 33_000, "few-bits": 6_700, "in-levels": 13_000},
+                  {("link", 2048): 2, ("link", 8192): 4, ("link", LONG): 6, ("shm", 2048): 2, ("shm", 8192): 3, ("shm", LONG): 6}),
+    "1B": Shape("1B_", "1B,positions=10240", {"exact": 33_000, "few-bits": 10_500},
+                {("link", 2048): 2, ("link", 8192): 5, ("shm", 8192): 5, ("shm", 2048): 2}),
+}
 
 
 class Answer:
@@ -145,8 +152,8 @@ def held_out(path, count=24):
     return [book[5000 + i * (len(book) - 20_000) // each:] for i in range(each) for book in books][:count]
 
 
-def flags_for(recipe, folder, tokens):
-    per_token = BYTES_PER_TOKEN[recipe]
+def flags_for(shape, recipe, folder, tokens):
+    per_token = shape.bytes_per_token[recipe]
     # Hardly more than one prompt; of two long ones, what is left of the first is then little enough.
     room = 1.02 * tokens * per_token if tokens >= LONG else 1.15 * tokens * per_token + (6 << 20)
     # Pages leave whole: the ladder would keep both prompts on the device, coarse.
@@ -159,9 +166,9 @@ def flags_for(recipe, folder, tokens):
     return flags
 
 
-def measure(make, recipe, folder, tokens):
+def measure(make, shape, recipe, folder, tokens):
     """{recompute, restore, step: seconds; bytes} and, of recipes with levels, the progressive start."""
-    with make(flags_for(recipe, folder, tokens)) as cluster:
+    with make(flags_for(shape, recipe, folder, tokens)) as cluster:
         count, least = (2, 0.85) if tokens >= LONG else (3, 0.95)
         prefix = Prefix(cluster, [prompt_of(3 + i, tokens, 49152) for i in range(count)], least)
         computed = prefix.compute()
@@ -208,13 +215,13 @@ def agreement(hosts, texts):
             "coarse_tokens": coarse, "first_over_full": ratio(median(firsts), median(fulls))}
 
 
-def recipes_of(place, tokens):
+def recipes_of(shape, place, tokens):
     if tokens >= LONG:
         return ["few-bits"]
-    return ["exact", "few-bits"] + (["in-levels"] if place == "link" else [])
+    return [recipe for recipe in shape.bytes_per_token if recipe != "in-levels" or place == "link"]
 
 
-def prefix_lines(place, tokens):
+def prefix_lines(shape, place, tokens):
     """{what: (comparison, target)} of a prefix of so many tokens."""
     gain = {"link": {8192: 10, LONG: 20}, "shm": {8192: 30, LONG: 60}}[place].get(tokens)
     lines = {"recompute_over_restore": (">=", gain)} if gain else {}
@@ -222,8 +229,10 @@ def prefix_lines(place, tokens):
         lines["few_bits_restore_over_bytes_and_step"] = ("<=", 2)
         if tokens < LONG:
             lines |= {"exact_restore_over_bytes_and_step": ("<=", 2), "restore_shrinks_over_bytes": (">=", 0.85),
-                      "payload_over_bare_loop": (">=", 0.8), "first_token_over_full_restore": ("<=", 0.45)}
-    return {f"{place}_{tokens}_{what}": line for what, line in lines.items()}
+                      "payload_over_bare_loop": (">=", 0.8)}
+        if "in-levels" in recipes_of(shape, place, tokens):
+            lines["first_token_over_full_restore"] = ("<=", 0.45)
+    return {f"{place}_{shape.label}{tokens}_{what}": line for what, line in lines.items()}
 
 
 AGREEMENT = {"progressive_first_16_tokens_agree": (">=", 0.9)}
@@ -248,13 +257,13 @@ def found_of(found, bandwidth):
     return values
 
 
-def report_prefix(report, place, tokens, found, bandwidth):
-    name = f"{place}_{tokens}"
+def report_prefix(report, shape, place, tokens, found, bandwidth):
+    name = f"{place}_{shape.label}{tokens}"
     for recipe, one in found.items():
         report.note(f"{name}_{recipe}_recompute", one["recompute"], " s")
         report.note(f"{name}_{recipe}_restore", one["restore"], " s")
         report.note(f"{name}_{recipe}_bytes", one["bytes"], " B")
-    lines = prefix_lines(place, tokens)
+    lines = prefix_lines(shape, place, tokens)
     for what, value in found_of(found, bandwidth).items():
         if f"{name}_{what}" in lines:
             report.line(f"{name}_{what}", value, *lines[f"{name}_{what}"])
@@ -268,18 +277,29 @@ def write_recipes(model, folder):
     write_plain_profile(model, folder / "in-levels.profile", "levels", LEVEL_BITS)
 
 
-# Minutes that a prefix takes at each place on two cores that nobody else uses: lines that would not end are not begun.
-PREFIX_MINUTES = {"link": {2048: 2, 8192: 4, LONG: 6}, "shm": {2048: 2, 8192: 3, LONG: 6}}
 AGREEMENT_MINUTES = 5
 
 
-def expected(prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True):
+def cells(shapes, prefixes, places):
+    """What a run measures: (shape, tokens, place)."""
+    return [(SHAPES[name], tokens, place) for name in shapes for tokens in prefixes for place in places
+            if (place, tokens) in SHAPES[name].minutes]
+
+
+def expected(prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True, shapes=("135M",)):
     """All lines of a run."""
     lines = {}
-    for tokens in prefixes:
-        for place in places:
-            lines |= prefix_lines(place, tokens)
+    for shape, tokens, place in cells(shapes, prefixes, places):
+        lines |= prefix_lines(shape, place, tokens)
     return lines | (AGREEMENT if agree else {})
+
+
+def random_model(shape):
+    model = binary().parent / f"link-{shape.model.split(',')[0]}"
+    if not (model / "config.json").exists():
+        subprocess.run([binary(), "inspect", "--random", shape.model, "--out", model], check=True, timeout=300,
+                       stdout=subprocess.DEVNULL)
+    return model
 
 
 def not_measured(report, lines, reason):
@@ -288,33 +308,31 @@ def not_measured(report, lines, reason):
     return {}
 
 
-def run(report, prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True, rate="1gbit", text=BOOKS, minutes=60):
+def run(report, prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True, shapes=("135M",), rate="1gbit", text=BOOKS,
+        minutes=60):
     """Prints its lines; returns what was measured. What does not fit the minutes, or this machine, is named."""
     if missing := TwoHosts.missing():
-        return not_measured(report, expected(prefixes, places, agree), missing)
-    model = binary().parent / "link-135M"
-    if not (model / "config.json").exists():
-        subprocess.run([binary(), "inspect", "--random", SHAPE, "--out", model], check=True, timeout=300,
-                       stdout=subprocess.DEVNULL)
+        return not_measured(report, expected(prefixes, places, agree, shapes), missing)
     raw, end = {}, time.monotonic() + 60 * minutes
 
     def fits(needed):
         return time.monotonic() + 60 * needed <= end
     with tempfile.TemporaryDirectory(prefix="lowkey-link-") as folder, TwoHosts(rate) as hosts:
         folder = pathlib.Path(folder)
-        write_recipes(model, folder)
         bare = bare_loop(hosts)
         report.note("link_bare_get_loop", bare and bare / 1e6, " MB/s")
-        ways = {"link": lambda flags: LinkedCluster(hosts, workers=1, model=model, flags=flags),
-                "shm": lambda flags: LinkedCluster(hosts, workers=1, model=model, flags=flags, one_host=True)}
-        for tokens in prefixes:
-            for place in places:
-                if not fits(PREFIX_MINUTES[place].get(tokens, 4)):
-                    not_measured(report, prefix_lines(place, tokens), "no time is left")
-                    continue
-                found = raw[f"{place}_{tokens}"] = {recipe: measure(ways[place], recipe, folder, tokens)
-                                                    for recipe in recipes_of(place, tokens)}
-                report_prefix(report, place, tokens, found, bare if place == "link" else None)
+        for shape, tokens, place in cells(shapes, prefixes, places):
+            if not fits(shape.minutes[place, tokens]):
+                not_measured(report, prefix_lines(shape, place, tokens), "no time is left")
+                continue
+            model = random_model(shape)
+            write_recipes(model, folder)
+
+            def cluster(flags, model=model, one_host=place == "shm"):
+                return LinkedCluster(hosts, workers=1, model=model, flags=flags, one_host=one_host)
+            found = raw[f"{place}_{shape.label}{tokens}"] = {recipe: measure(cluster, shape, recipe, folder, tokens)
+                                                             for recipe in recipes_of(shape, place, tokens)}
+            report_prefix(report, shape, place, tokens, found, bare if place == "link" else None)
         if agree:
             raw["demo"] = progressive(report, hosts, text) if fits(AGREEMENT_MINUTES) \
                 else not_measured(report, AGREEMENT, "no time is left")
@@ -338,6 +356,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--prefix", type=int, nargs="+", default=[2048, 8192])
     options.add_argument("--place", choices=["link", "shm"], nargs="+", default=["link", "shm"])
+    options.add_argument("--shapes", choices=SHAPES, nargs="+", default=["135M"])
     options.add_argument("--rate", default="1gbit")
     options.add_argument("--only", choices=["prefix", "agreement"], help="one part")
     options.add_argument("--text", type=pathlib.Path, default=BOOKS, help="books, one JSON object with `text` a line")
@@ -345,8 +364,8 @@ def main():
     options.add_argument("--json")
     chosen = options.parse_args()
     report = Report()
-    raw = run(report, chosen.prefix if chosen.only != "agreement" else [], chosen.place, chosen.only != "prefix", chosen.rate,
-              chosen.text, chosen.minutes)
+    raw = run(report, chosen.prefix if chosen.only != "agreement" else [], chosen.place, chosen.only != "prefix", chosen.shapes,
+              chosen.rate, chosen.text, chosen.minutes)
     if chosen.json:
         pathlib.Path(chosen.json).write_text(json.dumps(
             {"machine": machine(), "lines": report.lines, "notes": report.notes, "raw": raw}, indent=1) + "\n")

@@ -149,12 +149,17 @@ def link_lengths(options):
     return (2048,) if options.quick else (2048, 8192, link.LONG)
 
 
+def link_lines(options):
+    return link.expected(link_lengths(options), agree=not options.quick, shapes=options.shapes)
+
+
 def over_link(report, options):
-    return link.run(report, link_lengths(options), agree=not options.quick, minutes=link_minutes(options))
+    return link.run(report, link_lengths(options), agree=not options.quick, shapes=options.shapes,
+                    minutes=link_minutes(options))
 
 
 def link_minutes(options):
-    return 5 if options.quick else 35
+    return (5 if options.quick else 35) + (0 if options.shapes == ("135M",) else 5 if options.quick else 15)
 
 
 def pressure_quality(report, _):
@@ -234,7 +239,7 @@ SECTIONS = {
     "soak": Section(soaking, lambda _: {**soak.LINES, "rank_memory_over_bound": ("<=", 1)},
                     lambda options: options.soak_seconds / 60 + 0.6),
     "tiers": Section(all_tiers, tier_lines, tier_minutes),
-    "link": Section(over_link, lambda options: link.expected(link_lengths(options), agree=not options.quick), link_minutes),
+    "link": Section(over_link, link_lines, link_minutes),
     "pressure_quality": Section(pressure_quality, lambda _: {}, lambda _: 2),
     "faults": Section(faults, fault_lines, lambda options: 0.2 * fault_count(options)),
     "llama_cpp": Section(llama_cpp, llama_cpp_lines, llama_minutes),
