@@ -40,7 +40,8 @@ struct EmulatedStream {
 struct EmulatedEvent {
   EmulatedStream* stream = nullptr;  // null: not recorded
   uint64_t position = 0;
-  double seconds = 0;
+  // Of the record that ran last; an event may be destroyed while one is still to come.
+  std::shared_ptr<double> seconds = std::make_shared<double>(0);
   bool captured = false;  // recorded in a capture last
 };
 

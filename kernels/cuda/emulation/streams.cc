@@ -109,9 +109,6 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  const Locked guard(lock());
-  // Its work writes to it.
-  if (event->stream != nullptr && !event->captured) event->stream->run_to(event->position);
   delete event;
   return cudaSuccess;
 }
@@ -121,7 +118,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->stream = stream;
   event->captured = stream->capture != nullptr;
   if (event->captured) return cudaSuccess;  // an order inside the capture, and nothing to wait for
-  enqueue(stream, [=] { event->seconds = now(); });
+  enqueue(stream, [seconds = event->seconds] { *seconds = now(); });
   event->position = stream->put;
   return cudaSuccess;
 }
@@ -130,7 +127,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
   const Locked guard(lock());
   if (flags != cudaEventRecordExternal) return cudaEventRecord(event, stream);
   if (stream->capture == nullptr) return cudaErrorInvalidValue;
-  enqueue(stream, [=] { event->seconds = now(); });
+  enqueue(stream, [seconds = event->seconds] { *seconds = now(); });
   return cudaSuccess;
 }
 
@@ -151,7 +148,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  *milliseconds = static_cast<float>((end->seconds - begin->seconds) * 1e3);
+  *milliseconds = static_cast<float>((*end->seconds - *begin->seconds) * 1e3);
   return cudaEventQuery(end);
 }
 
