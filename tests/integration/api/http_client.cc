@@ -1,5 +1,7 @@
 #include "tests/integration/api/http_client.h"
 
+#include <poll.h>
+
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/write.hpp>
@@ -11,6 +13,32 @@ namespace lowkey::coordinator {
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using asio::ip::tcp;
+
+namespace {
+
+// A hung server fails the test instead of hanging it. (Asio's own blocking reads wait on, whatever
+// SO_RCVTIMEO says.)
+struct PatientSocket {
+  static constexpr int kMilliseconds = 30'000;
+
+  template <class Buffers>
+  size_t read_some(const Buffers& buffers, boost::system::error_code& ec) {
+    pollfd readable{.fd = socket.native_handle(), .events = POLLIN, .revents = 0};
+    if (::poll(&readable, 1, kMilliseconds) != 0) return socket.read_some(buffers, ec);
+    ec = asio::error::timed_out;
+    return 0;
+  }
+  template <class Buffers>
+  size_t read_some(const Buffers& buffers) {
+    boost::system::error_code ec;
+    const size_t n = read_some(buffers, ec);
+    if (ec) throw boost::system::system_error(ec);
+    return n;
+  }
+  tcp::socket& socket;
+};
+
+}  // namespace
 
 boost::json::value ClientAnswer::json() const {
   return boost::json::parse(body);
@@ -41,9 +69,6 @@ struct HttpClient::Impl {
 
 HttpClient::HttpClient(int port) : impl_(std::make_unique<Impl>()) {
   impl_->socket.connect({asio::ip::make_address("127.0.0.1"), static_cast<uint16_t>(port)});
-  // A hung server fails the test instead of hanging it.
-  timeval patience{.tv_sec = 30, .tv_usec = 0};
-  setsockopt(impl_->socket.native_handle(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 }
 HttpClient::~HttpClient() = default;
 HttpClient::HttpClient(HttpClient&&) noexcept = default;
@@ -58,7 +83,8 @@ ClientAnswer HttpClient::read(bool head) {
   parser.body_limit(1 << 30);
   parser.skip(head);
   boost::system::error_code ec;
-  http::read(impl_->socket, impl_->buffer, parser, ec);
+  PatientSocket socket{impl_->socket};
+  http::read(socket, impl_->buffer, parser, ec);
   ClientAnswer answer;
   if (ec) {
     answer.body = ec.message();
@@ -79,12 +105,13 @@ ClientAnswer HttpClient::read(bool head) {
 std::string HttpClient::read_some() {
   char bytes[4096];
   boost::system::error_code ec;
-  const size_t n = impl_->socket.read_some(asio::buffer(bytes), ec);
+  const size_t n = PatientSocket{impl_->socket}.read_some(asio::buffer(bytes), ec);
   return std::string(bytes, n);
 }
 
 void HttpClient::shutdown_send() {
-  impl_->socket.shutdown(tcp::socket::shutdown_send);
+  boost::system::error_code ignored;  // likewise
+  impl_->socket.shutdown(tcp::socket::shutdown_send, ignored);
 }
 
 void HttpClient::reset() {

@@ -20,7 +20,8 @@ TEST_F(Replicas, LoadIsSpread) {
   for (size_t i = 1; i <= 6; ++i) {
     clients.push_back(client());
     clients.back().send(post_text("/v1/completions", R"({"prompt":"a"})"));
-    ASSERT_TRUE(wait_in_flight(i));
+    // With the first tokens: a prompt that a leader has not computed yet would count as its queue.
+    ASSERT_TRUE(eventually([&] { return metric("lowkey_time_to_first_token_seconds_count") == i; }));
   }
   ASSERT_TRUE(leaders_[0]->wait_submits(3));
   ASSERT_TRUE(leaders_[1]->wait_submits(3));
@@ -35,7 +36,10 @@ TEST_F(Replicas, LostBeforeTheFirstTokenIsSentElsewhereOnce) {
   ASSERT_TRUE(leaders_[0]->wait_submits(1));
   add_leader();
   ASSERT_TRUE(eventually([&] { return client().get("/ready").json().at("replicas") == 2; }));
-  EXPECT_EQ(metric("lowkey_rank_up", {R"(peer_rank="2")", R"(peer_role="worker")"}), 1);
+  // A rank that leaves a question unanswered for a second is not up, either.
+  EXPECT_TRUE(eventually([&] {
+    return metric("lowkey_rank_up", {R"(peer_rank="2")", R"(peer_role="worker")"}) == 1;
+  }));
   network_->drop(leaders_[0]->address());
   const auto answer = connection.read();
   EXPECT_EQ(answer.status, 200) << answer.body;
@@ -69,9 +73,9 @@ TEST_F(Replicas, LostInTheMiddleOfAStreamEndsItWithAnError) {
   whole.send(post_text("/v1/completions", R"({"prompt":"a"})"));
   ASSERT_TRUE(leaders_[0]->wait_submits(2));
   std::string seen;
-  while (seen.find("data: ") == std::string::npos) seen += streaming.read_some();
   network_->drop(leaders_[0]->address());
   for (std::string more = streaming.read_some(); !more.empty(); more = streaming.read_some()) seen += more;
+  EXPECT_NE(seen.find("data: {\"id\""), std::string::npos) << seen;
   EXPECT_NE(seen.find("event: error\ndata: {\"error\":"), std::string::npos) << seen;
   EXPECT_EQ(seen.find("[DONE]"), std::string::npos);
   EXPECT_EQ(whole.read().status, 503);
@@ -79,15 +83,15 @@ TEST_F(Replicas, LostInTheMiddleOfAStreamEndsItWithAnError) {
 }
 
 TEST_F(Replicas, SilentLeaderIsNoticedByHeartbeat) {
+  notices_silence_ = true;
   start_ready({.hold_after = 1});
   auto streaming = client();
   streaming.send(post_text("/v1/completions", R"({"prompt":"a","stream":true})"));
   ASSERT_TRUE(leaders_[0]->wait_submits(1));
-  const auto begin = Clock::now();
   network_->stall(leaders_[0]->address());
   const auto answer = streaming.read();
-  EXPECT_LT(seconds(Clock::now() - begin), 5 + 1);  // a second for a loaded machine
   EXPECT_NE(answer.body.find("event: error"), std::string::npos) << answer.body;
+  EXPECT_NE(answer.body.find("no sign of life for 3.0 s"), std::string::npos) << answer.body;
   network_->resume(leaders_[0]->address());
 }
 
@@ -124,12 +128,15 @@ TEST_F(Replicas, MetricsOfAllRanksOnOnePage) {
   ASSERT_TRUE(
       eventually([&] { return client().get("/metrics").body.find("peer_rank=\"2\"") != std::string::npos; }));
   EXPECT_EQ(client().post("/v1/completions", R"({"prompt":"a","max_tokens":5})").status, 200);
-  const auto answer = client().get("/metrics");
+  ClientAnswer answer;
+  EXPECT_TRUE(eventually([&] {  // who needs more than a second for its answer is left out
+    answer = client().get("/metrics");
+    return answer.body.find(R"(role="worker")") != std::string::npos &&  // the leader's own
+           series(answer.body, "lowkey_rank_up", {R"(peer_rank="1")"}) == 1;
+  })) << answer.body;
   ASSERT_EQ(answer.status, 200);
   EXPECT_EQ(answer.headers.at("content-type"), "text/plain; version=0.0.4; charset=utf-8");
   const std::string& page = answer.body;
-  EXPECT_NE(page.find(R"(role="worker")"), std::string::npos);  // the leader's own
-  EXPECT_EQ(series(page, "lowkey_rank_up", {R"(peer_rank="1")"}), 1);
   EXPECT_EQ(series(page, "lowkey_rank_up", {R"(peer_rank="2")"}), 0);  // connected, but silent
   EXPECT_EQ(series(page, "lowkey_time_to_first_token_seconds_count", {}), 1);
   EXPECT_EQ(series(page, "lowkey_inter_token_latency_seconds_count", {}), 4);

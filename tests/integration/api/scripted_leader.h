@@ -25,6 +25,8 @@ inline transport::ControlOptions control_options(transport::Role role, int world
   options.self.world_rank = world_rank;
   options.self.host = "one-host";
   options.cluster_secret = "0123456789abcdef0123456789abcdef";
+  options.missed_heartbeats = 30;  // a thread that is not scheduled for seconds is not dead
+  options.handshake_deadline = kPatience;
   return options;
 }
 
@@ -113,8 +115,9 @@ class ScriptedLeader {
   }
 
   // What has arrived. wait_* are false when patience ran out.
+  // What the script says at once to the first n requests is on its way: no fault from now on overtakes it.
   bool wait_submits(size_t n) {
-    return wait([this, n] { return submits_.size() >= n; });
+    return wait([this, n] { return answered_ >= n; });
   }
   bool wait_cancels(size_t n) {
     return wait([this, n] { return cancels_ >= n; });
@@ -149,7 +152,7 @@ class ScriptedLeader {
         sequence.sent = sequence.submit.emitted_size();
         if (sequence.submit.sampling().prompt_logprobs()) score_prompt(sequence.submit);
         answer(sequence.submit.request_id(), sequence);
-        return;
+        return note([&] { ++answered_; });
       }
       case transport::MessageType::kPrefixResync:
         return note([&] { ++resyncs_; });
@@ -281,6 +284,7 @@ class ScriptedLeader {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<wire::Submit> submits_;
+  size_t answered_ = 0;  // of them: as far as the script goes without release()
   size_t cancels_ = 0;
   size_t resyncs_ = 0;
   uint64_t prefix_sequence_ = 0;
