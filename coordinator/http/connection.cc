@@ -134,7 +134,8 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
                                                 options_.stream_buffer_bytes);
     auto current = exchange_;
     handler_.handle(current);
-    auto outcome = co_await (write_answer(*current, incoming.header(), incoming.keep_alive()) || watch());
+    auto outcome = co_await (write_answer(*current, incoming.header(), incoming.keep_alive()) || watch() ||
+                             overflow(*current));
     const bool written = outcome.index() == 0 && std::get<0>(outcome) != Written::kFailed;
     exchange_.reset();
     if (!written) close();
@@ -197,10 +198,7 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
     auto [head_ec, head_n] = co_await http::async_write_header(stream_, serializer, kAwait);
     if (head_ec) co_return false;
     for (;;) {
-      if (current.overflowed()) {
-        cut_off("not_reading");
-        co_return false;
-      }
+      if (current.overflowed()) co_return false;
       if (!current.has_pending() && current.finished()) break;
       if (!current.has_pending()) {
         co_await current.wake().async_wait(kAwait);
@@ -241,6 +239,13 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
       buffer_.commit(n);
       if (ec) co_return;
     }
+  }
+
+  // Returns when the client has let too much pile up: also in the middle of a write, which would only end at
+  // its deadline.
+  awaitable<void> overflow(ExchangeState& current) {
+    while (!current.overflowed()) co_await current.overflow().async_wait(kAwait);
+    cut_off("not_reading");
   }
 
   awaitable<bool> answer(const IncomingRequest& incoming, HttpResponse response) {

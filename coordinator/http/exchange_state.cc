@@ -6,8 +6,12 @@ namespace lowkey::coordinator {
 
 ExchangeState::ExchangeState(const boost::asio::any_io_executor& executor, HttpRequest request,
                              size_t stream_buffer_bytes)
-    : request_(std::move(request)), stream_buffer_bytes_(stream_buffer_bytes), wake_(executor) {
+    : request_(std::move(request)),
+      stream_buffer_bytes_(stream_buffer_bytes),
+      wake_(executor),
+      overflow_(executor) {
   wake_.expires_at(boost::asio::steady_timer::time_point::max());
+  overflow_.expires_at(boost::asio::steady_timer::time_point::max());
 }
 
 void ExchangeState::respond(HttpResponse response) {
@@ -30,7 +34,8 @@ void ExchangeState::write(std::string piece) {
   if (ended_ || overflowed_) return;
   LOWKEY_CHECK(streaming_ && !finished_, "{} {}: write outside a stream", request_.method, request_.path);
   if (pending_.size() + piece.size() > stream_buffer_bytes_) {
-    overflowed_ = true;  // the connection's coroutine cuts the client off when it wakes
+    overflowed_ = true;  // the connection cuts the client off
+    overflow_.cancel();
   } else if (pending_.empty()) {
     pending_ = std::move(piece);
   } else {

@@ -29,6 +29,7 @@ class ExchangeState final : public HttpExchange {
   bool finished() const { return finished_; }
   bool close_after() const { return close_after_; }
   bool overflowed() const { return overflowed_; }
+  boost::asio::steady_timer& overflow() { return overflow_; }  // cancelled when it does
   // The connection is over. Tells the handler when its answer was cut short; the handler's callback is
   // released.
   void end(bool complete);
@@ -36,7 +37,7 @@ class ExchangeState final : public HttpExchange {
  private:
   HttpRequest request_;
   size_t stream_buffer_bytes_;
-  boost::asio::steady_timer wake_;
+  boost::asio::steady_timer wake_, overflow_;
   std::optional<HttpResponse> head_;
   bool streaming_ = false;
   std::string pending_;
