@@ -30,9 +30,10 @@ struct MetricsPage::Impl : std::enable_shared_from_this<Impl> {
       if (peer->send(transport::MessageType::kMetricsRequest, body).ok()) asked[peer->id()] = peer;
     if (asked.empty()) return finish();
     timer.expires_after(kDeadline);
-    timer.async_wait([weak = weak_from_this()](const boost::system::error_code& cancelled) {
+    timer.async_wait([weak = weak_from_this(), asked_in = round](const boost::system::error_code& cancelled) {
       auto self = weak.lock();
-      if (self && !cancelled) self->finish();
+      // Cancelling comes too late for a timer that has run out: the next round is not this one's to end.
+      if (self && !cancelled && self->round == asked_in && !self->asked.empty()) self->finish();
     });
   }
 
