@@ -289,7 +289,14 @@ Status Job::together(const char* phase, const std::function<Status()>& work) con
                         if (!reason.message.empty()) spdlog::error("{}", reason.message);
                         exit_now(exit_code(reason));
                       }};
-  const Roll roll = call_roll(*world, call, work);
+  // Said before the others hear of the failure: without --enable-recovery mpirun ends this rank, too, as soon
+  // as one of them has ended.
+  const Roll roll = call_roll(*world, call, [&] {
+    Status mine = work();
+    if (mine.ok() || mine.error().message.empty()) return mine;
+    spdlog::error("{}", mine.error().message);
+    return Status(Error{mine.error().code, {}, {}});
+  });
   if (!roll.all_there) mpi->abandon();
   return roll.status;
 }

@@ -69,9 +69,9 @@ struct Job {
                           std::optional<transport::Role> named);
 
   // Collective: does `work`, for as long as it takes, and success only when every rank succeeded. A rank that
-  // failed prints its own error; the others get an empty one, and those that are still at work end at once.
-  // Nobody goes on alone into a collective that would never complete, nor waits for a rank that is gone:
-  // `phase` ("loading the model") and its number are in the error then.
+  // failed prints its own error, before the others hear of it; all get an empty one, and those that are still
+  // at work end at once. Nobody goes on alone into a collective that would never complete, nor waits for a
+  // rank that is gone: `phase` ("loading the model") and its number are in the error then.
   Status together(const char* phase, const std::function<Status()>& work) const;
   // Collective, at an orderly end, before the connections go: nobody may take a peer that was quicker to
   // leave for a lost one. An error means that a rank is gone or late: MPI_Finalize would wait for it.

@@ -105,7 +105,7 @@ class Prefix:
         for prompt in self.prompts:
             before = self.stored()
             answers.append(Answer(self.cluster, prompt))
-            wait_until(lambda: self.stored() >= before + self.pages, 120, "pages in the store")
+            wait_until(lambda: self.stored() >= before + self.pages, "pages in the store")
         return answers
 
     def restore(self, **more):
@@ -133,7 +133,7 @@ def bare_loop(hosts, size=65536):
                                    str(size), "-n", "16384", "-w", "256", "-O", "16", "-f", "-v"], capture_output=True,
                                   text=True, timeout=300)
             return done.stdout if done.returncode == 0 else None
-        text = wait_until(run, 60, "ucx_perftest")
+        text = wait_until(run, "ucx_perftest")
     finally:
         server.kill()
         server.wait(10)

@@ -30,7 +30,7 @@ def llama_server(folder, file, threads, slots, context, *flags):
                     raise RuntimeError(log.read()[-2000:].decode(errors="replace"))
                 with contextlib.suppress(OSError):
                     return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200
-            wait_until(ready, 120, "llama-server is ready")
+            wait_until(ready, "llama-server is ready")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.kill()

@@ -12,6 +12,7 @@ import re
 import statistics
 import subprocess
 
+from support import series
 from support.cluster import ROOT
 
 
@@ -61,8 +62,7 @@ def machine():
 
 def samples(cluster, name):
     """[(labels, value)] of one metric on the page."""
-    found = re.findall(rf"^{name}\{{([^}}]*)\}} (\S+)$", cluster.metrics(), re.M)
-    return [(dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value)) for labels, value in found]
+    return series.samples(cluster.metrics(), name)
 
 
 def median(values):

@@ -136,7 +136,7 @@ def settle(cluster, seconds=60):
         if now != last[0] or waiting:
             last[:] = [now, time.monotonic()]
         return time.monotonic() - last[1] > 0.6
-    wait_until(quiet, seconds, "spills are done")
+    wait_until(quiet, "spills are done", seconds=seconds)
 
 
 # ---- a host-tier hit against computing -----------------------------------------------------------------------
@@ -311,7 +311,7 @@ def routing_run(policy, kv_bytes, trace, speed):
             found = [v for labels, v in samples(cluster, "lowkey_kv_pages")
                      if labels["tier"] == "device" and labels["state"] == "capacity"]
             return found if len(found) == 2 else None
-        pages = sum(wait_until(capacities, 30, "both replicas' capacity"))
+        pages = sum(wait_until(capacities, "both replicas' capacity"))
         done = load(cluster, "--trace", trace, "--trace-tokens", TRACE_TOKENS, "--trace-speed", speed)
         reasons = {labels["reason"]: v for labels, v in samples(cluster, "lowkey_routed_requests_total")}
     return {"load": done, "pages": pages, "reasons": reasons}

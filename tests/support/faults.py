@@ -15,6 +15,36 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
+
+from support.cluster import DEMO_MODEL, PATIENCE
+
+
+class TooLate(Exception):
+    """What a fault should have hit was over before it came."""
+
+
+def in_time(attempt, tries=5):
+    """What attempt() returns; again where it raises TooLate: on a busy machine a test may sleep through its moment."""
+    for number in range(1, tries + 1):
+        try:
+            return attempt()
+        except TooLate as late:
+            print(f"too late, {number} of {tries}: {late}", flush=True)
+            if number == tries:
+                raise
+
+
+def long_demo_model(folder):
+    """The demo model with a context of 16 times as many positions: whatever it says, it goes on saying it for many seconds."""
+    model = pathlib.Path(folder) / "demo-model"
+    model.mkdir()
+    for file in DEMO_MODEL.iterdir():
+        if file.is_file() and file.name != "config.json":
+            shutil.copy(file, model)
+    config = json.loads((DEMO_MODEL / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"rope_scaling": {"rope_type": "linear", "factor": 16.0}}))
+    return model
 
 
 def prompt(seed, tokens):
@@ -157,7 +187,7 @@ class Answer:
         return (self.end or time.monotonic()) - self.begin
 
 
-def ask(url, key, body, timeout=60, answer=None):
+def ask(url, key, body, timeout=PATIENCE, answer=None):
     """One request, streamed or not as `body` says, to its end; a stream's text grows in `answer` meanwhile."""
     answer = answer or Answer(key)
     request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(),
@@ -186,16 +216,25 @@ def ask(url, key, body, timeout=60, answer=None):
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")
         answer.close("refused" if error.code in (429, 503) else "error", f"{error.code} {text[:200]}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # the last: cut inside an event
         answer.close("broken", repr(error))
     return answer
+
+
+def start(url, bodies):
+    """(threads, answers) of a request for each {key: body}, under way."""
+    answers = [Answer(key) for key in bodies]
+    threads = [threading.Thread(target=ask, args=(url, a.key, bodies[a.key], PATIENCE, a), daemon=True) for a in answers]
+    for thread in threads:
+        thread.start()
+    return threads, answers
 
 
 def catch(begin, sampled, most):
     """What begin() returns, (threads, answers) of streams, once `sampled()`, tokens by the count of who computes them, has
     grown by a few and by fewer than `most`. A client may be far behind, and a machine may be quick: then once more."""
     for _ in range(20):
-        before, deadline = sampled(), time.monotonic() + 60
+        before, deadline = sampled(), time.monotonic() + PATIENCE
         threads, answers = begin()
         while (now := sampled() - before) < 10:
             if time.monotonic() > deadline:
@@ -203,7 +242,7 @@ def catch(begin, sampled, most):
         if now < most:
             return threads, answers
         for thread in threads:
-            thread.join(90)
+            thread.join(PATIENCE)
     raise TimeoutError("the streams end before they can be caught")
 
 
@@ -211,7 +250,7 @@ class Load:
     """`threads` clients that ask for greedy answers to prompts of `seeds`, one after another, half of them streamed,
     until the `with` body ends; then every answer that was begun is waited for."""
 
-    def __init__(self, url, seeds, threads=6, tokens=160, max_tokens=48, timeout=60):
+    def __init__(self, url, seeds, threads=6, tokens=160, max_tokens=48, timeout=PATIENCE):
         self.url, self.seeds, self.tokens, self.max_tokens, self.timeout = url, list(seeds), tokens, max_tokens, timeout
         self.answers, self._lock, self._end = [], threading.Lock(), threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(threads)]

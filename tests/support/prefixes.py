@@ -1,6 +1,8 @@
 """Prompts that are computed, stored, pushed out of the workers' memory and asked for again: what tests of prefixes that
 come back share. Tokens are of the demo model's vocabulary (4,096 entries, the first 4 special), the same every time."""
 
+import time
+
 from support.cluster import http, wait_until
 from support.series import total
 
@@ -33,7 +35,21 @@ def stored(cluster):
 
 def wait_stored(cluster, pages):
     """Until so many pages, of all ranks, have come to a store."""
-    wait_until(lambda: stored(cluster) >= pages, 20, "pages in the store")
+    wait_until(lambda: stored(cluster) >= pages, "pages in the store")
+
+
+def restored(cluster, seed, max_tokens, begin=lambda: None, **more):
+    """(answer, what counters grew by) of a prompt that was pushed out, and, after begin(), comes back from the store. A
+    sequence waits for a store no longer than seconds, and computes what looks quicker so: where a busy machine made it, once
+    more."""
+    def come_back():
+        push_out(cluster)
+        begin()
+        grown = Growth(cluster)
+        answer = complete(cluster, seed, max_tokens, **more)
+        grown.read()
+        return (answer, grown) if cached(answer) >= PROMPT_TOKENS - PAGE_TOKENS else None
+    return wait_until(come_back, f"prompt {seed} from the store")
 
 
 def push_out(cluster):
@@ -42,13 +58,15 @@ def push_out(cluster):
 
 
 class Growth:
-    """What counters grew by since it was made."""
+    """What counters of these roles, of every role without any, grew by since it was made, and the seconds that it took."""
 
-    def __init__(self, cluster):
-        self.cluster, self.before, self.after = cluster, cluster.metrics(), None
+    def __init__(self, cluster, *roles):
+        self.cluster, self.roles, self.before, self.after = cluster, roles, cluster.all_metrics(*roles), None
+        self.begin, self.seconds = time.monotonic(), None
 
     def read(self):
-        self.after = self.cluster.metrics()
+        self.seconds = time.monotonic() - self.begin
+        self.after = self.cluster.all_metrics(*self.roles)
         return self
 
     def __call__(self, name, **labels):

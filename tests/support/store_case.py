@@ -1,6 +1,6 @@
 """What tests of a store's faults share: a cluster whose prompts do not fit the workers' memory, a load on it, and the check
-that every request is answered with the tokens of the undisturbed run, within 5 s of what the same load takes without the
-fault."""
+that every request is answered with the tokens of the undisturbed run, within seconds of what the same load takes without
+the fault."""
 
 import unittest
 
@@ -11,8 +11,10 @@ from support.series import total
 STORE = 3  # its rank
 POOL = 64 << 20
 SEEDS = range(12)
-GRACE_SECONDS = 5.0  # of a request beyond its budget: what the slowest one took before the fault,
-LEAST_BUDGET = 1.0   # but a second
+# Of a request beyond its budget, what the slowest one took before the fault: less than the 30 s of a step's deadline. How
+# little it is on a quiet machine the test prints.
+GRACE_SECONDS = 25.0
+LEAST_BUDGET = 1.0
 
 
 class StoreCase(unittest.TestCase):
@@ -27,11 +29,10 @@ class StoreCase(unittest.TestCase):
     def prepare(self, cluster):
         """Undisturbed answers, their pages in the store, and what the load takes while nothing is wrong."""
         texts = self.load(cluster).undisturbed()
-        wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") > 0, 20,
-                   "pages in the store")
+        wait_until(lambda: total(cluster.metrics(), "lowkey_kv_spill_pages_total", outcome="stored") > 0, "pages in the store")
         calm = self.load(cluster)
         with calm:
-            wait_until(lambda: calm.count() >= 2 * len(SEEDS), 120, "answers without a fault")
+            wait_until(lambda: calm.count() >= 2 * len(SEEDS), "answers without a fault")
         self.budget = max(LEAST_BUDGET, *(answer.seconds for answer in calm.answers))
         return self.load(cluster), texts
 
@@ -45,7 +46,8 @@ class StoreCase(unittest.TestCase):
               f"{max(a.seconds for a in load.answers):.2f} s, of a budget of {self.budget:.2f} s", flush=True)
 
     def store_is_up(self, cluster):
+        """It answers within a second, that is: one to wait for."""
         return total(cluster.metrics(), "lowkey_rank_up", peer_role="store") == 1
 
-    def restored(self, cluster):
-        return total(cluster.metrics(), "lowkey_kv_restore_pages_total", outcome="restored")
+    def restored(self, cluster, outcome="restored"):
+        return total(cluster.all_metrics("worker"), "lowkey_kv_restore_pages_total", outcome=outcome)

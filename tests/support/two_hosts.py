@@ -22,7 +22,7 @@ import signal
 import subprocess
 import tempfile
 
-from support.cluster import ROOT, Cluster, binary, wait_until
+from support.cluster import PATIENCE, ROOT, Cluster, binary, wait_until
 
 LINK = "lk0"  # the network device, in both hosts
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
@@ -32,8 +32,8 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _run(*command, seconds=20):
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=seconds)
+def _run(*command):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -57,7 +57,7 @@ class Host:
             [*within, "unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", setup],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_die_with_parent)
         try:
-            self.pid = wait_until(self._holder, 10, f"namespaces of host {name}")
+            self.pid = wait_until(self._holder, f"namespaces of host {name}")
         except TimeoutError:
             self.close()
             raise
@@ -99,10 +99,10 @@ class Host:
         except ProcessLookupError:
             pass
         try:
-            self._unshare.wait(10)
+            self._unshare.wait(60)
         except subprocess.TimeoutExpired:
             self._unshare.kill()  # --kill-child takes the holder along
-            self._unshare.wait(10)
+            self._unshare.wait(60)
         self._unshare.stderr.close()
 
 
@@ -157,7 +157,7 @@ class TwoHosts:
 
     @staticmethod
     def _wait_carrier(host, *states):
-        wait_until(lambda: _run(*host.inside(), "cat", f"/sys/class/net/{LINK}/operstate").strip() in states, 10,
+        wait_until(lambda: _run(*host.inside(), "cat", f"/sys/class/net/{LINK}/operstate").strip() in states,
                    f"link of host {host.name}")
 
     def set_rate(self, rate):
@@ -236,6 +236,7 @@ class LinkedCluster(Cluster):
         self.hosts, self.workers, self.stores, self.recover = hosts, workers, stores, recover
         self.one_host = one_host
         self.env.setdefault("UCX_TLS", "tcp,self")
+        self.env["OMPI_MCA_btl_vader_backing_directory"] = "/dev/shm"  # which is the hosts' own, and goes with them
         self.port = 8000  # the network is the test's own
         self.url = f"http://127.0.0.1:{self.port}"
 

@@ -12,7 +12,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from integration.cluster.recipes_test import write_profile  # noqa: E402
-from support.cluster import DEMO_MODEL, ROOT, Cluster, binary, http, wait_until  # noqa: E402
+from support.cluster import DEMO_MODEL, PATIENCE, ROOT, Cluster, binary, http, wait_until  # noqa: E402
 from support.series import total  # noqa: E402
 
 PROMPTS = ["The old man walked to the window and said nothing for a while. " * 12, "abc", "In the year 1843 " * 20]
@@ -46,10 +46,10 @@ class Archive(unittest.TestCase):
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(timeout=120)
-            wait_until(lambda: total(cluster.metrics(), "lowkey_kv_bytes", tier="device", state="used") == 0, 10,
+                thread.join(timeout=PATIENCE)
+            wait_until(lambda: total(cluster.all_metrics(), "lowkey_kv_bytes", tier="device", state="used") == 0,
                        "all memory returned")
-            self.metrics = cluster.metrics()
+            self.metrics = cluster.all_metrics()
             return [found[prompt] for prompt in PROMPTS]
 
     def test_minikv_has_the_same_tokens_on_one_rank_and_on_two(self):

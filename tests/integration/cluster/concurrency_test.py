@@ -11,7 +11,8 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from support.cluster import Cluster, binary, http, wait_until  # noqa: E402
+from support.cluster import PATIENCE, Cluster, binary, http, wait_until  # noqa: E402
+from support.faults import TooLate, in_time  # noqa: E402
 from support.series import total  # noqa: E402
 
 PROMPT, ANSWER, VOCAB = 8192, 400, 512
@@ -31,7 +32,11 @@ class Concurrency(unittest.TestCase):
                        stdout=subprocess.DEVNULL)
 
     def concurrent_tokens(self, requests, *flags):
-        """Tokens in the cache once admission lets nobody in any more; the ratio that the recipe claims."""
+        """Tokens in the cache once admission lets nobody in any more; the ratio that the recipe claims. The cache is full from
+        the last prompt's end to the first answer's: again where that went unseen."""
+        return in_time(lambda: self.fill(requests, *flags))
+
+    def fill(self, requests, *flags):
         flags = ["--kv-bytes", str(KV_BYTES), "--host-bytes", "64MiB", "--step-tokens", "4096", *flags]
         with Cluster(model=self.model, workers=1, flags=flags) as cluster:
             def ask(seed):
@@ -45,10 +50,13 @@ class Concurrency(unittest.TestCase):
             threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(requests)]
             for thread in threads:
                 thread.start()
-            held = wait_until(lambda: self.full(cluster.metrics()), 240, "a full cache")
+            held = wait_until(lambda: self.full(cluster.metrics()) or not any(thread.is_alive() for thread in threads),
+                              "a full cache", seconds=240)
             cluster.kill()
             for thread in threads:
-                thread.join(timeout=20)
+                thread.join(timeout=PATIENCE)
+            if held is True:
+                raise TooLate("all were answered")
             return held
 
     def full(self, page):

@@ -10,7 +10,8 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from support.cluster import DEMO_MODEL, Cluster, http, mpirun, wait_until  # noqa: E402
+from support.cluster import DEMO_MODEL, PATIENCE, Cluster, http, mpirun, wait_until  # noqa: E402
+from support.faults import TooLate, in_time  # noqa: E402
 from support.series import total  # noqa: E402
 
 PROMPT_TOKENS = 640
@@ -38,12 +39,14 @@ class Disk(unittest.TestCase):
         return total(cluster.metrics(), "lowkey_kv_pages", tier="disk", state="used")
 
     def check_found(self, cluster, answers):
-        """All of them come from disk, and nothing but their end is computed."""
+        """All of them come from disk, and nothing but their end is computed. TooLate where a busy machine has let the disk
+        look slower than computing."""
         for seed, expected in answers.items():
             logprobs, cached = complete(cluster, seed)
             self.assertEqual(logprobs, expected)
-            self.assertGreaterEqual(cached, PROMPT_TOKENS - PAGE_TOKENS, f"prompt {seed}")
-        page = cluster.metrics()
+            if cached < PROMPT_TOKENS - PAGE_TOKENS:
+                raise TooLate(f"of prompt {seed} {cached} tokens were found")
+        page = cluster.all_metrics()
         self.assertGreaterEqual(total(page, "lowkey_disk_pages_total", outcome="read"), len(answers) * (PAGES - 1))
         self.assertEqual(total(page, "lowkey_disk_pages_total", outcome="corrupt"), 0)
 
@@ -51,34 +54,40 @@ class Disk(unittest.TestCase):
         with tempfile.TemporaryDirectory(prefix="lowkey-disk-") as folder:
             with self.cluster(folder, stores=2) as cluster:
                 answers = {seed: complete(cluster, seed)[0] for seed in SEEDS}
-                wait_until(lambda: self.on_disk(cluster) >= len(SEEDS) * PAGES, 30, "pages on disk")
+                wait_until(lambda: self.on_disk(cluster) >= len(SEEDS) * PAGES, "pages on disk")
                 self.assertEqual(cluster.stop(), 0)
             for stores in (2, 1):
-                with self.cluster(folder, stores) as cluster:
-                    wait_until(lambda: self.on_disk(cluster) >= len(SEEDS) * PAGES, 30, "pages found on disk")
-                    wait_until(lambda: total(cluster.metrics(), "lowkey_router_index_pages", holder="store") >=
-                               len(SEEDS) * PAGES, 30, "pages the coordinator was told of")
-                    self.check_found(cluster, answers)
-                    self.assertEqual(cluster.stop(), 0)
+                in_time(lambda: self.restart(folder, stores, answers))
+
+    def restart(self, folder, stores, answers):
+        with self.cluster(folder, stores) as cluster:
+            wait_until(lambda: self.on_disk(cluster) >= len(SEEDS) * PAGES, "pages found on disk")
+            wait_until(lambda: total(cluster.metrics(), "lowkey_router_index_pages", holder="store") >= len(SEEDS) * PAGES,
+                       "pages the coordinator was told of")
+            self.check_found(cluster, answers)
+            self.assertEqual(cluster.stop(), 0)
 
     def test_killed_while_writing(self):
         with tempfile.TemporaryDirectory(prefix="lowkey-disk-") as folder:
             with self.cluster(folder, stores=1) as cluster:
                 first = {1: complete(cluster, 1)[0]}
-                wait_until(lambda: self.on_disk(cluster) >= PAGES, 30, "pages on disk")
+                wait_until(lambda: self.on_disk(cluster) >= PAGES, "pages on disk")
                 store = cluster.processes()[2]
                 others = {seed: complete(cluster, seed)[0] for seed in SEEDS if seed > 1}
                 os.kill(store, signal.SIGKILL)  # while what the last ones left is written behind
-            with self.cluster(folder, stores=1) as cluster:
-                wait_until(lambda: self.on_disk(cluster) >= PAGES, 30, "pages found on disk")
-                self.check_found(cluster, first)
-                for seed, expected in others.items():  # found as far as they were written
-                    self.assertEqual(complete(cluster, seed)[0], expected)
+
+            def restart():
+                with self.cluster(folder, stores=1) as cluster:
+                    wait_until(lambda: self.on_disk(cluster) >= PAGES, "pages found on disk")
+                    self.check_found(cluster, first)
+                    for seed, expected in others.items():  # found as far as they were written
+                        self.assertEqual(complete(cluster, seed)[0], expected)
+            in_time(restart)
 
     def refused(self, *flags):
         """The message of a cluster that does not start."""
         command = mpirun(3, "serve", "--model", DEMO_MODEL, "--port", 0, *flags, recovery=False)
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         self.assertNotEqual(ended.returncode, 0)
         return ended.stdout + ended.stderr
 

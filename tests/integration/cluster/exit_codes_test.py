@@ -23,9 +23,9 @@ def clean_environment():
     return {k: v for k, v in os.environ.items() if not k.startswith("LOWKEY_")}
 
 
-def run(*arguments, ranks=None, timeout=60):
+def run(*arguments, ranks=None):
     command = ([*MPIRUN, "-n", str(ranks)] if ranks else []) + [LOWKEY, *map(str, arguments)]
-    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=120)
 
 
 class ExitCodes(unittest.TestCase):

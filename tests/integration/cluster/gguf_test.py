@@ -11,8 +11,8 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from bench.report import samples  # noqa: E402
 from support.cluster import DEMO_MODEL, ROOT, Cluster, binary, free_port, http, skip, wait_until  # noqa: E402
+from support.series import samples, total  # noqa: E402
 
 PROMPTS = ["The sea was", "It was in the year 1842 that", "“No,” said she;", "été 🦙 12345\n\n  x"]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell me of <|im_end|> the sea."}]
@@ -33,9 +33,10 @@ class BareFile(unittest.TestCase):
     def answers(self, model, *flags):
         name = model.stem if model.suffix == ".gguf" else model.name
         with Cluster(model=model, workers=2, flags=["--dtype", "fp32", *flags]) as cluster:
-            self.weights = sum(value for _, value in samples(cluster, "lowkey_weight_bytes"))
+            page = cluster.all_metrics()
+            self.weights = total(page, "lowkey_weight_bytes")
             self.errors = {labels["kind"]: value
-                           for labels, value in samples(cluster, "lowkey_weight_rounding_error_ratio") if value > 0}
+                           for labels, value in samples(page, "lowkey_weight_rounding_error_ratio") if value > 0}
             out = []
             for prompt in PROMPTS:
                 out.append(http(cluster.url + "/tokenize", {"model": name, "prompt": prompt})[1]["tokens"])
@@ -96,7 +97,7 @@ class BareFile(unittest.TestCase):
                     return http(url + "/health", timeout=5)[0] == 200
                 except OSError:
                     return False
-            wait_until(ready, 60, "llama-server is ready")
+            wait_until(ready, "llama-server is ready")
             theirs = [http(url + "/tokenize", {"content": text, "parse_special": True})[1]["tokens"] for text in texts]
         finally:
             server.kill()

@@ -8,7 +8,7 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from support.cluster import ROOT, Cluster, http, skip  # noqa: E402
+from support.cluster import PATIENCE, ROOT, Cluster, http, skip  # noqa: E402
 
 MODELS = ROOT.parent / "shared/data/models"
 MODEL = MODELS / "stories260K-hf"
@@ -49,7 +49,7 @@ class GreedyReference(unittest.TestCase):
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(timeout=60)
+                thread.join(timeout=PATIENCE)
             self.assertEqual(failures, [])
 
     def test_one_rank(self):

@@ -17,7 +17,7 @@ class Queue(unittest.TestCase):
     def test_a_replica_takes_as_many_as_are_admitted(self):
         flags = ["--max-queued", MOST, "--max-batch", 1]  # few have ended when the last one comes
         with Cluster(workers=1, stores=0, flags=flags) as cluster:
-            self.assertEqual(total(cluster.metrics(), "lowkey_engine_queue_limit_requests", role="worker"), MOST)
+            self.assertEqual(total(cluster.all_metrics(), "lowkey_engine_queue_limit_requests", role="worker"), MOST)
 
             def ask(number):
                 prompts = [[4 + number, 5 + i] for i in range(PROMPTS)]

@@ -35,7 +35,7 @@ class SharedLayers(unittest.TestCase):
                 return answer["choices"][0]["logprobs"]["tokens"]
             found = [ask(prompt) for prompt in PROMPTS]
             self.assertEqual([ask(prompt) for prompt in PROMPTS], found, "a second time, from cached pages")
-            return found, total(cluster.metrics(), "lowkey_kv_bytes_per_token")
+            return found, total(cluster.all_metrics(), "lowkey_kv_bytes_per_token")
 
     def test_tokens_and_bytes(self):
         recipe = []

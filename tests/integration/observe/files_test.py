@@ -8,7 +8,7 @@ import subprocess
 import unittest
 
 from catalog import DOC, catalog, document, series_names
-from support.cluster import ROOT
+from support.cluster import PATIENCE, ROOT
 
 DASHBOARD = ROOT / "monitoring" / "grafana" / "lowkey.json"
 ALERTS = ROOT / "monitoring" / "alerts" / "lowkey.yaml"
@@ -104,7 +104,7 @@ class Alerts(unittest.TestCase):
         for arguments in (["check", "config", ROOT / "deploy" / "observe" / "prometheus.yml"],
                           ["check", "rules", ALERTS],
                           ["test", "rules", ROOT / "tests" / "integration" / "observe" / "alerts_test.yaml"]):
-            done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60)
+            done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=PATIENCE)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
 

@@ -13,7 +13,7 @@ import unittest
 import urllib.parse
 
 from catalog import catalog
-from support.cluster import ROOT, Cluster, free_port, http, skip, sse, wait_until
+from support.cluster import PATIENCE, ROOT, Cluster, die_with_parent, free_port, http, skip, sse, wait_until
 
 DASHBOARD = json.loads((ROOT / "monitoring" / "grafana" / "lowkey.json").read_text())
 OF_DEVICES = {"lowkey_step_graphs", "lowkey_step_graph_bytes"}  # of workers that record steps: not of these, on the CPU
@@ -36,7 +36,8 @@ class Prometheus:
         self._log = open(folder / "log", "wb")
         self._process = subprocess.Popen(
             ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address={self.url[len('http://'):]}"], stdout=self._log, stderr=subprocess.STDOUT)
+             f"--web.listen-address={self.url[len('http://'):]}"], stdout=self._log, stderr=subprocess.STDOUT,
+            preexec_fn=die_with_parent)
 
     def get(self, path, **parameters):
         try:
@@ -53,8 +54,8 @@ class Prometheus:
         return data["result"] if data else []
 
     def close(self):
-        self._process.terminate()
-        self._process.wait(20)
+        self._process.kill()  # nobody reads its data again
+        self._process.wait(PATIENCE)
         self._log.close()
         self._folder.cleanup()
 
@@ -124,7 +125,7 @@ class Observe(unittest.TestCase):
             data = self.prometheus.get("targets", state="active")
             targets = data["activeTargets"] if data else []
             return targets and all(t["health"] == "up" for t in targets)
-        wait_until(up, 30, "the target is up")
+        wait_until(up, "the target is up")
 
     def test_every_panel_returns_data(self):
         for panel in DASHBOARD["panels"]:
@@ -137,18 +138,18 @@ class Observe(unittest.TestCase):
                     def has_data():
                         self.load.check()
                         return self.prometheus.query(expression)
-                    wait_until(has_data, 40, expression)
+                    wait_until(has_data, expression)
 
     def test_quantiles_of_latencies_are_numbers(self):
         for metric in ("time_to_first_token", "inter_token_latency", "e2e_request_latency", "step", "kv_restore"):
             expression = f"histogram_quantile(0.9, sum by (le) (rate(lowkey_{metric}_seconds_bucket[20s])))"
-            wait_until(lambda: [s for s in self.prometheus.query(expression) if s["value"][1] != "NaN"], 60, expression)
+            wait_until(lambda: [s for s in self.prometheus.query(expression) if s["value"][1] != "NaN"], expression)
 
     def test_variables_of_the_dashboard_have_values(self):
         for variable in DASHBOARD["templating"]["list"]:
             if variable["type"] == "query":
                 match = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
-                series = wait_until(lambda: self.prometheus.query(fill(match[1])), 30, variable["name"])
+                series = wait_until(lambda: self.prometheus.query(fill(match[1])), variable["name"])
                 self.assertTrue(all(match[2] in s["metric"] for s in series))
 
     def test_every_declared_metric_is_fed_and_labels_are_the_catalogs(self):
@@ -156,7 +157,7 @@ class Observe(unittest.TestCase):
             text = self.cluster.metrics()
             return {m.name for m in catalog()} - OF_DEVICES - set(re.findall(r"^# TYPE (\w+)", text, re.M))
         try:
-            wait_until(lambda: not missing(), 40, "all metrics on the page")
+            wait_until(lambda: not missing(), "all metrics on the page")
         except TimeoutError:
             self.fail(f"declared but not fed: {sorted(missing())}")
         told = [name for name in OF_DEVICES if f"# TYPE {name} " in self.cluster.metrics()]
@@ -169,19 +170,19 @@ class Observe(unittest.TestCase):
             data = self.prometheus.get("rules")
             found = [rule for group in data["groups"] for rule in group["rules"]] if data else []
             return found if found and all(rule["health"] == "ok" for rule in found) else None
-        names = {rule["name"] for rule in wait_until(rules, 30, "rules evaluated")}
+        names = {rule["name"] for rule in wait_until(rules, "rules evaluated")}
         self.assertIn("LowkeyRankDown", names)
 
     def test_promtool_accepts_the_page(self):
         done = subprocess.run(["promtool", "check", "metrics"], input=self.cluster.metrics(), capture_output=True,
-                              text=True, timeout=60)
+                              text=True, timeout=PATIENCE)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual(done.stderr.strip(), "")
 
     def test_all_ranks_report(self):
         def ranks():  # a store may connect after the replica is ready
             return set(re.findall(r'lowkey_process_cpu_seconds_total\{[^}]*rank="(\d+)"', self.cluster.metrics()))
-        wait_until(lambda: ranks() == {"0", "1", "2", "3"}, 30, "four ranks on the page")
+        wait_until(lambda: ranks() == {"0", "1", "2", "3"}, "four ranks on the page")
 
 
 if __name__ == "__main__":
