@@ -19,7 +19,8 @@ class StoreDisk(StoreCase):
             flags = ["--disk", folder, "--disk-bytes", "256MiB"]
             with self.cluster(*flags) as cluster:
                 load, texts = self.prepare(cluster)
-                wait_until(lambda: total(cluster.metrics(), "lowkey_disk_pages_total", outcome="written") > 100, "pages on disk")
+                wait_until(lambda: total(cluster.metrics(), "lowkey_disk_pages_total", outcome="written") > 100,
+                           "pages on disk")
                 self.assertEqual(cluster.stop(), 0)
             self.assertGreater(faults.flip_bits_of_files(folder), 1000)
             with self.cluster(*flags) as cluster:  # finds the segments of the first one, and not one right page
@@ -28,7 +29,8 @@ class StoreDisk(StoreCase):
                     return sum(total(page, "lowkey_disk_pages_total", outcome=outcome) for outcome in ("torn", "corrupt"))
                 load = self.load(cluster)
                 with load:
-                    wait_until(lambda: load.count() >= 16 and damaged() > 0, "answers, and somebody who has looked at what lies")
+                    wait_until(lambda: load.count() >= 16 and damaged() > 0,
+                               "answers, and somebody who has looked at what lies")
                 self.check(load, texts)
 
     def test_full_disk(self):

@@ -48,7 +48,8 @@ def restored(cluster, seed, max_tokens, begin=lambda: None, **more):
         grown = Growth(cluster)
         answer = complete(cluster, seed, max_tokens, **more)
         grown.read()
-        return (answer, grown) if cached(answer) >= PROMPT_TOKENS - PAGE_TOKENS else None
+        whole = grown("lowkey_prompt_tokens_total", source="host") >= PROMPT_TOKENS - PAGE_TOKENS
+        return (answer, grown) if whole else None
     return wait_until(come_back, f"prompt {seed} from the store")
 
 

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from support.cluster import ROOT, Cluster, binary, http  # noqa: E402
+from support.cluster import Cluster, binary, http  # noqa: E402
 from support.series import total  # noqa: E402
 
 PROMPTS = ["The old man walked to the window and said nothing for a while. " * 3, "abc", "In the year 1843 " * 20]
