@@ -47,8 +47,9 @@ class ProcessDeath(unittest.TestCase):
             took, answers = self.streams_until_broken(cluster, lambda: os.kill(pid, signal_number))
             print(f"rank {rank}, signal {signal_number}: the streams ended after {took:.2f} s", flush=True)
             self.assertLess(took, STEP_SECONDS)
-            for answer in answers:
-                self.assertEqual(answer.outcome, "error", answer.detail)
+            for answer in answers:  # the last ones may not have begun
+                self.assertIn(answer.outcome, ("error", "refused"), answer.detail)
+            self.assertIn("error", [answer.outcome for answer in answers])
             wait_until(lambda: http(cluster.url + "/ready")[0] == 503, "/ready to turn 503")
             self.assertEqual(http(cluster.url + "/health")[0], 200)
 
