@@ -56,21 +56,21 @@ AutomatonBuilder::Rule AutomatonBuilder::add_rule() {
 }
 
 NodeId AutomatonBuilder::add_node() {
-  if (too_large() && automaton_.nodes.size() > kMaxNodes) return kMaxNodes;
+  if (automaton_.nodes.size() > kMaxNodes) return kMaxNodes;
   automaton_.nodes.emplace_back();
   return static_cast<NodeId>(automaton_.nodes.size() - 1);
 }
 
 void AutomatonBuilder::bytes(NodeId from, uint8_t low, uint8_t high, NodeId to) {
-  automaton_.nodes[from].edges.push_back({low, high, to});
+  if (++ways_ <= kMaxWays) automaton_.nodes[from].edges.push_back({low, high, to});
 }
 
 void AutomatonBuilder::empty(NodeId from, NodeId to) {
-  automaton_.nodes[from].empty.push_back(to);
+  if (++ways_ <= kMaxWays) automaton_.nodes[from].empty.push_back(to);
 }
 
 void AutomatonBuilder::call(NodeId from, RuleId rule, NodeId to) {
-  automaton_.nodes[from].calls.push_back({rule, to});
+  if (++ways_ <= kMaxWays) automaton_.nodes[from].calls.push_back({rule, to});
 }
 
 NodeId AutomatonBuilder::literal(NodeId from, std::string_view text) {

@@ -38,7 +38,7 @@ struct Automaton {
 // Grows an automaton. When it has become too large everything that is added is lost, and finish() says so.
 class AutomatonBuilder {
  public:
-  static constexpr size_t kMaxNodes = 200000;
+  static constexpr size_t kMaxNodes = 200'000, kMaxWays = 2'000'000;
 
   struct Rule {
     RuleId id;
@@ -55,7 +55,7 @@ class AutomatonBuilder {
   void literal(NodeId from, std::string_view text, NodeId to);
   // A character of [low, high] in UTF-8; surrogates are left out.
   void code_points(NodeId from, char32_t low, char32_t high, NodeId to);
-  bool too_large() const { return automaton_.nodes.size() >= kMaxNodes; }
+  bool too_large() const { return automaton_.nodes.size() >= kMaxNodes || ways_ >= kMaxWays; }
 
   // Rules that were made for ranges of characters, to be called again.
   std::map<std::pair<char32_t, char32_t>, RuleId> character_rules;
@@ -69,6 +69,7 @@ class AutomatonBuilder {
   Status check_left_recursion() const;
 
   Automaton automaton_;
+  size_t ways_ = 0;  // edges, calls and ways without a byte
 };
 
 }  // namespace lowkey::grammar

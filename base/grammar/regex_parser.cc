@@ -11,6 +11,8 @@ using Range = std::pair<char32_t, char32_t>;
 using Ranges = std::vector<Range>;
 
 constexpr int kMaxDepth = 50;
+// Characters that repetitions read anew, classes of many members among them.
+constexpr size_t kMaxReadAgain = 1 << 20;
 
 struct Fragment {
   int start, end;
@@ -116,6 +118,7 @@ class Parser {
     const size_t behind = at_;
     // Each repetition is read anew.
     const auto again = [&] {
+      if ((read_again_ += behind - begin) > kMaxReadAgain) fail("it is too large");
       at_ = begin;
       const Fragment copy = atom(depth);
       at_ = behind;
@@ -297,7 +300,7 @@ class Parser {
   }
 
   std::vector<char32_t> text_;
-  size_t at_ = 0;
+  size_t at_ = 0, read_again_ = 0;
   std::string problem_;
   TextPattern pattern_;
 };

@@ -13,6 +13,7 @@ namespace json = boost::json;
 constexpr int kMaxDepth = 32;
 // Values in the schemas that are copied and merged, for one document: about 0.1 us each.
 constexpr size_t kMaxWork = 300'000;
+constexpr size_t kComparisonsPerValue = 16;
 constexpr size_t kMaxAlternatives = 256;
 
 [[noreturn]] void fail(const std::string& path, const std::string& what) {
@@ -155,7 +156,16 @@ Schema SchemaMerger::normalized(const Schema& schema, const std::string& path, i
 }
 
 void SchemaMerger::charge(const Schema& schema, const std::string& path) const {
-  work_ += values_in(schema);
+  add_work(values_in(schema), path);
+}
+
+// Each value of the one list is compared with each of the other.
+void SchemaMerger::charge_pairs(const json::array* a, const json::array* b, const std::string& path) const {
+  if (a && b) add_work(a->size() * b->size() / kComparisonsPerValue, path);
+}
+
+void SchemaMerger::add_work(size_t work, const std::string& path) const {
+  work_ += work;
   if (work_ > kMaxWork) fail(path, "merging what its '$ref', 'allOf' and 'oneOf' say takes too long");
 }
 
@@ -192,6 +202,7 @@ Schema SchemaMerger::merged(const Schema& first, const Schema& second, const std
     out["type"] = types_of_both(a, b);
     if (out["type"].get_array().empty()) return false;
   }
+  charge_pairs(enum_of(a), enum_of(b), path);
   if (!merge_enums(a, b, &out)) return false;
   for (const char* key : {"minimum", "exclusiveMinimum", "minLength", "minItems"})
     tighten(a, b, key, true, &out);
@@ -257,7 +268,7 @@ bool SchemaMerger::disjoint(const Schema& a, const Schema& b, const std::string&
 // Of schemas that are normalized.
 bool SchemaMerger::are_disjoint(const Schema& first, const Schema& second, const std::string& path,
                                 int depth) const {
-  if (++work_ > kMaxWork) charge(first, path);
+  add_work(1, path);
   if (is(first, false) || is(second, false)) return true;
   if (!first.is_object() || !second.is_object()) return false;
   const json::object &one = first.get_object(), &two = second.get_object();
@@ -274,6 +285,7 @@ bool SchemaMerger::are_disjoint(const Schema& first, const Schema& second, const
     return of && std::ranges::none_of(*of, [&](const auto& v) { return has_type(v, types_of(schema)); });
   };
   if (misses(values, two) || misses(others, one)) return true;
+  charge_pairs(values, others, path);
   if (values && others)
     return std::ranges::none_of(*values, [&](const auto& v) {
       return std::ranges::any_of(*others, [&](const auto& w) { return equal(v, w); });

@@ -32,6 +32,8 @@ class SchemaMerger {
 
  private:
   void charge(const Schema& schema, const std::string& path) const;
+  void charge_pairs(const boost::json::array* a, const boost::json::array* b, const std::string& path) const;
+  void add_work(size_t work, const std::string& path) const;
   bool disjoint(const Schema& a, const Schema& b, const std::string& path, int depth) const;
   bool are_disjoint(const Schema& a, const Schema& b, const std::string& path, int depth) const;
   void merge_objects(const boost::json::object& a, const boost::json::object& b,

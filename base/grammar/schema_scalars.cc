@@ -94,6 +94,7 @@ size_t characters(std::string_view text) {
 
 std::string number_text(const json::value& value) {
   if (!value.is_double()) return json::serialize(value);
+  if (!std::isfinite(value.get_double())) throw SchemaError{"a constant is beyond the range of numbers"};
   char text[64];
   return {text, std::to_chars(text, text + sizeof text, value.get_double()).ptr};
 }

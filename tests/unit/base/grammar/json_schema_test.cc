@@ -197,9 +197,42 @@ TEST(JsonSchema, MergingIsBounded) {
     const std::string name = std::to_string(i);
     wide += (i > 0 ? "," : "") + (R"({"properties":{"a)" + name + R"(":{"type":"null"}}})");
   }
-  const auto refused = compile_json_schema(wide + "]}");
-  ASSERT_FALSE(refused.ok());
-  EXPECT_NE(refused.error().message.find("too long"), std::string::npos) << refused.error().message;
+  std::string enums[2];  // each value of the one with each of the other
+  for (int i = 0; i < 8000; ++i) enums[i % 2] += (i > 1 ? "," : "") + std::to_string(i);
+  const std::string pairs = R"({"allOf":[{"enum":[)" + enums[0] + R"(]},{"enum":[)" + enums[1] + R"(,0]}]})";
+  for (const std::string& schema : {wide + "]}", pairs}) {
+    const auto refused = compile_json_schema(schema);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_NE(refused.error().message.find("too long"), std::string::npos) << refused.error().message;
+  }
+}
+
+// So has memory: long classes, and patterns that are copied for every number of characters.
+TEST(JsonSchema, SizeIsBounded) {
+  const std::string many(50'000, 'a'), ranges = [] {
+    std::string text;  // of characters that are no neighbours
+    for (char32_t code = 0x4E00; text.size() < 50'000; code += 4)
+      for (const char32_t end : {code, char32_t(code + 1)}) {
+        if (end > code) text += '-';
+        text += static_cast<char>(0xE0 | end >> 12);
+        text += static_cast<char>(0x80 | (end >> 6 & 0x3F));
+        text += static_cast<char>(0x80 | (end & 0x3F));
+      }
+    return text;
+  }();
+  const auto schema = [](const std::string& pattern, const std::string& more = "") {
+    return R"({"type":"string","pattern":")" + pattern + "\"" + more + "}";
+  };
+  EXPECT_TRUE(compile_json_schema(schema("^[" + many + "]+$")).ok());
+  EXPECT_TRUE(compile_json_schema(schema("^[" + ranges + "]+$")).ok());
+  for (const std::string& large :
+       {schema("^[" + many + "]*$", R"(,"maxLength":20000)"),
+        schema("^[" + ranges + "]*$", R"(,"maxLength":9000)"), schema("^([" + many + "]{1000}){9}$"),
+        schema("^([^" + many + "]{1000}){9}$"), schema("^([" + ranges + "]{1000}){9}$")}) {
+    const auto refused = compile_json_schema(large);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_NE(refused.error().message.find("too large"), std::string::npos) << refused.error().message;
+  }
 }
 
 TEST(JsonSchema, RefusesByName) {
@@ -218,6 +251,7 @@ TEST(JsonSchema, RefusesByName) {
       {R"({"type":"string","minLength":3,"maxLength":2})", "no value"},
       {R"({"type":"integer","minimum":3,"maximum":2})", "no value"},
       {R"({"enum":[]})", "no value"},
+      {R"({"const":1e400})", "beyond the range"},
       {R"({"$ref":"#/$defs/a"})", "there is nothing"},
       {R"({"$ref":"other.json"})", "another document"},
       {R"({"$ref":"#"})", "refers to itself"},
