@@ -302,17 +302,12 @@ def random_model(shape):
     return model
 
 
-def not_measured(report, lines, reason):
-    for name, (comparison, target) in lines.items():
-        report.absent(name, comparison, target, reason)
-    return {}
-
-
 def run(report, prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True, shapes=("135M",), rate="1gbit", text=BOOKS,
         minutes=60):
     """Prints its lines; returns what was measured. What does not fit the minutes, or this machine, is named."""
     if missing := TwoHosts.missing():
-        return not_measured(report, expected(prefixes, places, agree, shapes), missing)
+        report.leave_out(expected(prefixes, places, agree, shapes), missing)
+        return {}
     raw, end = {}, time.monotonic() + 60 * minutes
 
     def fits(needed):
@@ -323,7 +318,7 @@ def run(report, prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True,
         report.note("link_bare_get_loop", bare and bare / 1e6, " MB/s")
         for shape, tokens, place in cells(shapes, prefixes, places):
             if not fits(shape.minutes[place, tokens]):
-                not_measured(report, prefix_lines(shape, place, tokens), "no time is left")
+                report.leave_out(prefix_lines(shape, place, tokens), "no time is left")
                 continue
             model = random_model(shape)
             write_recipes(model, folder)
@@ -333,16 +328,18 @@ def run(report, prefixes=(2048, 8192, LONG), places=("link", "shm"), agree=True,
             found = raw[f"{place}_{shape.label}{tokens}"] = {recipe: measure(cluster, shape, recipe, folder, tokens)
                                                              for recipe in recipes_of(shape, place, tokens)}
             report_prefix(report, shape, place, tokens, found, bare if place == "link" else None)
-        if agree:
-            raw["demo"] = progressive(report, hosts, text) if fits(AGREEMENT_MINUTES) \
-                else not_measured(report, AGREEMENT, "no time is left")
+        if agree and fits(AGREEMENT_MINUTES):
+            raw["demo"] = progressive(report, hosts, text)
+        elif agree:
+            report.leave_out(AGREEMENT, "no time is left")
     return raw
 
 
 def progressive(report, hosts, text):
     texts = held_out(text)
     if not texts:
-        return not_measured(report, AGREEMENT, f"{text} is absent")
+        report.leave_out(AGREEMENT, f"{text} is absent")
+        return {}
     found = agreement(hosts, texts)
     for name, line in AGREEMENT.items():
         report.line(name, found["same"], *line)

@@ -34,7 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bench import llama_lines  # noqa: E402
 from bench.llama_servers import Load, llama_server, random_tokens  # noqa: E402
 from bench.report import Report, machine, median, ratio  # noqa: E402
-from bench.tiers import random_model  # noqa: E402
+from bench.serving import random_model  # noqa: E402
 from support import gguf_writer  # noqa: E402
 from support.cluster import DEMO_MODEL, ROOT, Cluster, binary  # noqa: E402
 from support.series import total  # noqa: E402

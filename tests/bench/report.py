@@ -36,12 +36,19 @@ class Report:
         self.lines.append({"name": name, "measured": None, "comparison": comparison, "target": target, "unit": unit,
                            "pass": None, "reason": reason})
 
+    def leave_out(self, lines, reason):
+        """Of {name: (comparison, target)} those that nothing was said of: absent."""
+        for name, (comparison, target) in self._unsaid(lines).items():
+            self.absent(name, comparison, target, reason)
+
     def missing(self, lines):
-        """Of {name: (comparison, target)} those that nothing was said of: they fail."""
+        """The same: they fail."""
+        for name, (comparison, target) in self._unsaid(lines).items():
+            self.line(name, None, comparison, target)
+
+    def _unsaid(self, lines):
         said = {line["name"] for line in self.lines}
-        for name, (comparison, target) in lines.items():
-            if name not in said:
-                self.line(name, None, comparison, target)
+        return {name: line for name, line in lines.items() if name not in said}
 
     def note(self, name, measured, unit=""):
         """What stands beside a target, without one of its own."""

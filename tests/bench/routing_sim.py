@@ -20,7 +20,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bench import oracle  # noqa: E402
-from bench.tiers import HELD_SHARE, PAGE_TOKENS, TRACE_TOKENS, sample_conversations  # noqa: E402
+from bench.routing import HELD_SHARE, PAGE_TOKENS, TRACE_TOKENS, sample_conversations  # noqa: E402
 
 STEP_TOKENS, STEP_SECONDS, TOKEN_SECONDS = 512, 0.015, 0.0025  # 135M on one thread
 REPORT_SECONDS, MAX_BATCH, REPLICAS = 0.1, 64, 2

@@ -12,6 +12,7 @@ import types
 
 from bench import link, llama_lines, pressure, soak, tiers
 from bench.report import samples
+from bench.serving import random_model
 from fault import random_kills_test
 from support.cluster import Cluster, binary
 
@@ -19,13 +20,6 @@ IDLE_SECONDS = 20
 FAULTS, QUICK_FAULTS = 50, 4
 FAULT_SEED = 7
 SHAPES = ("135M", "1B")
-
-
-def leave_out(report, lines, reason):
-    said = {line["name"] for line in report.lines}
-    for name, (comparison, target) in lines.items():
-        if name not in said:
-            report.absent(name, comparison, target, reason)
 
 
 def last_json(command, seconds):
@@ -49,7 +43,7 @@ def kernels(report, options):
     """A model of the shape in bf16 on two threads, each number against its floor in the same run."""
     found, lines = {}, kernel_lines(options)
     for shape in options.shapes:
-        found[shape] = last_json([binary().parent / "decode_bench", tiers.random_model(shape)], 1200)
+        found[shape] = last_json([binary().parent / "decode_bench", random_model(shape)], 1200)
         for what, key in (("decode_over_weight_read_floor", "decode_over_floor"),
                           ("prefill_over_gemm_rate", "prefill_over_gemm"), ("sixteen_decodes_over_one", "batch16_over_one")):
             report.line(f"{shape}_{what}", found[shape].get(key), *lines[f"{shape}_{what}"])
@@ -214,7 +208,7 @@ def llama_cpp_lines(options):
 
 def llama_cpp(report, options):
     if options.llama_cpp is None:
-        leave_out(report, llama_cpp_lines(options), "--llama-cpp FOLDER was not given")
+        report.leave_out(llama_cpp_lines(options), "--llama-cpp FOLDER was not given")
         return {}
     from bench import llama_cpp as programs  # needs numpy and safetensors
     return {shape: programs.run(report, types.SimpleNamespace(llama_cpp=options.llama_cpp, shape=shape),
@@ -264,13 +258,13 @@ def run(report, options):
         lines, needed = section.lines(options), section.minutes(options)
         if begin + 60 * needed > end:
             print(f"# {name}: about {needed:.0f} minutes, {max(0, end - begin) / 60:.0f} are left", flush=True)
-            leave_out(report, lines, "no time is left")
+            report.leave_out(lines, "no time is left")
             continue
         try:
             found[name] = section.measure(report, options)
         except Exception as error:  # whatever it was, its lines fail and the other sections go on
             print(f"# {name}: {type(error).__name__}: {error}", flush=True)
         report.missing(lines)
-        leave_out(report, section.lines(everything), "not chosen: --shapes, --network, or --quick")
+        report.leave_out(section.lines(everything), "not chosen: --shapes, --network, or --quick")
         print(f"# {name}: {time.monotonic() - begin:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
     return found

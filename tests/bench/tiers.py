@@ -20,24 +20,20 @@ import contextlib
 import json
 import pathlib
 import random
-import re
 import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from bench import oracle  # noqa: E402
+from bench import routing  # noqa: E402
 from bench.pressure import cpu_seconds  # noqa: E402
 from bench.report import Report, machine, median, ratio, samples  # noqa: E402
-from support.cluster import DEMO_MODEL, ROOT, Cluster, binary, sse, wait_until  # noqa: E402
+from bench.serving import by_label, first_token, load, random_model, settle  # noqa: E402
+from support.cluster import DEMO_MODEL, Cluster, binary  # noqa: E402
 from support.series import total  # noqa: E402
 
 MINUTES = 12
-PAGE_TOKENS = 32
-CONVERSATIONS = ROOT.parent / "shared" / "data" / "traces" / "mooncake-fast25" / "conversation_trace.jsonl"
-
-
 RESTORE_OVER_COMPUTING = {8192: 30, 32768: 60}  # >=, by length
 LENGTHS = (2048, 8192, 32768)
 
@@ -57,7 +53,7 @@ LINES = {
     "restore": restore_lines("135M"),
     "spill": {"spill_throughput_loss": ("<=", 3), "spill_p99_between_tokens_growth": ("<=", 5)},
     "preemption": {"preemption_recomputed_share": ("<=", 2)},
-    "routing": {"routing_kv_first_token_over_round_robin": ("<=", 0.6), "routing_hit_rate_over_perfect_knowledge": (">=", 0.9)},
+    "routing": routing.LINES,
     "pressure": {"pressure_ladder_over_preempt": (">=", 2)},
     "restore_1b": restore_lines("1B"),
 }
@@ -66,11 +62,6 @@ LINES = {
 def say(report, name, value, unit=""):
     lines = {name: line for section in LINES.values() for name, line in section.items()}
     report.line(name, value, *lines[name], unit)
-
-
-def leave_out(report, lines, reason):
-    for name, (comparison, target) in lines.items():
-        report.absent(name, comparison, target, reason)
 
 
 class Time:
@@ -84,59 +75,6 @@ class Time:
 
     def share(self, seconds):
         return Time(min(seconds, self.left()) / 60)
-
-
-def random_model(shape, positions=40960):
-    """A model with random weights of a shape; written once."""
-    folder = binary().parent / f"bench-{shape}-{positions}"
-    if not (folder / "config.json").exists():
-        subprocess.run([binary(), "inspect", "--random", f"{shape},positions={positions}", "--out", folder], check=True,
-                       timeout=300, stdout=subprocess.DEVNULL)
-    return folder
-
-
-def load(cluster, *flags, seconds=300, timeout=120):
-    """The report of `lowkey bench`; `timeout`: of one request."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        done = subprocess.run([binary(), "bench", "--url", cluster.url, "--json", result.name, "--timeout", str(timeout),
-                               *map(str, flags)], check=False, timeout=seconds + 130, capture_output=True, text=True)
-        text = pathlib.Path(result.name).read_text()
-    if not text:
-        raise RuntimeError(f"lowkey bench: {done.stderr}")
-    return json.loads(text)
-
-
-def first_token(cluster, tokens):
-    """(seconds to the first token, usage) of a prompt of token ids."""
-    body = {"model": cluster.model.name, "prompt": tokens, "max_tokens": 2, "temperature": 0, "ignore_eos": True,
-            "stream": True, "stream_options": {"include_usage": True}}
-    begin, first, usage = time.monotonic(), None, {}
-    for event in sse(cluster.url + "/v1/completions", body, timeout=900):
-        first = first or time.monotonic() - begin
-        usage = event.get("usage") or usage
-    return first, usage
-
-
-def by_label(page, name, label):
-    """{value of the label: sum} of a metric on a text page."""
-    found = collections.Counter()
-    for labels, value in re.findall(rf"^{name}\{{([^}}]*)\}} (\S+)$", page, re.M):
-        found[re.search(rf'{label}="([^"]*)"', labels)[1]] += float(value)
-    return dict(found)
-
-
-def settle(cluster, seconds=60):
-    """Waits until every published page has reached a store, or was refused."""
-    last = [None, time.monotonic()]
-
-    def quiet():
-        page = cluster.metrics()
-        waiting = total(page, "lowkey_spill_queue_pages") + total(page, "lowkey_spill_bytes_in_flight")
-        now = (waiting, total(page, "lowkey_kv_spill_pages_total"))
-        if now != last[0] or waiting:
-            last[:] = [now, time.monotonic()]
-        return time.monotonic() - last[1] > 0.6
-    wait_until(quiet, "spills are done", seconds=seconds)
 
 
 # ---- a host-tier hit against computing -----------------------------------------------------------------------
@@ -179,7 +117,7 @@ def restore(report, clock, shape="135M", lengths=((2048, 3), (8192, 2), (32768, 
     for length, _ in lengths:
         mine = [r for r in runs if r["tokens"] == length]
         if not mine:
-            leave_out(report, restore_lines(shape, (length,)), "no time is left")
+            report.leave_out(restore_lines(shape, (length,)), "no time is left")
             continue
         computed, restored, device, size = (median([r[key] for r in mine])
                                             for key in ("computed", "restored", "device", "bytes"))
@@ -270,94 +208,6 @@ def preemption(report, clock):
     return {"with": runs[1], "without": runs[0]}
 
 
-# ---- routing -------------------------------------------------------------------------------------------------
-
-# Small, so that the minutes hold a thousand requests: with a hundred, one conversation that moves is a point of the hit rate.
-ROUTED_SHAPE = "layers=6,hidden=256,heads=4,kv_heads=2,head_dim=64,ffn=768,vocab=4096"
-ROUTED_TOKEN_BYTES = 6 * 2 * 2 * 64 * 2 + 4  # exact, bf16, and a 32nd of a page's header
-TRACE_TOKENS = 1 / 32  # of the trace's lengths: blocks of 16 tokens, prompts of 376 in the mean, 4,000 at most
-TRACE_LOAD = 0.9       # prompt tokens asked for, over what both replicas can compute
-TRACE_SECONDS = 900    # of the trace: three requests in ten share a prefix with an earlier one, most within five minutes
-HELD_SHARE = 0.5       # of the pages asked for, what both replicas hold together
-
-
-def sample_conversations(prompt_tokens, file, trace=CONVERSATIONS, seed=1):
-    """Whole conversations of the trace's beginning, drawn until their scaled prompts have so many tokens. All requests that
-    share more than the first block share the second, so what can be reused stays as in the trace."""
-    with open(trace) as lines:
-        requests = [r for r in map(json.loads, lines) if r["timestamp"] < 1000 * TRACE_SECONDS]
-    talks = collections.defaultdict(list)
-    for request in requests:
-        talks[request["hash_ids"][:2][-1]].append(request)
-    order = sorted(talks)
-    random.Random(seed).shuffle(order)
-    chosen, size = [], 0
-    for key in order:
-        if size >= prompt_tokens:
-            break
-        chosen += talks[key]
-        size += TRACE_TOKENS * sum(r["input_length"] for r in talks[key])
-    chosen.sort(key=lambda r: r["timestamp"])
-    pathlib.Path(file).write_text("".join(json.dumps(r) + "\n" for r in chosen))
-    return chosen
-
-
-def routing_run(policy, kv_bytes, trace, speed):
-    """Two replicas without a store: what a replica does not hold it computes."""
-    flags = ["--tp", 1, "--replicas", 2, "--stores", 0, "--threads", 1, "--routing", policy, "--kv-bytes", kv_bytes,
-             "--max-queued", 10000]
-    with Cluster(random_model(ROUTED_SHAPE), ranks=3, flags=flags) as cluster:
-        def capacities():  # of both; a worker may be late with its metrics
-            found = [v for labels, v in samples(cluster, "lowkey_kv_pages")
-                     if labels["tier"] == "device" and labels["state"] == "capacity"]
-            return found if len(found) == 2 else None
-        pages = sum(wait_until(capacities, "both replicas' capacity"))
-        done = load(cluster, "--trace", trace, "--trace-tokens", TRACE_TOKENS, "--trace-speed", speed)
-        reasons = {labels["reason"]: v for labels, v in samples(cluster, "lowkey_routed_requests_total")}
-    return {"load": done, "pages": pages, "reasons": reasons}
-
-
-def prompt_rate(kv_bytes):
-    """Prompt tokens a second that two replicas compute, answers included."""
-    flags = ["--tp", 1, "--replicas", 2, "--stores", 0, "--threads", 1, "--routing", "least-loaded", "--kv-bytes", kv_bytes]
-    with Cluster(random_model(ROUTED_SHAPE), ranks=3, flags=flags) as cluster:
-        return load(cluster, "--concurrency", 16, "--duration", 8, "--prompt-tokens", 376, "--output-tokens",
-                    11)["prompt_tokens_per_second"]
-
-
-def routing(report, clock):
-    if not CONVERSATIONS.exists():
-        leave_out(report, LINES["routing"], f"{CONVERSATIONS} is absent")
-        return {}
-    rate = prompt_rate("64MiB")
-    seconds = max(30, (clock.left() - 40) / 3)
-    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
-        chosen = sample_conversations(TRACE_LOAD * rate * seconds, file.name)
-        chains = oracle.read_trace(file.name, TRACE_TOKENS, PAGE_TOKENS)
-        size = sum(chain.tokens for chain in chains)
-        span = (chosen[-1]["timestamp"] - chosen[0]["timestamp"]) / 1000
-        speed = span * TRACE_LOAD * rate / size
-        distinct = len({page for chain in chains for page in chain.pages})
-        # At least the longest prompt with what runs beside it.
-        kv_bytes = int(max(HELD_SHARE * distinct * PAGE_TOKENS, 2 * 6000) * ROUTED_TOKEN_BYTES)
-        runs = {policy: routing_run(policy, kv_bytes, file.name, speed) for policy in ("round-robin", "kv")}
-    kv, turn = runs["kv"]["load"], runs["round-robin"]["load"]
-    pages = int(runs["kv"]["pages"])
-    best, lru = oracle.best(chains, pages, PAGE_TOKENS), oracle.lru(chains, pages, PAGE_TOKENS)
-    for name, value, unit in (("requests", len(chains), ""), ("prompt_tokens", size, ""), ("prompt_rate", rate, "/s"),
-                              ("speed", speed, "x"), ("pages_asked_for", distinct, ""), ("pages_held", pages, ""),
-                              ("failed", kv["requests_failed"] + turn["requests_failed"], ""),
-                              ("kv_first_token", kv["to_first_token_seconds"]["mean"], " s"),
-                              ("round_robin_first_token", turn["to_first_token_seconds"]["mean"], " s"),
-                              ("kv_hit_rate", kv["hit_rate"], ""), ("round_robin_hit_rate", turn["hit_rate"], ""),
-                              ("perfect_knowledge_hit_rate", best, ""), ("lru_hit_rate", lru, "")):
-        report.note(f"routing_{name}", value, unit)
-    say(report, "routing_kv_first_token_over_round_robin",
-        ratio(kv["to_first_token_seconds"]["mean"], turn["to_first_token_seconds"]["mean"]))
-    say(report, "routing_hit_rate_over_perfect_knowledge", ratio(kv["hit_rate"], best))
-    return {"runs": runs, "perfect_knowledge": best, "lru": lru, "prompt_rate": rate, "speed": speed}
-
-
 # ---- pressure ------------------------------------------------------------------------------------------------
 
 THREE_LEVELS = """name: eight-bits-in-three
@@ -434,14 +284,14 @@ def restore_1b(report, clock):
     """Room for one prompt of 32k (1,073 MB) in each of two replicas, and in the store."""
     available = int(next(line for line in open("/proc/meminfo") if line.startswith("MemAvailable")).split()[1]) * 1024
     if available < 14 << 30 or clock.left() < 100:
-        leave_out(report, LINES["restore_1b"], f"expected 14 GiB and 100 s, found {available / 2**30:.0f} GiB and "
+        report.leave_out(LINES["restore_1b"], f"expected 14 GiB and 100 s, found {available / 2**30:.0f} GiB and "
                   f"{clock.left():.0f} s")
         return {}
     return restore(report, clock, "1B", tuple((length, 1) for length in LENGTHS), "2400MiB", "1400MiB")
 
 
 # Seconds of the twelve minutes; the last takes what is left.
-SECTIONS = {"restore": (restore, 270), "spill": (spill, 90), "preemption": (preemption, 70), "routing": (routing, 170),
+SECTIONS = {"restore": (restore, 270), "spill": (spill, 90), "preemption": (preemption, 70), "routing": (routing.measure, 170),
             "pressure": (pressure, 100), "restore_1b": (restore_1b, 60 * MINUTES)}
 
 

@@ -9,7 +9,7 @@ import re
 import tempfile
 import unittest
 
-from bench import sections, tiers
+from bench import routing, sections
 from bench.report import Report, median, ratio
 from support.cluster import ROOT
 
@@ -55,7 +55,7 @@ class Sample(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             trace, out = pathlib.Path(folder, "trace"), pathlib.Path(folder, "sample")
             trace.write_text("".join(json.dumps(r) + "\n" for r in requests))
-            chosen = tiers.sample_conversations(tiers.TRACE_TOKENS * 2000 * 100, out, trace)
+            chosen = routing.sample_conversations(routing.TRACE_TOKENS * 2000 * 100, out, trace)
             self.assertEqual([json.loads(line) for line in out.read_text().splitlines()], chosen)
         talks = collections.Counter(r["hash_ids"][1] for r in chosen)
         self.assertEqual(set(talks.values()), {8})
