@@ -187,11 +187,6 @@ def project(x, basis, mean, code):
     return out
 
 
-def svd_basis(keys, s):
-    """KV-heads: right singular vectors of the keys of s heads side by side, uncentred. [heads / s][s d, s d]"""
-    return [np.linalg.svd(rows, full_matrices=False)[2] for rows in join_heads(keys, s)]
-
-
 def calibrated(model, windows, join=1):
     """PCA of the K and V of some windows, [bank][side][vector] (mean, basis), and for embedded codes the scales
     [bank, side, vector, dim] that leave features / (scale * norm) at unit size (norms by these scales: iterated)."""
