@@ -51,14 +51,23 @@ __device__ __forceinline__ float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// Not __byte_perm(): that one is promised to look at three bits of each selector alone, and code_tables.h
+// wants the fourth, which repeats the sign of the byte.
 __device__ __forceinline__ uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
-  return __byte_perm(a, b, selector);
+  uint32_t d;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(selector));
+  return d;
 }
 __device__ __forceinline__ void add_atomically(int* to, int x) {
   atomicAdd(to, x);
 }
+// To shared memory, which adds 32 bits by itself: 64 it would compare and swap, again and again where many
+// threads mean the same. Whole once all who add are done.
 __device__ __forceinline__ void add_atomically(unsigned long long* to, unsigned long long x) {
-  atomicAdd(to, x);
+  auto* halves = reinterpret_cast<unsigned*>(to);
+  const unsigned low = static_cast<unsigned>(x), before = atomicAdd(halves, low);
+  const unsigned high = static_cast<unsigned>(x >> 32) + (before + low < before ? 1u : 0u);
+  if (high != 0) atomicAdd(halves + 1, high);
 }
 
 #else
