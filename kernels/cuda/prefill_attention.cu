@@ -40,7 +40,8 @@ struct PrefillBlock {
   __device__ void attend_segment(const DeviceSegment& segment, bool last) {
     const DeviceLayout& layout = *segment.layout;
     const DeviceMap& map = step.maps[segment.map];
-    const int tokens = layout.page_tokens, step_tokens = min(tokens, kPrefillTile);
+    // Pages have a multiple of 32 tokens (FastPlan), not always of a tile's.
+    const int tokens = layout.page_tokens, step_tokens = tokens % kPrefillTile == 0 ? kPrefillTile : 32;
     const int begin = segment.own ? first_seen(0) / tokens : 0;
     const int end = segment.own ? slot_of(tile.num_rows - 1) / tokens : segment.num_pages;
     if (begin >= end) return;

@@ -53,7 +53,8 @@ TEST_P(AttentionParity, EqualsTheReferenceAndWritesTheSameCache) {
   };
   for (const auto& [s, tokens, chunk] :
        {Case{{4, 2, 64}, 77, 33}, Case{{3, 1, 20, 16}, 37, 7}, Case{{2, 1, 128, 64}, 130, 130},
-        Case{{8, 1, 64, 32}, 33, 32}, Case{{4, 4, 8}, 65, 64}, Case{{2, 1, 16, 24}, 61, 60}}) {
+        Case{{8, 1, 64, 32}, 33, 32}, Case{{4, 4, 8}, 65, 64}, Case{{2, 1, 16, 24}, 61, 60},
+        Case{{2, 1, 64, 96}, 210, 200}}) {
     const PageLayout layout = make_layout(recipe, s, dtype);
     const Inputs inputs(s, tokens, 20);
     SequenceMemory memory(layout, tokens), expected_memory(layout, tokens);
