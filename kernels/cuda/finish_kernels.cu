@@ -188,9 +188,9 @@ __device__ void write_tail(const StepView& step, const DeviceRow& row, const Dev
   }
 }
 
-// Grid: (row, query head).
-__global__ void finish_rows(StepView step, StepExtents extents, Partials partials, float* softmax,
-                            bool write_tails) {
+// Grid: (row, query head). The bound keeps registers few enough that such a block can be launched.
+__global__ void __launch_bounds__(kFinishThreads)
+    finish_rows(StepView step, StepExtents extents, Partials partials, float* softmax, bool write_tails) {
   LOWKEY_SHARED(float, shared);
   const int index = step.first_row + blockIdx.x, dim = step.layout->head_dim;
   const int head = blockIdx.y / step.group, g = blockIdx.y % step.group;

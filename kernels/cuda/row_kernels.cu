@@ -22,7 +22,8 @@ __device__ __forceinline__ uint16_t rounded<uint16_t>(float x) {
 
 // Grid: (rows). The row is read twice; the second time from the caches.
 template <class T>
-__global__ void rms_norm(const float* x, const float* weight, float epsilon, int cols, int stride, T* y) {
+__global__ void __launch_bounds__(kRowThreads)
+    rms_norm(const float* x, const float* weight, float epsilon, int cols, int stride, T* y) {
   LOWKEY_SHARED(float, scratch);
   x += int64_t{blockIdx.x} * cols;
   y += int64_t{blockIdx.x} * stride;
