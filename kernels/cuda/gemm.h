@@ -20,7 +20,7 @@ class Gemm {
  public:
   static Result<std::unique_ptr<Gemm>> create(cudaStream_t stream);
   virtual ~Gemm() = default;
-  // x and w contiguous, 16-byte aligned.
+  // x and w contiguous; the faster the further they are aligned, up to 256 bytes.
   virtual void multiply(const GemmShape& shape, const void* x, const void* w, float* y) = 0;
 };
 

@@ -11,6 +11,14 @@ namespace lowkey::kernels::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA recommends for Hopper
+constexpr uint32_t kBestAlignment = 256;              // what the library takes operands to have, unless told
+
+// Of all of them: rows of a larger matrix are operands, too, and begin anywhere.
+uint32_t common_alignment(const void* x, const void* w, const void* y) {
+  const uintptr_t bits = reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(w) |
+                         reinterpret_cast<uintptr_t>(y) | kBestAlignment;
+  return static_cast<uint32_t>(bits & -bits);
+}
 
 Status lt_status(cublasStatus_t status, const char* call, const char* file, int line) {
   if (status == CUBLAS_STATUS_SUCCESS) return {};
@@ -35,7 +43,10 @@ Result<LtHandle<cublasLtMatrixLayout_t>> make_layout(cudaDataType_t type, int ro
   return LtHandle<cublasLtMatrixLayout_t>(layout);
 }
 
-// One shape's descriptors and the algorithm that the library's heuristic puts first.
+// A product, and where its operands lie: an algorithm may want more than 16 bytes of alignment.
+using ProductKey = std::pair<GemmShape, uint32_t>;
+
+// Its descriptors and the algorithm that the library's heuristic puts first.
 struct Product {
   LtHandle<cublasLtMatmulDesc_t> operation;
   LtHandle<cublasLtMatrixLayout_t> w, x, y;
@@ -48,12 +59,13 @@ class CublasLtGemm final : public Gemm {
       : stream_(stream), handle_(handle), workspace_(std::move(workspace)) {}
 
   void multiply(const GemmShape& shape, const void* x, const void* w, float* y) override {
-    auto found = products_.find(shape);
+    const ProductKey key{shape, common_alignment(x, w, y)};
+    auto found = products_.find(key);
     if (found == products_.end()) {
-      auto made = make(shape);
+      auto made = make(shape, key.second);
       LOWKEY_CHECK(made.ok(), "product [{}, {}] on {} rows: {}", shape.out, shape.in, shape.rows,
                    made.error().message);
-      found = products_.emplace(shape, std::move(made).value()).first;
+      found = products_.emplace(key, std::move(made).value()).first;
     }
     const Product& product = found->second;
     const float one = 1, beta = shape.accumulate ? 1.0f : 0.0f;
@@ -66,7 +78,7 @@ class CublasLtGemm final : public Gemm {
 
  private:
   // The library's matrices are column-major: y^T [out][rows] = w [in][out]^T x^T [in][rows].
-  Result<Product> make(const GemmShape& shape) const {
+  Result<Product> make(const GemmShape& shape, uint32_t alignment) const {
     const cudaDataType_t type = shape.dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
     cublasLtMatmulDesc_t operation = nullptr;
     LOWKEY_LT_TRY(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -83,18 +95,23 @@ class CublasLtGemm final : public Gemm {
     const size_t workspace = kWorkspaceBytes;
     LOWKEY_LT_TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                        &workspace, sizeof(workspace)));
-    cublasLtMatmulHeuristicResult_t best;
+    for (const auto operand :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      LOWKEY_LT_TRY(cublasLtMatmulPreferenceSetAttribute(preference, operand, &alignment, sizeof(alignment)));
+    cublasLtMatmulHeuristicResult_t best{};
     int count = 0;
     LOWKEY_LT_TRY(cublasLtMatmulAlgoGetHeuristic(handle_.get(), operation, w.get(), x.get(), y.get(), y.get(),
                                                  preference, 1, &best, &count));
-    if (count == 0) return Error{Code::kInternal, "cuBLASLt has no algorithm for it"};
+    if (count == 0 || best.state != CUBLAS_STATUS_SUCCESS)
+      return Error{Code::kInternal, "cuBLASLt has no algorithm for it"};
     return Product{std::move(owner), std::move(w), std::move(x), std::move(y), best.algo};
   }
 
   cudaStream_t stream_;
   LtHandle<cublasLtHandle_t> handle_;
   DeviceBuffer workspace_;
-  std::map<GemmShape, Product> products_;
+  std::map<ProductKey, Product> products_;
 };
 
 }  // namespace
