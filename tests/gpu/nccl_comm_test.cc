@@ -170,6 +170,21 @@ TEST(NcclComm, APeerThatDoesNotAnswerIsADeadline) {
   });
 }
 
+// Room is made by a call that waits for the stream, without a deadline.
+TEST(NcclComm, MakesRoomOnlyBehindPeersThatAnswered) {
+  on_both([](DeviceComm& comm, kernels::Backend&) {
+    if (comm.rank() != 0) return;
+    std::vector<float> mine = {7};
+    const kernels::Tensor tensor{.data = mine.data(), .rows = 1, .cols = 1};
+    kernels::Tensor all;
+    fake.stream_idle = false;
+    const Status late = comm.gather_on_device(tensor, &all, Deadline::in(std::chrono::milliseconds(5)));
+    ASSERT_FALSE(late.ok());
+    EXPECT_EQ(late.error().code, Code::kDeadlineExceeded);
+    EXPECT_EQ(fake.aborted, 1);
+  });
+}
+
 // A backend that records steps, and nothing else.
 struct Recording final : kernels::HostBackend {
   struct Graphs final : kernels::StepGraphs {

@@ -123,7 +123,10 @@ Status NcclComm::gather_on_device(const kernels::Tensor& mine, kernels::Tensor* 
 
 // Rank 0: what the others send, each at its place in gathered_.
 Status NcclComm::receive_all(size_t count, size_t bytes, Deadline deadline) {
-  if (!gathered_ || gathered_->size() < bytes * size_) gathered_ = backend_.allocate(bytes * size_);
+  if (!gathered_ || gathered_->size() < bytes * size_) {
+    LOWKEY_TRY(settle(deadline));  // allocate() waits for the stream, and the stream for the peers
+    gathered_ = backend_.allocate(bytes * size_);
+  }
   ncclResult_t worst = api_.group_start();
   for (int peer = 1; peer < size_; ++peer) {
     const ncclResult_t begun =
