@@ -225,9 +225,14 @@ Status Executor::run_model(const wire::StepPlan& plan, std::span<const kernels::
     LOWKEY_TRY(model_.forward(batch, memory_.layout(), collectives_, deadline, gathered_));
   }
   count_step();
+  bool compacted = false;
   for (const wire::PlannedSequence& planned : plan.sequences()) {
-    if (planned.has_compaction()) LOWKEY_TRY(compact(planned, &tables_[planned.sequence_id()]));
+    if (!planned.has_compaction()) continue;
+    LOWKEY_TRY(compact(planned, &tables_[planned.sequence_id()]));
+    compacted = true;
   }
+  // The slabs it has read are free from here on, and restores do not wait for the backend.
+  if (compacted) options_.backend->synchronize();
   if (comm_.rank() == 0) take_logits(logit_rows.size());
   return {};
 }
