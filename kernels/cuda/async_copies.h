@@ -8,6 +8,8 @@
 #ifndef __CUDACC__
 #include <map>
 #include <vector>
+
+#include "kernels/cuda/cuda_check.h"
 #endif
 
 namespace lowkey::kernels::cuda {
@@ -115,7 +117,17 @@ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   state.expected = true;
   state.bytes += bytes;
 }
+// What the device's copies want: who gives less gets a trap there.
+inline void check_bulk_copy(const void* to, const void* from, uint32_t bytes, const uint64_t* barrier) {
+  constexpr uintptr_t kAlignment = 16;
+  constexpr uint32_t kMostPending = (1u << 20) - 1;  // bytes that a barrier counts
+  const bool aligned =
+      (reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes) % kAlignment == 0 &&
+      reinterpret_cast<uintptr_t>(barrier) % sizeof(*barrier) == 0;
+  LOWKEY_CUDA_CHECK(aligned && bytes > 0 && bytes <= kMostPending ? cudaSuccess : cudaErrorInvalidValue);
+}
 inline void bulk_copy(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  check_bulk_copy(to, from, bytes, barrier);
   std::memset(to, 0xee, bytes);
   emulation::barriers().at(barrier).copies.push_back({to, from, bytes});
 }

@@ -20,7 +20,8 @@
 
 namespace lowkey::kernels::cuda {
 
-inline constexpr size_t kPlainSharedBytes = size_t{48} << 10;  // more needs a kernel's attribute
+inline constexpr size_t kPlainSharedBytes = size_t{48} << 10;   // more needs a kernel's attribute
+inline constexpr size_t kMostParameterBytes = size_t{4} << 10;  // that every device takes
 
 #ifdef __CUDACC__
 // Of dynamic shared memory that a block may have. Kernels that want much are allowed all of it, always the
@@ -47,6 +48,7 @@ struct LaunchShape {
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream,
             const Arguments&... arguments) {
+  static_assert((sizeof(Parameters) + ... + 0) <= kMostParameterBytes);
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
 #ifdef __CUDACC__
   std::tuple<Parameters...> values(static_cast<Parameters>(arguments)...);

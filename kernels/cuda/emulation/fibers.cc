@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/emulation/context.h"
+#include "kernels/cuda/emulation/cuda_runtime.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -44,6 +45,10 @@ class Runner {
   void run(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& body) {
     LOWKEY_CHECK(current_ == nullptr, "a kernel launched from a kernel");
     LOWKEY_CHECK(block.count() >= 1 && block.count() <= 1024, "block of {} threads", block.count());
+    LOWKEY_CHECK(grid.x <= 0x7fffffffu && grid.y <= 0xffffu && grid.z <= 0xffffu, "grid of {} x {} x {}",
+                 grid.x, grid.y, grid.z);
+    LOWKEY_CHECK(shared_bytes <= machine().shared_bytes, "{} bytes of shared memory, of {}", shared_bytes,
+                 machine().shared_bytes);
     body_ = &body;
     place_.block_dim = block;
     place_.grid_dim = grid;
