@@ -30,11 +30,11 @@ class FailedTicket final : public CopyTicket {
 
 Result<std::unique_ptr<CudaPageCopies>> CudaPageCopies::create(int device, cudaStream_t compute) {
   LOWKEY_ASSIGN(out, Stream::create());
-  LOWKEY_ASSIGN(in, Stream::create());
+  LOWKEY_ASSIGN(landing, LandingRing::create());
   LOWKEY_ASSIGN(marked, Event::create());
   LOWKEY_ASSIGN(left, Event::create());
-  return std::unique_ptr<CudaPageCopies>(
-      new CudaPageCopies(device, compute, std::move(out), std::move(in), std::move(marked), std::move(left)));
+  return std::unique_ptr<CudaPageCopies>(new CudaPageCopies(
+      device, compute, std::move(out), std::move(landing), std::move(marked), std::move(left)));
 }
 
 std::unique_ptr<Buffer> CudaPageCopies::staging(size_t bytes) {
@@ -67,16 +67,9 @@ Status CudaPageCopies::upload(std::span<const Piece> pieces) {
   LOWKEY_CUDA_TRY(cudaSetDevice(device_));
   {
     const std::lock_guard lock(mutex_);
-    in_.wait(left_.get());
+    landing_.wait(left_.get());
   }
-  Status begun;
-  for (const Piece& piece : pieces) {
-    begun = LOWKEY_CUDA_STATUS(
-        cudaMemcpyAsync(piece.device, piece.host, piece.bytes, cudaMemcpyHostToDevice, in_.get()));
-    if (!begun.ok()) break;
-  }
-  const Status done = in_.synchronize();  // what was begun reads the caller's memory, whatever failed
-  return begun.ok() ? done : begun;
+  return landing_.upload(pieces);
 }
 
 }  // namespace lowkey::kernels::cuda

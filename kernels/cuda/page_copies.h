@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/landing_ring.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops/page_copies.h"
 
@@ -20,17 +21,18 @@ class CudaPageCopies final : public PageCopies {
   Status upload(std::span<const Piece> pieces) override;
 
  private:
-  CudaPageCopies(int device, cudaStream_t compute, Stream out, Stream in, Event marked, Event left)
+  CudaPageCopies(int device, cudaStream_t compute, Stream out, LandingRing landing, Event marked, Event left)
       : device_(device),
         compute_(compute),
         out_(std::move(out)),
-        in_(std::move(in)),
+        landing_(std::move(landing)),
         marked_(std::move(marked)),
         left_(std::move(left)) {}
 
   const int device_;
   const cudaStream_t compute_;
-  Stream out_, in_;
+  const Stream out_;
+  LandingRing landing_;
   std::mutex mutex_;  // of the events: recorded on the step thread, waited for on others, too
   Event marked_;      // on compute_: what a download reads is there
   Event left_;        // on out_: the downloads begun so far have been copied

@@ -25,6 +25,14 @@ class Stream {
     LOWKEY_CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     return Stream(stream);
   }
+  // Blocks of its kernels go ahead of those of other streams that wait for a multiprocessor.
+  static Result<Stream> create_urgent() {
+    int least = 0, greatest = 0;
+    LOWKEY_CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    cudaStream_t stream = nullptr;
+    LOWKEY_CUDA_TRY(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
+    return Stream(stream);
+  }
   cudaStream_t get() const { return handle_.get(); }
   Status synchronize() const { return LOWKEY_CUDA_STATUS(cudaStreamSynchronize(get())); }
   // What is put on this stream from now on waits for `event` as it was last recorded.

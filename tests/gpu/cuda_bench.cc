@@ -43,16 +43,20 @@ size_t page_slab_bytes(const BenchSizes& sizes) {
   return PageLayout::make(spec, {sizes.of(32, 1), 8, 128, DType::kBf16}).value().slab_bytes[0];
 }
 
-// Median rate of slabs that lie anywhere on the device, one after the other in what has arrived; 0: it
-// failed.
-double restore_rate(Bench& bench, std::byte* device, std::byte* host, size_t bytes, size_t slab) {
+// Median rate of slabs that lie anywhere on the device, one after the other in what has arrived, `batch`
+// bytes at once; 0: it failed.
+double restore_rate(Bench& bench, std::byte* device, std::byte* host, size_t bytes, size_t slab,
+                    size_t batch) {
   std::vector<PageCopies::Piece> pieces;
-  const size_t count = bytes / slab;
+  const size_t count = bytes / slab, together = std::max<size_t>(1, batch / slab);
   for (size_t i = 0; i < count; ++i) pieces.push_back({device + i * 7 % count * slab, host + i * slab, slab});
   std::vector<double> times;
   for (int i = 0; i < bench.sizes.of(7, 2); ++i) {
     const auto begin = std::chrono::steady_clock::now();
-    if (!bench.backend.page_copies()->upload(pieces).ok()) return 0;
+    for (size_t at = 0; at < count; at += together) {
+      const auto some = std::span(pieces).subspan(at, std::min(together, count - at));
+      if (!bench.backend.page_copies()->upload(some).ok()) return 0;
+    }
     times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   std::ranges::sort(times);
@@ -69,18 +73,22 @@ boost::json::object bench_restore(Bench& bench) {
   std::memset(host->data(), 0x5a, bytes);
   const double up = copy_seconds(bench, device->data(), host->data(), bytes, cudaMemcpyHostToDevice);
   const double down = copy_seconds(bench, host->data(), device->data(), bytes, cudaMemcpyDeviceToHost);
-  const size_t small = size_t{64} << 10;
-  const double restore = restore_rate(bench, device->data(), host->data(), bytes, slab);
-  const double small_restore = restore_rate(bench, device->data(), host->data(), bytes, small);
+  // The 8B shape's, whole and as ranks and levels cut it; all at once, and as a store's batches arrive.
+  boost::json::array restores;
+  for (const auto& [size, batch] : {std::pair(slab, bytes),
+                                    {size_t{64} << 10, bytes},
+                                    {size_t{16} << 10, bytes},
+                                    {size_t{64} << 10, size_t{2} << 20}}) {
+    const double rate = restore_rate(bench, device->data(), host->data(), bytes, size, batch);
+    restores.push_back(boost::json::object{{"slab_bytes", size},
+                                           {"batch_bytes", batch},
+                                           {"bytes_per_second", rate},
+                                           {"fraction_of_copy", rate * up / double(bytes)}});
+  }
   return {{"bytes", bytes},
           {"host_to_device_bytes_per_second", double(bytes) / up},
           {"device_to_host_bytes_per_second", double(bytes) / down},
-          {"slab_bytes", slab},
-          {"restore_bytes_per_second", restore},
-          {"restore_fraction_of_copy", restore * up / double(bytes)},
-          {"small_slab_bytes", small},
-          {"small_restore_bytes_per_second", small_restore},
-          {"small_restore_fraction_of_copy", small_restore * up / double(bytes)}};
+          {"restores", restores}};
 }
 
 boost::json::object run(BenchSizes sizes) {

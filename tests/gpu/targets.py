@@ -85,6 +85,18 @@ def clean(parts):
         yield line(name, {"passed": 1, "failed": 0, "late": 0}.get(result), 1)
 
 
+def restores(measured):
+    copy = measured.get("host_to_device_bytes_per_second")
+    cases = measured.get("restores", [])
+    for case in cases:
+        whole = case["batch_bytes"] == measured["bytes"]
+        many = "" if whole else f", {case['batch_bytes'] / 2**20:.0f} MiB at a time"
+        yield line(f"restore of slabs of {case['slab_bytes'] / 2**10:.0f} KiB{many}: of the pinned copy",
+                   case["fraction_of_copy"], 0.90 if whole else None, f"{copy / 1e9:.1f} GB/s")
+    if not cases:
+        yield line("restore of slabs of 64 KiB: of the pinned copy", None, 0.90)
+
+
 def lines(results, parts):
     bench, torch = results.get("benchmarks") or {}, results.get("torch")
     rows = []
@@ -93,13 +105,7 @@ def lines(results, parts):
     rows += attention(bench.get("decode_attention", []), torch)
     rows += steps(bench)
     rows += prompts(bench, torch)
-    restore = bench.get("restore", {})
-    copy = restore.get("host_to_device_bytes_per_second")
-    rows.append(line("restore of slabs of the 8B shape: of the pinned copy", restore.get("restore_fraction_of_copy"), 0.90,
-                     f"{copy / 1e9:.1f} GB/s" if copy else ""))
-    if copy:
-        rows.append(line("restore of slabs of 64 KB: of the pinned copy", restore["small_restore_fraction_of_copy"], None,
-                         f"{copy / 1e9:.1f} GB/s"))
+    rows += restores(bench.get("restore", {}))
     rows += clean(parts)
     return rows
 

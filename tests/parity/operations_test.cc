@@ -195,6 +195,51 @@ TEST_P(DeviceOperations, PageCopiesSeeWhatWasWrittenBefore) {
   }
 }
 
+// Slabs of many sizes, one behind the other on the host, to places in another order, with gaps between them;
+// one is long, some are no whole words, some lie apart on the host, some are neighbours on both sides.
+TEST_P(DeviceOperations, UploadsReachSlabsAnywhere) {
+  std::vector<size_t> sizes(300, 4096);                            // more than one launch takes along
+  for (int i = 0; i < 90; ++i) sizes.push_back(size_t{64} << 10);  // more than the stages hold
+  for (const size_t bytes : {size_t{1} << 20, size_t{5}, size_t{48}, size_t{700'000}, size_t{1040},
+                             size_t{999'984}, (size_t{2} << 20) + 32, size_t{17}})
+    sizes.push_back(bytes);
+  constexpr size_t kGap = 64;
+  size_t host_bytes = 0, device_bytes = kGap;
+  std::vector<size_t> host_at, device_at(sizes.size());
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (i % 37 == 0) host_bytes += 32;
+    host_at.push_back(host_bytes);
+    host_bytes += sizes[i];
+  }
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const size_t piece = i * 7 % sizes.size();
+    device_at[piece] = device_bytes;
+    device_bytes += (sizes[piece] + kGap - 1) / kGap * kGap + (i % 3 == 0 ? 0 : kGap);
+  }
+  const auto host = backend->page_copies()->staging(host_bytes);
+  const auto device = backend->allocate(device_bytes);
+  std::vector<PageCopies::Piece> pieces;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    pieces.push_back({device->data() + device_at[i], host->data() + host_at[i], sizes[i]});
+    if (sizes[i] == 64 << 10) {  // in halves
+      pieces.back().bytes /= 2;
+      pieces.push_back(
+          {pieces.back().device + sizes[i] / 2, pieces.back().host + sizes[i] / 2, sizes[i] / 2});
+    }
+  }
+  for (int round = 0; round < 2; ++round) {
+    for (size_t i = 0; i < host_bytes; ++i) host->data()[i] = std::byte((i * 2654435761u >> 11) + round);
+    backend->upload(std::vector<std::byte>(device_bytes, std::byte{0x5a}), device->data());
+    ASSERT_TRUE(backend->page_copies()->upload(pieces).ok());
+    std::vector<std::byte> expected(device_bytes, std::byte{0x5a}), found(device_bytes);
+    for (size_t i = 0; i < sizes.size(); ++i)
+      std::memcpy(expected.data() + device_at[i], host->data() + host_at[i], sizes[i]);
+    backend->download(device->data(), found);
+    EXPECT_TRUE(found == expected) << "round " << round;
+  }
+  ASSERT_TRUE(backend->page_copies()->upload({}).ok());
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, DeviceOperations, testing::ValuesIn(device_cases()),
                          [](const auto& info) { return info.param.name; });
 
