@@ -62,13 +62,15 @@ void CpuAttention::plan_sequence(const SequenceSlice& sequence, int index) {
                    is_exact(*step_->layout, step_->layout->vector(step_->bank, Side::kKey, 0)),
                "slots of encoded pages are not observed: recipe {}, bank {}", step_->layout->recipe,
                step_->bank);
+  LOWKEY_CHECK(sequence.unwanted_rows == 0 || sequence.observer == nullptr, "{} rows of an observed sequence",
+               sequence.unwanted_rows);
   SequencePlan plan{.first_segment = static_cast<int>(segments_.size())};
-  plan_segments(sequence, plan);
+  if (sequence.unwanted_rows < sequence.num_rows) plan_segments(sequence, plan);
   plans_.push_back(plan);
 
   const int block_tokens = std::max(1, kBlockQueries / (group_ * page_tokens_)) * page_tokens_;
   const int end_slot = sequence.first_slot + sequence.num_rows;
-  for (int begin = sequence.first_slot; begin < end_slot;) {
+  for (int begin = sequence.first_slot + sequence.unwanted_rows; begin < end_slot;) {
     Block block{.sequence = index, .begin = begin};
     block.end = std::min(end_slot, (begin / block_tokens + 1) * block_tokens);
     for (const Segment& segment : segments_of(block)) block.num_splits += splits_of(block, segment);

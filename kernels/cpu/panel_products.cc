@@ -30,6 +30,14 @@ const CpuLinear& cpu(const Linear* weight) {
   return static_cast<const CpuLinear&>(*weight);
 }
 
+// Whether somebody reads the attention of one of rows [first, first + count).
+bool any_wanted(std::span<const SequenceSlice> sequences, int first, int count) {
+  return sequences.empty() || std::any_of(sequences.begin(), sequences.end(), [&](const SequenceSlice& s) {
+           return std::max(first, s.first_row + s.unwanted_rows) <
+                  std::min(first + count, s.first_row + s.num_rows);
+         });
+}
+
 // Panels that are multiplied together: their part of the inputs is read from the L2 cache once.
 int panels_together(int in) {
   return in > 2048 ? kMaxPanels : 2;
@@ -182,8 +190,9 @@ void PanelProducts::linear(const CpuLinear& weight, const Tensor& x, const float
   });
 }
 
-// Heads normed and rotated, once a row's q and k are whole.
-void PanelProducts::finish_heads(const HeadsStep& step, const RopeCache::Angles& angles, int row) const {
+// Heads normed and rotated, once a row's k and, where it is wanted, q are whole.
+void PanelProducts::finish_heads(const HeadsStep& step, const RopeCache::Angles& angles, int row,
+                                 bool wants_q) const {
   const int dim = step.rope->head_dim;
   const auto finish = [&](const Tensor& x, const float* weight) {
     float* heads = row_of(x, row);
@@ -192,7 +201,7 @@ void PanelProducts::finish_heads(const HeadsStep& step, const RopeCache::Angles&
     simd::rotate_heads(heads, x.cols / dim, dim, angles.cos_of(row), angles.sin_of(row),
                        step.rope->inv_freq.size());
   };
-  finish(step.q, step.q_norm);
+  if (wants_q) finish(step.q, step.q_norm);
   finish(step.k, step.k_norm);
 }
 
@@ -203,15 +212,19 @@ void PanelProducts::project_heads(const HeadsStep& step, const RopeCache::Angles
   if (by_rows(rows)) {
     return for_row_blocks(rows, step.x.cols, [&](int first, int count, Scratch& scratch) {
       const Inputs inputs = norm(step.norm, step.epsilon, step.x, first, count, scratch.inputs, false);
-      multiply(weight, inputs, first, all_panels(weight), scratch.sums, outputs);
-      for (int row = first; row < first + count; ++row) finish_heads(step, angles, row);
+      const bool wants_q = any_wanted(step.sequences, first, count);
+      Panels panels = all_panels(weight);
+      if (!wants_q) panels.first = step.q.cols / kPanelOut;
+      panels.count -= panels.first;
+      multiply(weight, inputs, first, panels, scratch.sums, outputs);
+      for (int row = first; row < first + count; ++row) finish_heads(step, angles, row, wants_q);
     });
   }
   const Inputs inputs = norm(step.norm, step.epsilon, step.x, 0, rows, inputs_, true);
   for_panels(weight.num_panels(), [&](const Panels& panels, Scratch& scratch) {
     multiply(weight, inputs, 0, panels, scratch.sums, outputs);
   });
-  for_rows(rows, step.q.cols + step.k.cols, [&](int row) { finish_heads(step, angles, row); });
+  for_rows(rows, step.q.cols + step.k.cols, [&](int row) { finish_heads(step, angles, row, true); });
 }
 
 // Panels of gate with those of up, into their columns of `hidden`.

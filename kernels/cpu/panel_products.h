@@ -69,7 +69,7 @@ class PanelProducts {
               std::vector<uint16_t>& memory, bool parallel);
   void gate_panels(const MlpStep& step, const Inputs& x, const Panels& panels, uint16_t* hidden,
                    ptrdiff_t hidden_stride, std::vector<float>& sums);
-  void finish_heads(const HeadsStep& step, const RopeCache::Angles& angles, int row) const;
+  void finish_heads(const HeadsStep& step, const RopeCache::Angles& angles, int row, bool wants_q) const;
 
   ComputePool& pool_;
   std::vector<Scratch> scratch_;           // of each thread

@@ -198,7 +198,7 @@ void AttentionPlanner::make_tiles() {
   const int tokens = kPrefillWarpRows * plan_.prefill_shape.warps / group;
   for (const int index : plan_.prefill) {
     const DeviceSequence& sequence = plan_.sequences[index];
-    for (int row = 0; row < sequence.num_rows; row += tokens)
+    for (int row = step_.sequences[index].unwanted_rows; row < sequence.num_rows; row += tokens)
       plan_.tiles.push_back({index, sequence.first_row + row, std::min(tokens, sequence.num_rows - row)});
   }
   std::ranges::stable_sort(plan_.tiles, [&](const PrefillTile& a, const PrefillTile& b) {

@@ -190,7 +190,7 @@ void attend_head(const AttentionStep& step, const SequenceSlice& sequence, const
   const size_t archived = keys.archived.size() / g.dim;
   const size_t observed = static_cast<size_t>(step.bank) * g.heads + head;
   std::vector<double> weights, sums;
-  for (int slot = sequence.first_slot; slot < g.end_position; ++slot) {
+  for (int slot = sequence.first_slot + sequence.unwanted_rows; slot < g.end_position; ++slot) {
     const size_t row = static_cast<size_t>(sequence.first_row) + slot - sequence.first_slot;
     const int page = slot / g.page_tokens;
     sums.assign(slot + 1, 0.0);

@@ -83,6 +83,9 @@ struct SequenceSlice {
   std::byte* tail = nullptr;
   const ArchivedPages* archives = nullptr;  // [num_banks], attended before the pages; null: none
   const TokenObserver* observer = nullptr;  // null: nobody asks
+  // Leading rows whose attention nobody reads, 0 .. num_rows: their K and V are stored as ever, their rows of
+  // q and of the output may be anything. REQUIRES: 0 where there is an observer.
+  int unwanted_rows = 0;
 };
 
 // K, V and Q of one layer for all rows of the step, before the cache has seen them.
@@ -139,7 +142,8 @@ struct HeadsStep {
   const float* q_norm = nullptr;   // [head_dim], of every head; null: none
   const float* k_norm = nullptr;
   const RopeTable* rope = nullptr;
-  std::span<const int32_t> positions;  // of the rows
+  std::span<const int32_t> positions;        // of the rows
+  std::span<const SequenceSlice> sequences;  // whose unwanted rows need no q; empty: all rows do
   Tensor x;
   Tensor normed, qkv;  // for the use of the call: [rows, x.cols], [rows, outputs]; qkv may begin where q does
                        // when there is one row

@@ -193,6 +193,38 @@ TEST_P(DeviceAttention, PrefilledRowsDoNotDependOnTheirTile) {
   EXPECT_EQ(std::memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)), 0);
 }
 
+// Rows that nobody reads change neither those that somebody does, to the bit, nor the cache.
+TEST_P(AttentionParity, UnwantedRowsChangeNothingElse) {
+  const Shape s{4, 2, 64};
+  const PageLayout layout = make_layout(recipe, s, dtype);
+  const int before = 41, rows = 60, cols = s.q_heads * s.dim;
+  const Inputs inputs(s, before + rows, 83), other(s, 3, 84);
+  const auto writer = make_cpu_backend({.dtype = dtype, .threads = 1});
+  SequenceMemory begun(layout, before + rows);
+  attend(*writer, layout, s, {{&inputs, &begun, 0, before}});
+  const auto run = [&](SequenceMemory& memory, int unwanted) {
+    for (size_t i = 0; i < memory.slabs.size(); ++i)
+      if (memory.pointers[i] != nullptr) memory.pointers[i] = memory.slabs[i].data();
+    SequenceMemory other_memory(layout, 3);
+    Chunk chunk{.inputs = &inputs, .memory = &memory, .first = before, .rows = rows};
+    chunk.unwanted = unwanted;
+    return attend_anywhere(*backend, layout, s, {{&other, &other_memory, 0, 3}, chunk});
+  };
+  SequenceMemory whole_memory = begun;
+  const auto whole = run(whole_memory, 0);
+  for (const int unwanted : {1, 33, rows - 1, rows}) {
+    SequenceMemory memory = begun;
+    const auto part = run(memory, unwanted);
+    EXPECT_EQ(part[0], whole[0]) << unwanted;
+    EXPECT_EQ(rows_of(part[1], unwanted, rows - unwanted, cols),
+              rows_of(whole[1], unwanted, rows - unwanted, cols))
+        << unwanted;
+    expect_same_cache(layout, memory, whole_memory, before + rows);
+    if (!backend->host_accessible()) continue;
+    for (const float x : rows_of(part[1], 0, unwanted, cols)) ASSERT_TRUE(std::isnan(x)) << "was attended";
+  }
+}
+
 TEST_P(AttentionParity, LayersThatShareABankSeeWhatOneWould) {
   const Shape s{4, 2, 64};
   const PageLayout layout = make_layout(recipe, s, dtype);

@@ -143,6 +143,7 @@ inline std::vector<std::vector<float>> attend_anywhere(Backend& backend, const P
     if (c.page_levels != nullptr) levels.back() = *c.page_levels;
     const DeviceSequence& memory = sequences.emplace_back(backend, *c.memory);
     slices.push_back({rows, c.rows, c.first, memory.pointers.data(), levels.back().data(), memory.tail()});
+    slices.back().unwanted_rows = c.unwanted;
     if (c.archives != nullptr) slices.back().archives = extras.put(c.archives, layout.num_banks);
     if (c.observer != nullptr)
       slices.back().observer = extras.put(*c.observer, size_t(layout.num_banks) * s.kv_heads);

@@ -111,6 +111,7 @@ TEST_P(Fused, MlpAddsToItsInput) {
 struct HeadsCase {
   int rows, in, q_heads, kv_heads, dim, rotated;
   bool bias, norms, in_place;
+  int unwanted = 0;  // leading rows
 };
 
 TEST_P(Fused, HeadsEqualTheirChain) {
@@ -119,7 +120,9 @@ TEST_P(Fused, HeadsEqualTheirChain) {
        {HeadsCase{1, 64, 4, 2, 16, 16, false, false, false}, HeadsCase{1, 43, 3, 1, 40, 40, true, true, true},
         HeadsCase{1, 64, 2, 2, 64, 64, false, false, true}, HeadsCase{2, 43, 3, 1, 20, 10, true, true, false},
         HeadsCase{2, 64, 9, 3, 64, 64, false, true, false}, HeadsCase{5, 100, 4, 4, 8, 8, true, false, false},
-        HeadsCase{70, 24, 2, 1, 48, 24, true, true, false}}) {
+        HeadsCase{70, 24, 2, 1, 48, 24, true, true, false},
+        HeadsCase{300, 64, 4, 2, 32, 32, false, true, false, 290},
+        HeadsCase{140, 43, 3, 1, 20, 20, true, false, false, 140}}) {
     const int q_cols = c.q_heads * c.dim, kv_cols = c.kv_heads * c.dim, outs = q_cols + 2 * kv_cols;
     const auto x = normal_values(size_t(c.rows) * c.in, seed++), norm = normal_values(c.in, seed++);
     const auto w = normal_values(size_t(outs) * c.in, seed++, 1 / std::sqrt(float(c.in)));
@@ -131,6 +134,7 @@ TEST_P(Fused, HeadsEqualTheirChain) {
       table.inv_freq.push_back(std::pow(10000.0f, -2.0f * i / c.rotated));
     std::vector<int32_t> positions;
     for (int i = 0; i < c.rows; ++i) positions.push_back(3 * i + 1);
+    const SequenceSlice slice{.num_rows = c.rows, .unwanted_rows = c.unwanted};
     compare(std::to_string(c.rows) + " rows of " + std::to_string(c.in), [&](Backend& device, bool chain) {
       const auto weight = device.pack_linear(w.data(), DType::kF32, outs, c.in, c.in);
       const auto norms = vector(device, norm), biases = vector(device, bias);
@@ -152,6 +156,7 @@ TEST_P(Fused, HeadsEqualTheirChain) {
                            .k_norm = floats(k_norms),
                            .rope = &table,
                            .positions = positions,
+                           .sequences = {&slice, 1},
                            .x = in,
                            .normed = normed,
                            .qkv = qkv,
@@ -159,7 +164,9 @@ TEST_P(Fused, HeadsEqualTheirChain) {
                            .k = k,
                            .v = v};
       chain ? device.Backend::project_heads(step) : device.project_heads(step);
-      return (c.in_place ? qkv : split).values();
+      std::vector<float> values = (c.in_place ? qkv : split).values();
+      std::fill_n(values.begin(), size_t(c.unwanted) * q_cols, 0.0f);
+      return values;
     });
   }
 }

@@ -77,7 +77,8 @@ inline kernels::PageSpec q8_pages() {
 struct Rows {
   int sequence = 0;
   std::span<const int32_t> tokens;
-  bool all_logits = true;  // or of the last row alone
+  bool all_logits = true;   // or of the last row alone
+  bool last_logits = true;  // or of none
 };
 
 class Replica {
@@ -175,7 +176,7 @@ class Replica {
         const int count = static_cast<int>(rows.tokens.size());
         slices.push_back(cache->extend(static_cast<int>(tokens.size()), count));
         for (int i = 0; i < count; ++i) {
-          if (rows.all_logits || i == count - 1) wanted.push_back(static_cast<int32_t>(tokens.size()));
+          if (rows.all_logits || (rows.last_logits && i == count - 1)) wanted.push_back(static_cast<int32_t>(tokens.size()));
           positions.push_back(first + i);
           tokens.push_back(rows.tokens[i]);
         }

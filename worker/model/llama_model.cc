@@ -11,16 +11,7 @@
 
 namespace lowkey::worker {
 
-using kernels::Buffer;
 using kernels::Tensor;
-
-namespace {
-
-Tensor matrix(const std::unique_ptr<Buffer>& buffer, int rows, int cols) {
-  return {.data = buffer->data(), .rows = rows, .cols = cols};
-}
-
-}  // namespace
 
 Result<std::unique_ptr<Model>> Model::load(const std::filesystem::path& model_dir, const ModelConfig& config,
                                            int tp_rank, int tp_size, kernels::Backend& backend) {
@@ -40,7 +31,10 @@ LlamaModel::LlamaModel(ModelConfig config, int rank, int size, DecoderWeights we
       rope_(config_.rope.table(config_.head_dim, config_.max_positions)),
       local_rope_(config_.local_rope.value_or(config_.rope).table(config_.head_dim, config_.max_positions)),
       backend_(backend) {
-  for (int layer = 0; layer < config_.num_layers; ++layer) bank_of_layer_.push_back(config_.bank_of(layer));
+  for (int layer = 0; layer < config_.num_layers; ++layer) {
+    bank_of_layer_.push_back(config_.bank_of(layer));
+    if (config_.owns_kv(layer)) last_owner_ = layer;
+  }
 }
 
 Status LlamaModel::forward(const Batch& batch, const kernels::PageLayout& layout, transport::DeviceComm& comm,
@@ -68,11 +62,12 @@ Status LlamaModel::compute(const Batch& batch, const kernels::PageLayout& layout
   backend_.embed(*weights_.embedding, batch.tokens, static_cast<int>(weights_.vocab.first),
                  config_.embedding_scale(), residual);
   if (comm.size() > 1) LOWKEY_TRY(comm.all_reduce_sum(residual, deadline));
-  for (int i = 0; i < config_.num_layers; ++i) {
+  const Wanted wanted = wanted_of(batch);
+  for (int i = 0; i < wanted.layers; ++i) {
     const TraceSpan span("layer", {"index", i});
     const LayerWeights& layer = weights_.layers[i];
-    Tensor attention = attend(i, batch, layout);
-    if (i + 1 == config_.num_layers) attention = keep_wanted(batch, attention);
+    Tensor attention = attend(i, batch, wanted, layout);
+    if (i + 1 >= wanted.from) attention = keep_wanted(batch, attention, i + 1 == wanted.from);
     if (attention.rows == 0) break;
     LOWKEY_TRY(project(*layer.o, layer.o_bias, layer.attention_post_norm, attention, comm, deadline));
     LOWKEY_TRY(mlp_block(layer, attention.rows, comm, deadline));
@@ -156,97 +151,6 @@ void LlamaModel::reserve(int rows) {
               .attention = allocate(shape_.q_features),
               .gate_up = allocate(2 * shape_.ffn),
               .mlp = allocate(shape_.ffn)};
-}
-
-const kernels::RopeTable& LlamaModel::rope_of(int layer) const {
-  return config_.window_of(layer) > 0 ? local_rope_ : rope_;
-}
-
-LlamaModel::Qkv LlamaModel::own_qkv(int index, const Batch& batch) {
-  const LayerWeights& layer = weights_.layers[index];
-  const int rows = static_cast<int>(batch.tokens.size());
-  const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
-  const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
-  const Tensor qkv = matrix(buffers_.qkv, rows, shape_.q_features + 2 * shape_.kv_features);
-  // One row is already q, k, v one after the other; more rows are taken apart.
-  float* split = (rows == 1 ? qkv : matrix(buffers_.split, rows, qkv.cols)).as<float>();
-  const Tensor q{.data = split, .rows = rows, .cols = shape_.q_features};
-  const Tensor k{.data = q.as<float>() + size_t(rows) * q.cols, .rows = rows, .cols = shape_.kv_features};
-  const Tensor v{.data = k.as<float>() + size_t(rows) * k.cols, .rows = rows, .cols = shape_.kv_features};
-  backend_.project_heads({.norm = floats(layer.attention_norm),
-                          .epsilon = config_.rms_norm_eps,
-                          .weight = layer.qkv.get(),
-                          .bias = floats(layer.qkv_bias),
-                          .q_norm = floats(layer.q_norm),
-                          .k_norm = floats(layer.k_norm),
-                          .rope = &rope_of(index),
-                          .positions = batch.positions,
-                          .x = residual,
-                          .normed = normed,
-                          .qkv = qkv,
-                          .q = q,
-                          .k = k,
-                          .v = v});
-  return {q, k, v};
-}
-
-// K is rotated once, by its owner; the layers that read it rotate their own q by the same positions.
-LlamaModel::Qkv LlamaModel::shared_qkv(int index, const Batch& batch) {
-  const LayerWeights& layer = weights_.layers[index];
-  const int rows = static_cast<int>(batch.tokens.size());
-  const Tensor residual = matrix(buffers_.residual, rows, config_.hidden_size);
-  const Tensor normed = matrix(buffers_.normed, rows, config_.hidden_size);
-  const size_t bank_floats = size_t{2} * buffers_.capacity * shape_.kv_features;
-  float* shared = reinterpret_cast<float*>(buffers_.shared_kv->data()) + bank_of_layer_[index] * bank_floats;
-  const Tensor k{.data = shared, .rows = rows, .cols = shape_.kv_features};
-  const Tensor v{.data = shared + size_t(rows) * k.cols, .rows = rows, .cols = shape_.kv_features};
-  if (layer.kv) {
-    const Tensor kv = matrix(buffers_.qkv, rows, 2 * shape_.kv_features);
-    backend_.rms_norm(residual, floats(layer.kv_norm), config_.rms_norm_eps, normed);
-    backend_.linear(*layer.kv, normed, nullptr, false, kv);
-    backend_.copy_columns(kv, 0, k);
-    backend_.copy_columns(kv, k.cols, v);
-    backend_.rope(rope_of(index), batch.positions, k);
-  }
-  const Tensor q = matrix(buffers_.split, rows, shape_.q_features);
-  backend_.rms_norm(residual, floats(layer.attention_norm), config_.rms_norm_eps, normed);
-  backend_.linear(*layer.qkv, normed, nullptr, false, q);
-  backend_.rope(rope_of(index), batch.positions, q);
-  return {q, k, v};
-}
-
-Tensor LlamaModel::attend(int layer, const Batch& batch, const kernels::PageLayout& layout) {
-  const auto [q, k, v] = config_.kv_producer.empty() ? own_qkv(layer, batch) : shared_qkv(layer, batch);
-  if (batch.tap != nullptr) (*batch.tap)(layer, q, k, v);
-  const Tensor attention = matrix(buffers_.attention, q.rows, shape_.q_features);
-  const int bank = bank_of_layer_[layer];
-  backend_.attend({.layout = &layout,
-                   .bank = bank,
-                   .num_q_heads = shape_.num_heads,
-                   .scale = config_.attention_scale(),
-                   .window = config_.window_of(layer),
-                   .soft_cap = config_.attention_soft_cap,
-                   .q = q,
-                   .k = k,
-                   .v = v,
-                   .out = attention,
-                   .first_reader = config_.owns_kv(layer),
-                   .last_reader = std::find(bank_of_layer_.begin() + layer + 1, bank_of_layer_.end(), bank) ==
-                                  bank_of_layer_.end(),
-                   .sequences = batch.sequences});
-  return attention;
-}
-
-// Behind the last attention only rows go on whose logits are wanted: one of a whole prompt.
-Tensor LlamaModel::keep_wanted(const Batch& batch, const Tensor& attention) {
-  const int wanted = static_cast<int>(batch.logit_rows.size());
-  if (wanted == attention.rows) return attention;
-  const Tensor kept = matrix(buffers_.split, wanted, attention.cols);
-  backend_.gather_rows(attention, batch.logit_rows, kept);
-  const Tensor residual = matrix(buffers_.normed, wanted, config_.hidden_size);
-  backend_.gather_rows(matrix(buffers_.residual, attention.rows, residual.cols), batch.logit_rows, residual);
-  backend_.copy_columns(residual, 0, matrix(buffers_.residual, wanted, residual.cols));
-  return kept;
 }
 
 Status LlamaModel::mlp_block(const LayerWeights& layer, int rows, transport::DeviceComm& comm,

@@ -39,6 +39,9 @@ class LlamaModel : public Model {
     std::unique_ptr<kernels::Buffer> mlp;        // [rows, ffn]
   };
 
+  static kernels::Tensor matrix(const std::unique_ptr<kernels::Buffer>& buffer, int rows, int cols) {
+    return {.data = buffer->data(), .rows = rows, .cols = cols};
+  }
   Status check(const Batch& batch, const kernels::PageLayout& layout, const transport::DeviceComm& comm,
                std::span<float> logits) const;
   void reserve(int rows);
@@ -55,10 +58,20 @@ class LlamaModel : public Model {
   struct Qkv {
     kernels::Tensor q, k, v;
   };
-  Qkv own_qkv(int layer, const Batch& batch);
-  Qkv shared_qkv(int layer, const Batch& batch);
-  kernels::Tensor attend(int layer, const Batch& batch, const kernels::PageLayout& layout);
-  kernels::Tensor keep_wanted(const Batch& batch, const kernels::Tensor& attention);
+  // Behind the last layer that has K and V of its own only rows go on whose logits are wanted: one of a whole
+  // prompt, none of a part of one.
+  struct Wanted {
+    int from = 0;    // layers from here on have those rows alone; in layer from - 1 they alone attend
+    int layers = 0;  // that the step needs
+    std::span<const kernels::SequenceSlice> sequences;  // of layers from - 1 on
+  };
+  Wanted wanted_of(const Batch& batch);
+  Qkv own_qkv(int layer, const Batch& batch, std::span<const kernels::SequenceSlice> sequences);
+  Qkv shared_qkv(int layer, const Batch& batch, bool wanted_alone);
+  kernels::Tensor attend(int layer, const Batch& batch, const Wanted& wanted,
+                         const kernels::PageLayout& layout);
+  void spread_wanted(const Batch& batch, const kernels::Tensor& from, const kernels::Tensor& to);
+  kernels::Tensor keep_wanted(const Batch& batch, const kernels::Tensor& attention, bool residual_too);
   Status mlp_block(const LayerWeights& layer, int rows, transport::DeviceComm& comm, Deadline deadline);
   const kernels::RopeTable& rope_of(int layer) const;
   static bool is_whole(const transport::DeviceComm& comm, const DeviceVector& post_norm);
@@ -83,6 +96,7 @@ class LlamaModel : public Model {
   const kernels::RopeTable rope_;
   const kernels::RopeTable local_rope_;  // of layers with a window
   std::vector<int> bank_of_layer_;
+  int last_owner_ = 0;  // the last layer that has K and V of its own
   kernels::Backend& backend_;
   Activations buffers_;
   // Of a step that is filled up.
@@ -91,6 +105,8 @@ class LlamaModel : public Model {
     std::vector<kernels::SequenceSlice> sequences;
   };
   FilledUp filled_;
+  std::vector<kernels::SequenceSlice> wanted_slices_;
+  std::vector<int32_t> wanted_positions_;
   std::unique_ptr<kernels::Buffer> logits_;  // where they cannot be written to where they are wanted; grown
   std::unique_ptr<kernels::Buffer> drawn_;   // grown
 };

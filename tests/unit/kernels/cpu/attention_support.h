@@ -239,6 +239,7 @@ struct Chunk {
   const std::vector<uint8_t>* page_levels = nullptr;  // of each page, in place of `levels`
   int window = 0;                                     // of the step: the first chunk's counts
   float soft_cap = 0;
+  int unwanted = 0;  // leading rows
 };
 
 inline std::vector<float> rows_of(const std::vector<float>& all, int first, int rows, int cols) {
@@ -266,7 +267,7 @@ inline std::vector<std::vector<float>> attend(Backend& backend, const PageLayout
                          static_cast<uint8_t>(c.levels == 0 ? layout.num_levels : c.levels));
     slices.push_back({rows, c.rows, c.first, c.memory->pointers.data(),
                       c.page_levels == nullptr ? uniform.back().data() : c.page_levels->data(),
-                      c.memory->tail.data(), c.archives, c.observer});
+                      c.memory->tail.data(), c.archives, c.observer, c.unwanted});
     rows += c.rows;
   }
   GuardedTensor tq(backend, rows, s.q_heads * s.dim, q), tk(backend, rows, s.kv_heads * s.dim, k),
