@@ -24,7 +24,8 @@ constexpr int kParts = kPanelOutputs / kLanes;  // registers of a panel's output
 constexpr int kTileRows = kLanes == 16 ? 6 : 2;
 constexpr int kTilePanels = kLanes == 16 ? 2 : 1;
 
-void round_row(const float* x, int in, int pairs, int bits, int8_t* codes, float* scales, int32_t* starts) {
+void round_row(const float* x, int in, int pairs, int bits, int8_t* codes, float* scales, int32_t* starts,
+               float* sums) {
   const DF d;
   const DI di;
   const hn::Rebind<int8_t, DI> d8;
@@ -45,7 +46,9 @@ void round_row(const float* x, int in, int pairs, int bits, int8_t* codes, float
       hn::StoreU(hn::DemoteTo(d8, code), d8, codes + begin + i);
     }
     scales[block] = most / 127;
-    starts[block] = (bits == 8 ? -128 : -8) * hn::GetLane(hn::SumOfLanes(di, total));
+    const int32_t sum = hn::GetLane(hn::SumOfLanes(di, total));
+    starts[block] = (bits == 8 ? -128 : -8) * sum;
+    sums[block] = scales[block] * static_cast<float>(sum);
   }
 }
 
@@ -80,10 +83,12 @@ HWY_INLINE void add_block(const uint32_t* const* words, const uint32_t* const* x
 }
 
 // kRows rows from `row` on with kPanels panels from `panel` on.
-template <int kBits, int kRows, int kPanels>
+template <int kBits, bool kOffsets, int kRows, int kPanels>
 HWY_INLINE void multiply_tile(const FewBitProduct& p, int panel, int row) {
   constexpr int kColumns = kPanels * kParts;
-  constexpr size_t kRecord = few_bit_record_bytes(kBits), kBlockWords = kBits == 8 ? 128 : 64;
+  constexpr FewBitForm kForm{kBits, kOffsets};
+  constexpr size_t kRecord = few_bit_record_bytes(kForm), kHeader = few_bit_header_bytes(kForm);
+  constexpr size_t kBlockWords = kBits == 8 ? 128 : 64;
   const DF d;
   const size_t blocks = size_t{2} * p.x.pairs;
   VF sums[kRows][kColumns];
@@ -98,7 +103,7 @@ HWY_INLINE void multiply_tile(const FewBitProduct& p, int panel, int row) {
     for (int i = 0; i < kPanels; ++i) {
       const std::byte* record = p.panels + ((panel + i) * (blocks / 2) + block / 2) * kRecord;
       halves[i] = reinterpret_cast<const hwy::float16_t*>(record) + block % 2 * kPanelOutputs;
-      words[i] = reinterpret_cast<const uint32_t*>(record + 64) + block % 2 * kBlockWords;
+      words[i] = reinterpret_cast<const uint32_t*>(record + kHeader) + block % 2 * kBlockWords;
     }
     const uint32_t* x[kRows];
     VI ints[kRows][kColumns];
@@ -111,11 +116,18 @@ HWY_INLINE void multiply_tile(const FewBitProduct& p, int panel, int row) {
     add_block<kBits, kRows, kPanels>(words, x, ints);
 #pragma GCC unroll 16
     for (int c = 0; c < kColumns; ++c) {
-      const VF scale = hn::PromoteTo(d, hn::LoadU(DHalf(), halves[c / kParts] + c % kParts * kLanes));
+      const hwy::float16_t* const here = halves[c / kParts] + c % kParts * kLanes;
+      const VF scale = hn::PromoteTo(d, hn::LoadU(DHalf(), here));
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const VF both = hn::Mul(scale, hn::Set(d, p.x.scales[(row + r) * blocks + block]));
         sums[r][c] = hn::MulAdd(hn::ConvertTo(d, ints[r][c]), both, sums[r][c]);
+      }
+      if constexpr (kOffsets) {
+        const VF offset = hn::PromoteTo(d, hn::LoadU(DHalf(), here + 2 * kPanelOutputs));
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r)
+          sums[r][c] = hn::MulAdd(offset, hn::Set(d, p.x.sums[(row + r) * blocks + block]), sums[r][c]);
       }
     }
   }
@@ -133,27 +145,29 @@ HWY_INLINE void multiply_tile(const FewBitProduct& p, int panel, int row) {
   }
 }
 
-template <int kBits, int kPanels>
+template <int kBits, bool kOffsets, int kPanels>
 HWY_INLINE void multiply_rows(const FewBitProduct& p, int panel) {
   int row = 0;
-  for (; row + kTileRows <= p.rows; row += kTileRows) multiply_tile<kBits, kTileRows, kPanels>(p, panel, row);
+  for (; row + kTileRows <= p.rows; row += kTileRows)
+    multiply_tile<kBits, kOffsets, kTileRows, kPanels>(p, panel, row);
   if constexpr (kTileRows == 6) {
-    if (row + 4 <= p.rows) multiply_tile<kBits, 4, kPanels>(p, panel, row), row += 4;
-    if (row + 2 <= p.rows) multiply_tile<kBits, 2, kPanels>(p, panel, row), row += 2;
+    if (row + 4 <= p.rows) multiply_tile<kBits, kOffsets, 4, kPanels>(p, panel, row), row += 4;
+    if (row + 2 <= p.rows) multiply_tile<kBits, kOffsets, 2, kPanels>(p, panel, row), row += 2;
   }
-  for (; row < p.rows; ++row) multiply_tile<kBits, 1, kPanels>(p, panel, row);
+  for (; row < p.rows; ++row) multiply_tile<kBits, kOffsets, 1, kPanels>(p, panel, row);
 }
 
-template <int kBits>
+template <int kBits, bool kOffsets>
 HWY_INLINE void multiply_panels(const FewBitProduct& p) {
   int panel = 0;
   for (; panel + kTilePanels <= p.num_panels; panel += kTilePanels)
-    multiply_rows<kBits, kTilePanels>(p, panel);
-  for (; panel < p.num_panels; ++panel) multiply_rows<kBits, 1>(p, panel);
+    multiply_rows<kBits, kOffsets, kTilePanels>(p, panel);
+  for (; panel < p.num_panels; ++panel) multiply_rows<kBits, kOffsets, 1>(p, panel);
 }
 
 void few_bit_product(const FewBitProduct& product) {
-  product.bits == 8 ? multiply_panels<8>(product) : multiply_panels<4>(product);
+  if (product.form.bits == 8) return multiply_panels<8, false>(product);
+  product.form.offsets ? multiply_panels<4, true>(product) : multiply_panels<4, false>(product);
 }
 
 }  // namespace lowkey::kernels::simd::HWY_NAMESPACE
@@ -165,8 +179,9 @@ namespace lowkey::kernels::simd {
 HWY_EXPORT(round_row);
 HWY_EXPORT(few_bit_product);
 
-void round_row(const float* x, int in, int pairs, int bits, int8_t* codes, float* scales, int32_t* starts) {
-  HWY_DYNAMIC_DISPATCH(round_row)(x, in, pairs, bits, codes, scales, starts);
+void round_row(const float* x, int in, int pairs, int bits, int8_t* codes, float* scales, int32_t* starts,
+               float* sums) {
+  HWY_DYNAMIC_DISPATCH(round_row)(x, in, pairs, bits, codes, scales, starts, sums);
 }
 void few_bit_product(const FewBitProduct& product) {
   HWY_DYNAMIC_DISPATCH(few_bit_product)(product);

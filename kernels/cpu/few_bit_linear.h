@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "kernels/ops/backend.h"
+#include "kernels/ops/few_bit_weights.h"
 
 namespace lowkey::kernels {
 
 class ComputePool;
-class FewBitMatrix;
 
 class FewBitLinear final : public Linear {
  public:
@@ -28,7 +28,7 @@ class FewBitLinear final : public Linear {
   // Rows of x in 8 bits; kept from product to product.
   struct Scratch {
     std::vector<int8_t> codes;
-    std::vector<float> scales;
+    std::vector<float> scales, sums;
     std::vector<int32_t> starts;
   };
   void multiply(ComputePool& pool, Scratch& scratch, const Tensor& x, const float* bias, bool accumulate,
@@ -38,7 +38,8 @@ class FewBitLinear final : public Linear {
   std::byte* record(int panel, int pair) const;
   void pack_panel(const FewBitMatrix& weight, int panel);
 
-  int bits_, in_, out_;
+  FewBitForm form_;
+  int in_, out_;
   int pairs_, panels_;
   std::unique_ptr<Buffer> packed_;
 };

@@ -55,18 +55,20 @@ double RoundingError::relative_rms() const {
   return total > 0 ? std::sqrt(error / total) : 0;
 }
 
-FewBitMatrix::FewBitMatrix(int bits, int out, int in)
-    : bits_(bits),
+FewBitMatrix::FewBitMatrix(FewBitForm form, int out, int in)
+    : form_(form),
       out_(out),
       in_(in),
       blocks_((in + kWeightBlock - 1) / kWeightBlock),
       scales_(static_cast<size_t>(out) * blocks_),
       codes_(static_cast<size_t>(out) * blocks_ * kWeightBlock) {
-  LOWKEY_CHECK(bits == 8 || bits == 4, "weights of {} bits", bits);
+  LOWKEY_CHECK(form == FewBitForm{8} || form.bits == 4, "weights of {} bits, offsets {}", form.bits,
+               form.offsets);
 }
 
 RoundingError FewBitMatrix::round_row(int row, const void* weights, DType dtype, int64_t first) {
-  LOWKEY_CHECK(row >= 0 && row < out_, "row {} of {}", row, out_);
+  LOWKEY_CHECK(row >= 0 && row < out_ && !form_.offsets, "row {} of {}, offsets {}", row, out_,
+               form_.offsets);
   RoundingError sums;
   std::array<float, kWeightBlock> x;
   for (int block = 0; block < blocks_; ++block) {
@@ -75,8 +77,8 @@ RoundingError FewBitMatrix::round_row(int row, const void* weights, DType dtype,
     std::fill(x.begin() + count, x.end(), 0.0f);
     const size_t at = static_cast<size_t>(row) * blocks_ + block;
     int8_t* codes = codes_.data() + at * kWeightBlock;
-    scales_[at] = bits_ == 8 ? round_8(x.data(), codes) : round_4(x.data(), codes);
-    const float scale = f16_to_f32(scales_[at]);
+    scales_[at].scale = form_.bits == 8 ? round_8(x.data(), codes) : round_4(x.data(), codes);
+    const float scale = f16_to_f32(scales_[at].scale);
     float error = 0, total = 0;
     for (int i = 0; i < kWeightBlock; ++i) {
       const float off = x[i] - scale * static_cast<float>(codes[i]);
@@ -88,7 +90,7 @@ RoundingError FewBitMatrix::round_row(int row, const void* weights, DType dtype,
   return sums;
 }
 
-void FewBitMatrix::set_block(int row, int block, uint16_t scale,
+void FewBitMatrix::set_block(int row, int block, FewBitScale scale,
                              std::span<const int8_t, kWeightBlock> codes) {
   LOWKEY_CHECK(row >= 0 && row < out_ && block >= 0 && block < blocks_, "block {}, {} of {}, {}", row, block,
                out_, blocks_);
@@ -98,9 +100,12 @@ void FewBitMatrix::set_block(int row, int block, uint16_t scale,
 }
 
 void FewBitMatrix::copy_row(int row, float* target) const {
-  for (int i = 0; i < in_; ++i)
-    target[i] = f16_to_f32(scale(row, i / kWeightBlock)) *
-                static_cast<float>(codes(row, i / kWeightBlock)[i % kWeightBlock]);
+  for (int i = 0; i < in_; ++i) {
+    const FewBitScale of = scale(row, i / kWeightBlock);
+    float& element = target[i];
+    element = f16_to_f32(of.scale) * static_cast<float>(codes(row, i / kWeightBlock)[i % kWeightBlock]);
+    if (form_.offsets) element += f16_to_f32(of.offset);
+  }
 }
 
 // Backends without products of few bits have the same weights, expanded.

@@ -18,24 +18,31 @@ float half_at(const std::byte* p) {
 template <GgufType kType>
 void from_codes(const std::byte* block, float* out) {
   std::array<int8_t, 32> codes;
-  const float d = kernels::f16_to_f32(gguf_codes(kType, block, codes));
+  const float d = kernels::f16_to_f32(gguf_codes(kType, block, 0, codes).scale);
   for (int i = 0; i < 32; ++i) out[i] = static_cast<float>(codes[i]) * d;
 }
 
 // f16 scale and minimum of the scales; 8 scales and minima of 6 bits in 12 bytes; 128 bytes of 4-bit codes,
 // 32 elements in the low halves, the next 32 in the high ones.
-void q4_k(const std::byte* block, float* out) {
-  const float d = half_at(block), dmin = half_at(block + 2);
+struct Q4KPart {
+  float step = 0, least = 0;  // element = step * code - least
+  const uint8_t* bytes = nullptr;
+  int shift = 0;
+  int code(int i) const { return bytes[i] >> shift & 15; }
+};
+Q4KPart q4_k_part(const std::byte* block, int j) {
   const auto* packed = reinterpret_cast<const uint8_t*>(block + 4);
-  const auto* codes = reinterpret_cast<const uint8_t*>(block + 16);
+  const int scale = j < 4 ? packed[j] & 63 : (packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4;
+  const int least = j < 4 ? packed[j + 4] & 63 : packed[j + 4] >> 4 | (packed[j] >> 6) << 4;
+  return {.step = half_at(block) * static_cast<float>(scale),
+          .least = half_at(block + 2) * static_cast<float>(least),
+          .bytes = reinterpret_cast<const uint8_t*>(block + 16) + j / 2 * 32,
+          .shift = j % 2 * 4};
+}
+void q4_k(const std::byte* block, float* out) {
   for (int j = 0; j < 8; ++j) {
-    const int scale = j < 4 ? packed[j] & 63 : (packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4;
-    const int least = j < 4 ? packed[j + 4] & 63 : packed[j + 4] >> 4 | (packed[j] >> 6) << 4;
-    const float step = d * static_cast<float>(scale), offset = dmin * static_cast<float>(least);
-    for (int i = 0; i < 32; ++i) {
-      const int code = j % 2 == 0 ? codes[j / 2 * 32 + i] & 15 : codes[j / 2 * 32 + i] >> 4;
-      out[j * 32 + i] = step * static_cast<float>(code) - offset;
-    }
+    const Q4KPart part = q4_k_part(block, j);
+    for (int i = 0; i < 32; ++i) out[j * 32 + i] = part.step * static_cast<float>(part.code(i)) - part.least;
   }
 }
 
@@ -95,29 +102,39 @@ void dequantize_gguf(GgufType type, const std::byte* data, int64_t elements, flo
 // Q8_0: f16 scale; 32 signed bytes. Q4_0: f16 scale; 16 bytes, element i in the low half of byte i, element
 // i + 16 in its high half, 8 too large. Q5_0: the fifth bits, element i's in bit i of 32, before the bytes;
 // 16 too large.
-uint16_t gguf_codes(GgufType type, const std::byte* block, std::span<int8_t, 32> codes) {
-  LOWKEY_CHECK(gguf_code_bits(type) > 0, "codes of type {}", static_cast<uint32_t>(type));
+kernels::FewBitScale gguf_codes(GgufType type, const std::byte* data, int64_t block,
+                                std::span<int8_t, kernels::kWeightBlock> codes) {
+  LOWKEY_CHECK(gguf_form(type).bits > 0, "codes of type {}", static_cast<uint32_t>(type));
+  const int parts = gguf_block(type)->elements / kernels::kWeightBlock;
+  data += block / parts * gguf_block(type)->bytes;
+  if (type == GgufType::kQ4_K) {
+    const Q4KPart part = q4_k_part(data, static_cast<int>(block % parts));
+    for (int i = 0; i < 32; ++i) codes[i] = static_cast<int8_t>(part.code(i) - 8);
+    const uint16_t step = kernels::f32_to_f16(part.step);
+    return {step, kernels::f32_to_f16(8 * kernels::f16_to_f32(step) - part.least)};
+  }
   uint16_t scale;
-  std::memcpy(&scale, block, sizeof(scale));
+  std::memcpy(&scale, data, sizeof(scale));
   if (type == GgufType::kQ8_0) {
-    std::memcpy(codes.data(), block + 2, codes.size());
-    return scale;
+    std::memcpy(codes.data(), data + 2, codes.size());
+    return {scale};
   }
   const bool fifth = type == GgufType::kQ5_0;
   uint32_t high = 0;
-  if (fifth) std::memcpy(&high, block + 2, sizeof(high));
-  const auto* packed = reinterpret_cast<const uint8_t*>(block + (fifth ? 6 : 2));
+  if (fifth) std::memcpy(&high, data + 2, sizeof(high));
+  const auto* packed = reinterpret_cast<const uint8_t*>(data + (fifth ? 6 : 2));
   const int zero = fifth ? 16 : 8;
   for (int i = 0; i < 16; ++i) {
     codes[i] = static_cast<int8_t>(((packed[i] & 15) | (high >> i & 1) << 4) - zero);
     codes[i + 16] = static_cast<int8_t>(((packed[i] >> 4) | (high >> (i + 16) & 1) << 4) - zero);
   }
-  return scale;
+  return {scale};
 }
 
-int gguf_code_bits(GgufType type) {
-  if (type == GgufType::kQ8_0 || type == GgufType::kQ5_0) return 8;
-  return type == GgufType::kQ4_0 ? 4 : 0;
+kernels::FewBitForm gguf_form(GgufType type) {
+  if (type == GgufType::kQ8_0 || type == GgufType::kQ5_0) return {8};
+  if (type == GgufType::kQ4_0) return {4};
+  return type == GgufType::kQ4_K ? kernels::FewBitForm{4, true} : kernels::FewBitForm{};
 }
 
 }  // namespace lowkey::worker

@@ -118,9 +118,10 @@ int64_t GgufWeights::stored_row(int64_t row, int64_t rows, int heads) {
   return head * dim + (i % (dim / 2)) * 2 + i / (dim / 2);
 }
 
-Result<int> GgufWeights::stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const {
+Result<kernels::FewBitForm> GgufWeights::stored_form(const std::string& tensor, int64_t rows,
+                                                     int64_t cols) const {
   LOWKEY_ASSIGN(found, find(tensor, std::array{rows, cols}));
-  return gguf_code_bits(found->type);
+  return gguf_form(found->type);
 }
 
 bool GgufWeights::is_quantized(const std::string& tensor) const {
@@ -132,15 +133,11 @@ void GgufWeights::read_blocks(const std::string& tensor, int64_t row, int64_t fi
                               kernels::FewBitMatrix& to, int to_row) const {
   const GgufTensor& from = file_.header.tensors.at(their_name(tensor, post_norms_));
   const int64_t rows = from.shape.front(), row_bytes = static_cast<int64_t>(from.end - from.begin) / rows;
-  const int64_t block_bytes = gguf_block(from.type)->bytes;
-  const std::byte* block = file_.map.bytes().data() + from.begin +
-                           stored_row(row, rows, interleaved_heads(tensor)) * row_bytes +
-                           first_block * block_bytes;
+  const std::byte* data =
+      file_.map.bytes().data() + from.begin + stored_row(row, rows, interleaved_heads(tensor)) * row_bytes;
   std::array<int8_t, kernels::kWeightBlock> codes;
-  for (int i = 0; i < to.blocks(); ++i, block += block_bytes) {
-    const uint16_t scale = gguf_codes(from.type, block, codes);
-    to.set_block(to_row, i, scale, codes);
-  }
+  for (int i = 0; i < to.blocks(); ++i)
+    to.set_block(to_row, i, gguf_codes(from.type, data, first_block + i, codes), codes);
 }
 
 TensorView GgufWeights::decoded(const GgufTensor& tensor, int64_t rows, int64_t cols, int heads) const {

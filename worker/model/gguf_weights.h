@@ -26,7 +26,8 @@ class GgufWeights final : public WeightSource {
 
   Result<TensorView> matrix(const std::string& tensor, int64_t rows, int64_t cols) const override;
   Result<TensorView> vector(const std::string& tensor, int64_t size) const override;
-  Result<int> stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const override;
+  Result<kernels::FewBitForm> stored_form(const std::string& tensor, int64_t rows,
+                                          int64_t cols) const override;
   bool is_quantized(const std::string& tensor) const override;
   void read_blocks(const std::string& tensor, int64_t row, int64_t first_block, kernels::FewBitMatrix& to,
                    int to_row) const override;

@@ -17,8 +17,8 @@
 
 namespace lowkey::worker {
 
-// What weight matrices are held in. kAuto: few bits where a GGUF file has them so (Q8_0, Q5_0 and Q4_0 as
-// they are, K-quants rounded to 8 bits), else the backend's dtype, as kFull has it always. kInt8, kInt4:
+// What weight matrices are held in. kAuto: few bits where a GGUF file has them so (Q8_0, Q5_0, Q4_0 and
+// Q4_K as they are, Q6_K rounded to 8 bits), else the backend's dtype, as kFull has it always. kInt8, kInt4:
 // rounded when they are loaded (kernels/ops/few_bit_weights.h); embedding and output head are in 8 bits in
 // both.
 enum class WeightStorage : uint8_t { kAuto, kFull, kInt8, kInt4 };

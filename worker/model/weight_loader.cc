@@ -8,6 +8,7 @@
 namespace lowkey::worker {
 
 using kernels::DType;
+using kernels::FewBitForm;
 using kernels::FewBitMatrix;
 using kernels::kWeightBlock;
 using kernels::Linear;
@@ -27,8 +28,8 @@ uint64_t matrix_bytes(uint64_t out, uint64_t in, int bits, DType dtype) {
 std::unique_ptr<Linear> WeightLoader::rows(std::string_view kind, std::span<const RowPart> parts,
                                            int64_t cols, int64_t padded_rows, bool embedding) {
   const Shard all_columns{0, cols};
-  const int bits = bits_of(kind, parts, cols, all_columns);
-  if (bits > 0) return few_bits(kind, bits, parts, cols, all_columns, padded_rows);
+  const FewBitForm form = form_of(kind, parts, cols, all_columns);
+  if (form.bits > 0) return few_bits(kind, form, parts, cols, all_columns, padded_rows);
   std::vector<TensorView> views;
   int64_t total = 0;
   for (const RowPart& part : parts) {
@@ -54,8 +55,8 @@ std::unique_ptr<Linear> WeightLoader::rows(std::string_view kind, std::span<cons
 std::unique_ptr<Linear> WeightLoader::columns(std::string_view kind, const std::string& tensor, int64_t rows,
                                               int64_t cols, Shard shard) {
   const RowPart whole{tensor, rows, {0, rows}};
-  const int bits = bits_of(kind, {&whole, 1}, cols, shard);
-  if (bits > 0) return few_bits(kind, bits, {&whole, 1}, cols, shard, rows);
+  const FewBitForm form = form_of(kind, {&whole, 1}, cols, shard);
+  if (form.bits > 0) return few_bits(kind, form, {&whole, 1}, cols, shard, rows);
   const auto view = take(reader_.matrix(tensor, rows, cols));
   if (!view) return nullptr;
   reader_.prefetch(*view, 0, rows);
@@ -95,32 +96,33 @@ bool whole_blocks(Shard shard) {
 
 }  // namespace
 
-int WeightLoader::bits_of(std::string_view kind, std::span<const RowPart> parts, int64_t cols, Shard shard) {
-  if (storage_ != WeightStorage::kAuto) return rounded_bits(storage_, kind);
-  if (!backend_.keeps_few_bits() || !whole_blocks(shard)) return 0;
-  std::optional<int> bits;
+FewBitForm WeightLoader::form_of(std::string_view kind, std::span<const RowPart> parts, int64_t cols,
+                                 Shard shard) {
+  if (storage_ != WeightStorage::kAuto) return {rounded_bits(storage_, kind)};
+  if (!backend_.keeps_few_bits() || !whole_blocks(shard)) return {};
+  std::optional<FewBitForm> form;
+  bool in_blocks = true;  // of the same form, all of them
   for (const RowPart& part : parts) {
-    auto stored = take(reader_.stored_bits(part.tensor, part.rows, cols));
-    if (!stored) return 0;
-    // Blocks of another form: 8 bits lose little of them, and are half of what the backend's dtype takes.
-    if (*stored == 0 && reader_.is_quantized(part.tensor)) stored = 8;
-    if (*stored == 0 || (bits && *bits != *stored)) return 0;
-    bits = stored;
+    const auto stored = take(reader_.stored_form(part.tensor, part.rows, cols));
+    if (!stored || (stored->bits == 0 && !reader_.is_quantized(part.tensor))) return {};
+    in_blocks = in_blocks && stored->bits > 0 && stored == form.value_or(*stored);
+    form = stored;
   }
-  return *bits;
+  // Blocks of other forms: 8 bits lose little of them, and are half of what the backend's dtype takes.
+  return in_blocks ? *form : FewBitForm{8};
 }
 
-std::unique_ptr<Linear> WeightLoader::few_bits(std::string_view kind, int bits,
+std::unique_ptr<Linear> WeightLoader::few_bits(std::string_view kind, FewBitForm form,
                                                std::span<const RowPart> parts, int64_t cols, Shard shard,
                                                int64_t padded_rows) {
   int64_t total = 0;
   for (const RowPart& part : parts) total += part.shard.count;
-  FewBitMatrix matrix(bits, static_cast<int>(std::max(total, padded_rows)), static_cast<int>(shard.count));
+  FewBitMatrix matrix(form, static_cast<int>(std::max(total, padded_rows)), static_cast<int>(shard.count));
   int to = 0;
   for (const RowPart& part : parts) {
-    const auto stored = take(reader_.stored_bits(part.tensor, part.rows, cols));
+    const auto stored = take(reader_.stored_form(part.tensor, part.rows, cols));
     if (!stored) return nullptr;
-    const bool as_stored = *stored == bits && whole_blocks(shard);
+    const bool as_stored = stored == form && whole_blocks(shard);
     kernels::RoundingError error;
     if (as_stored) {
       for (int64_t row = 0; row < part.shard.count; ++row)
@@ -134,7 +136,7 @@ std::unique_ptr<Linear> WeightLoader::few_bits(std::string_view kind, int bits,
             matrix.round_row(to++, view->data, view->dtype, (part.shard.first + row) * cols + shard.first);
       reader_.release(*view);
     }
-    report_.add(kind, part.tensor, bits, as_stored, error);
+    report_.add(kind, part.tensor, form.bits, as_stored, error);
   }
   auto packed = backend_.pack_few_bits(matrix);
   packed_bytes_ += packed->packed_bytes();

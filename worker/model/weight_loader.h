@@ -67,10 +67,12 @@ class WeightLoader {
     status_ = result.error();
     return std::nullopt;
   }
-  // Bits to hold the parts' columns `shard` in; 0: in the backend's dtype.
-  int bits_of(std::string_view kind, std::span<const RowPart> parts, int64_t cols, Shard shard);
-  std::unique_ptr<kernels::Linear> few_bits(std::string_view kind, int bits, std::span<const RowPart> parts,
-                                            int64_t cols, Shard shard, int64_t padded_rows);
+  // How to hold the parts' columns `shard`; 0 bits: in the backend's dtype.
+  kernels::FewBitForm form_of(std::string_view kind, std::span<const RowPart> parts, int64_t cols,
+                              Shard shard);
+  std::unique_ptr<kernels::Linear> few_bits(std::string_view kind, kernels::FewBitForm form,
+                                            std::span<const RowPart> parts, int64_t cols, Shard shard,
+                                            int64_t padded_rows);
   void note_dtype(const TensorView& view);
   const std::byte* stack(std::span<const RowPart> parts, std::span<const TensorView> views, int64_t rows,
                          kernels::DType& dtype);

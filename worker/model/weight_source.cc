@@ -16,8 +16,8 @@ Result<std::unique_ptr<WeightSource>> WeightSource::open(const std::filesystem::
   return std::unique_ptr<WeightSource>(std::make_unique<SafetensorsReader>(std::move(reader)));
 }
 
-Result<int> WeightSource::stored_bits(const std::string&, int64_t, int64_t) const {
-  return 0;
+Result<kernels::FewBitForm> WeightSource::stored_form(const std::string&, int64_t, int64_t) const {
+  return kernels::FewBitForm{};
 }
 
 bool WeightSource::is_quantized(const std::string&) const {

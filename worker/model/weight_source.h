@@ -7,11 +7,8 @@
 #include <string>
 
 #include "base/result.h"
+#include "kernels/ops/few_bit_weights.h"
 #include "kernels/page/dtype.h"
-
-namespace lowkey::kernels {
-class FewBitMatrix;
-}
 
 namespace lowkey::worker {
 
@@ -37,13 +34,14 @@ class WeightSource {
   // The tensor, checked: kBadInput naming file, tensor, expected and found shape or dtype.
   virtual Result<TensorView> matrix(const std::string& tensor, int64_t rows, int64_t cols) const = 0;
   virtual Result<TensorView> vector(const std::string& tensor, int64_t size) const = 0;
-  // Bits of a matrix that the file holds in blocks as FewBitMatrix has them (8 or 4); 0: it does not. Errors
+  // The form of a matrix that the file holds in blocks as FewBitMatrix has them; 0 bits: it does not. Errors
   // as matrix().
-  virtual Result<int> stored_bits(const std::string& tensor, int64_t rows, int64_t cols) const;
+  virtual Result<kernels::FewBitForm> stored_form(const std::string& tensor, int64_t rows,
+                                                  int64_t cols) const;
   // Whether the file holds it in few bits, in blocks of whatever form.
   virtual bool is_quantized(const std::string& tensor) const;
   // Blocks of one row, from `first_block` on as many as `to` has, into its row `to_row`. REQUIRES:
-  // stored_bits() says so.
+  // stored_form() says so.
   virtual void read_blocks(const std::string& tensor, int64_t row, int64_t first_block,
                            kernels::FewBitMatrix& to, int to_row) const;
   // Rows [first, first + count) will be read; others stay untouched.

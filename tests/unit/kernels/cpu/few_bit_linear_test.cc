@@ -14,10 +14,26 @@ using test::expect_close;
 using test::GuardedTensor;
 using test::normal_values;
 
-FewBitMatrix rounded(int bits, int out, int in, const std::vector<float>& weights) {
-  FewBitMatrix matrix(bits, out, in);
+constexpr FewBitForm kForms[] = {{8}, {4}, {4, true}};
+
+std::string name_of(FewBitForm form) {
+  return std::to_string(form.bits) + (form.offsets ? " bits with offsets" : " bits");
+}
+
+// Offsets are random.
+FewBitMatrix rounded(FewBitForm form, int out, int in, const std::vector<float>& weights) {
+  FewBitMatrix matrix(form.bits, out, in);
   for (int row = 0; row < out; ++row) matrix.round_row(row, weights.data(), DType::kF32, int64_t{row} * in);
-  return matrix;
+  if (!form.offsets) return matrix;
+  FewBitMatrix result(form, out, in);
+  const auto offsets = normal_values(static_cast<size_t>(out) * matrix.blocks(), 77);
+  for (int row = 0; row < out; ++row) {
+    for (int block = 0; block < matrix.blocks(); ++block)
+      result.set_block(row, block,
+                       {matrix.scale(row, block).scale, f32_to_f16(offsets[row * matrix.blocks() + block])},
+                       matrix.codes(row, block));
+  }
+  return result;
 }
 
 // A row of x as the kernel rounds it, from the formula.
@@ -52,14 +68,14 @@ TEST_P(FewBitProducts, EqualTheFormula) {
   for (const Shape s :
        {Shape{1, 64, 64}, Shape{1, 2048, 40}, Shape{2, 8, 24}, Shape{3, 43, 64}, Shape{5, 576, 192},
         Shape{7, 172, 20}, Shape{13, 96, 33}, Shape{100, 160, 50}, Shape{1, 1, 1}}) {
-    for (const int bits : {8, 4}) {
+    for (const FewBitForm form : kForms) {
       const bool bias = seed & 1, accumulate = seed & 2;
       auto x = normal_values(static_cast<size_t>(s.rows) * s.in, seed++);
       std::fill_n(x.begin(), std::min(s.in, 32), 0.0f);  // a block of nothing
       const auto b = normal_values(s.out, seed++);
       const auto before = normal_values(static_cast<size_t>(s.rows) * s.out, seed++);
       const FewBitMatrix weight =
-          rounded(bits, s.out, s.in, normal_values(static_cast<size_t>(s.out) * s.in, seed++));
+          rounded(form, s.out, s.in, normal_values(static_cast<size_t>(s.out) * s.in, seed++));
       std::vector<float> expected(before.size());
       for (int r = 0; r < s.rows; ++r) {
         const RoundedRow row = round(x.data() + static_cast<size_t>(r) * s.in, s.in);
@@ -67,8 +83,10 @@ TEST_P(FewBitProducts, EqualTheFormula) {
           double sum = (bias ? b[o] : 0) + (accumulate ? before[static_cast<size_t>(r) * s.out + o] : 0);
           for (int i = 0; i < s.in; ++i) {
             const int block = i / kWeightBlock;
-            sum += double{f16_to_f32(weight.scale(o, block))} * weight.codes(o, block)[i % kWeightBlock] *
-                   row.scales[block] * row.codes[i];
+            const auto [scale, offset] = weight.scale(o, block);
+            sum +=
+                (double{f16_to_f32(scale)} * weight.codes(o, block)[i % kWeightBlock] + f16_to_f32(offset)) *
+                row.scales[block] * row.codes[i];
           }
           expected[static_cast<size_t>(r) * s.out + o] = static_cast<float>(sum);
         }
@@ -77,17 +95,17 @@ TEST_P(FewBitProducts, EqualTheFormula) {
       GuardedTensor in(*backend, s.rows, s.in, x), out(*backend, s.rows, s.out, before);
       backend->linear(*packed, in, bias ? b.data() : nullptr, accumulate, out);
       expect_close(out.values(), expected, test::kSumTolerance, test::kSumTolerance * (s.in + 10),
-                   testing::PrintToString(std::array{s.rows, s.in, s.out, bits}));
+                   testing::PrintToString(std::array{s.rows, s.in, s.out}) + name_of(form));
     }
   }
 }
 
 TEST_P(FewBitProducts, RowsDoNotDependOnTheNumberOfRows) {
   constexpr int kRows = 210, kIn = 352, kOut = 600;
-  for (const int bits : {8, 4}) {
+  for (const FewBitForm form : kForms) {
     const auto x = normal_values(size_t{kRows} * kIn, 7);
     const auto packed =
-        backend->pack_few_bits(rounded(bits, kOut, kIn, normal_values(size_t{kOut} * kIn, 8)));
+        backend->pack_few_bits(rounded(form, kOut, kIn, normal_values(size_t{kOut} * kIn, 8)));
     const auto run = [&](int first, int rows) {
       GuardedTensor in(*backend, rows, kIn,
                        std::vector<float>(x.begin() + first * kIn, x.begin() + (first + rows) * kIn));
@@ -99,15 +117,15 @@ TEST_P(FewBitProducts, RowsDoNotDependOnTheNumberOfRows) {
     for (const int rows : {1, 2, 3, 4, 5, 6, 7, 11, 16, 95, 97, 128}) {
       const auto part = run(kRows - rows, rows);
       ASSERT_EQ(std::memcmp(part.data(), whole.data() + size_t(kRows - rows) * kOut, part.size() * 4), 0)
-          << bits << " bits, " << rows << " rows";
+          << name_of(form) << ", " << rows << " rows";
     }
   }
 }
 
 TEST_P(FewBitProducts, EmbedGivesTheRows) {
   constexpr int kRows = 70, kCols = 96;
-  for (const int bits : {8, 4}) {
-    const FewBitMatrix weight = rounded(bits, kRows, kCols, normal_values(size_t{kRows} * kCols, 3));
+  for (const FewBitForm form : kForms) {
+    const FewBitMatrix weight = rounded(form, kRows, kCols, normal_values(size_t{kRows} * kCols, 3));
     const auto packed = backend->pack_few_bits(weight);
     const std::vector<int32_t> ids = {0, 5, 69, 17, 70};
     GuardedTensor out(*backend, 5, kCols);
@@ -118,16 +136,18 @@ TEST_P(FewBitProducts, EmbedGivesTheRows) {
       std::fill(row.begin(), row.end(), 0.0f);
       if (ids[i] < kRows) weight.copy_row(ids[i], row.data());
       EXPECT_EQ(std::memcmp(row.data(), values.data() + i * kCols, kCols * 4), 0)
-          << bits << " bits, row " << ids[i];
+          << name_of(form) << ", row " << ids[i];
     }
   }
 }
 
-// 16 outputs x 64 inputs: codes and 32 halves.
+// 16 outputs x 64 inputs: codes and 32 halves, or 64.
 TEST_P(FewBitProducts, TakeTheBytesOfTheirBits) {
   const auto values = normal_values(256 * 512, 1);
-  EXPECT_EQ(backend->pack_few_bits(rounded(8, 256, 512, values))->packed_bytes(), 256u * 512 * 17 / 16);
-  EXPECT_EQ(backend->pack_few_bits(rounded(4, 256, 512, values))->packed_bytes(), 256u * 512 * 9 / 16);
+  EXPECT_EQ(backend->pack_few_bits(rounded({8}, 256, 512, values))->packed_bytes(), 256u * 512 * 17 / 16);
+  EXPECT_EQ(backend->pack_few_bits(rounded({4}, 256, 512, values))->packed_bytes(), 256u * 512 * 9 / 16);
+  EXPECT_EQ(backend->pack_few_bits(rounded({4, true}, 256, 512, values))->packed_bytes(),
+            256u * 512 * 10 / 16);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, FewBitProducts, testing::ValuesIn(test::backends()),
@@ -163,7 +183,7 @@ TEST(FewBitMatrices, RoundingErrorIsWhatTheStepMakesIt) {
 TEST(FewBitMatrices, BackendsWithoutFewBitsExpandThem) {
   const auto reference = make_reference_backend(DType::kF32);
   EXPECT_FALSE(reference->keeps_few_bits());
-  const FewBitMatrix weight = rounded(4, 3, 40, normal_values(120, 9));
+  const FewBitMatrix weight = rounded({4, true}, 3, 40, normal_values(120, 9));
   const auto packed = reference->pack_few_bits(weight);
   std::vector<float> row(40);
   weight.copy_row(1, row.data());

@@ -36,7 +36,7 @@ TEST(FewBits, RoundsAsThePackage) {
       matrix.round_row(row, values, kernels::DType::kF32, row * 512);
       for (int i = 0; i < matrix.blocks(); ++i, block += gguf_block(tensor.type)->bytes) {
         std::array<int8_t, 32> codes;
-        EXPECT_EQ(worker::gguf_codes(tensor.type, block, codes), matrix.scale(row, i)) << name;
+        EXPECT_EQ(worker::gguf_codes(tensor.type, block, 0, codes), matrix.scale(row, i)) << name;
         EXPECT_EQ(std::memcmp(codes.data(), matrix.codes(row, i).data(), 32), 0) << name << " block " << i;
       }
     }

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "base/gguf/gguf_file.h"
+#include "kernels/page/dtype.h"
 #include "tests/support/replica.h"
 #include "tests/support/temp_folder.h"
 #include "tests/unit/worker/model/golden.h"
@@ -35,6 +36,24 @@ TEST(GgufBlocks, EqualThePackageBitForBit) {
   }
 }
 
+// What is held of Q4_K: the file's codes, its scales and minima as halves.
+TEST(GgufBlocks, Q4KIsHeldAsItIs) {
+  const auto file = GgufFile::open(gguf_dir() / "blocks.gguf");
+  ASSERT_TRUE(file.ok()) << file.error().message;
+  const GgufTensor& tensor = file->header.tensors.at("Q4_K");
+  const std::byte* data = file->map.bytes().data() + tensor.begin;
+  std::vector<float> expected(3 * 512);
+  worker::dequantize_gguf(tensor.type, data, std::ssize(expected), expected.data());
+  std::array<int8_t, 32> codes;
+  for (int block = 0; block < 3 * 512 / 32; ++block) {
+    const auto [half, half_offset] = worker::gguf_codes(tensor.type, data, block, codes);
+    const float scale = kernels::f16_to_f32(half), offset = kernels::f16_to_f32(half_offset);
+    const float bound = (8 * std::abs(scale) + std::abs(offset)) / 1024 + 1e-6f;
+    for (int i = 0; i < 32; ++i)
+      ASSERT_NEAR(scale * codes[i] + offset, expected[block * 32 + i], bound) << block << ", " << i;
+  }
+}
+
 class GgufModels : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GgufModels, LogitsEqualTheSafetensorsTwin) {
@@ -57,7 +76,7 @@ INSTANTIATE_TEST_SUITE_P(Golden, GgufModels,
                                            "phi3_long", "gemma2", "gemma3"),
                          [](const auto& info) { return info.param; });
 
-// Q4_K, Q6_K and Q5_0 in one model: exact where they are expanded, near where they are held in 8 bits.
+// Q4_K, Q6_K and Q5_0 in one model: exact where they are expanded, near where they are held in 4 and 8 bits.
 TEST(GgufKQuants, LogitsEqualTransformers) {
   const auto expected = read_json(gguf_dir() / "k_quants.json");
   const auto tokens = ids(expected.at("tokens"));
@@ -78,11 +97,13 @@ TEST(GgufKQuants, LogitsEqualTransformers) {
         continue;
       }
       EXPECT_LE(error, 0.08) << "TP " << tp;  // activations are rounded, too
-      EXPECT_LT(model.packed_bytes(), full_bytes / 3) << "8 bits and a scale against 32";
+      EXPECT_LT(model.packed_bytes(), full_bytes / 4)
+          << "8 bits and a scale, 4 and an offset, too, against 32";
       ASSERT_EQ(model.weight_report().kinds().size(), 6u) << model.weight_report().describe();
       for (const auto& [name, kind] : model.weight_report().kinds()) {
-        EXPECT_EQ(kind.bits, 8) << name;
-        EXPECT_FALSE(kind.as_stored) << name;
+        const bool q4_k = name == "o" || name == "gate_up";  // all of it
+        EXPECT_EQ(kind.bits, q4_k ? 4 : 8) << name;
+        EXPECT_EQ(kind.as_stored, q4_k) << name;
         EXPECT_LT(kind.error.relative_rms(), 0.01) << name;
       }
     }
