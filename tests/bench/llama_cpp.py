@@ -10,6 +10,7 @@ figures are medians.
 
     steps     one sequence decoding, prompts of 512 and 2,048 tokens: decode_bench against llama-bench
     few_bits  decoding with weights in 8 and 4 bits: beside bf16, and beside llama.cpp on the same GGUF file
+    k_quants  a Q4_K_M file (Q4_K and Q6_K) of a model of its own, as 135M's rows are no blocks of 256 (6 layers of 1B)
     users     16 users over HTTP, prompts of 1,024 tokens, answers of 128: the likeliest tokens, and drawn ones
     contexts  32 users, each with questions about 8k tokens of its own, the same KV bytes for both, lowkey-6x (6 layers)
     long      one sequence behind 32,768 tokens: lowkey-4x (3.7 bits) against a q4_0 cache (6 layers)
@@ -117,6 +118,26 @@ def few_bits(report, arguments, model, _):
         report.note(f"{name}_prefill_over_llama_cpp",
                     median([ratio(512 / a["prefill512_seconds"], b[512, 0]) for a, b in pairs[weights]]))
     return {"lowkey": runs, "llama_cpp": {weights: [b[0, 64] for _, b in pairs[weights]] for weights in pairs}}
+
+
+K_SHAPE = "1B,layers=6,vocab=32768"
+
+
+def k_quants(report, arguments, *_):
+    """Each file's blocks as both programs hold them."""
+    file = gguf_of(random_model(K_SHAPE), "q4_k_m")
+    pairs = [(decode_bench(file), llama_bench(arguments.llama_cpp, file, "-p", "512", "-n", "64")) for _ in range(ROUNDS)]
+    report.note("q4_k_m_bytes_over_file", pairs[0][0]["packed_bytes"] / file.stat().st_size)
+    for key, ours, theirs in (("decode", lambda run: 1 / run["decode_seconds"], (0, 64)),
+                              ("prefill_512", lambda run: 512 / run["prefill512_seconds"], (512, 0))):
+        report.note(f"q4_k_m_{key}", median([ours(a) for a, _ in pairs]), " tokens/s")
+        report.note(f"q4_k_m_{key}_llama_cpp", median([b[theirs] for _, b in pairs]), " tokens/s")
+        value = median([ratio(ours(a), b[theirs]) for a, b in pairs])
+        if key == "decode":
+            say(report, "k_quants", arguments, "q4_k_m_decode_over_llama_cpp", value)
+        else:
+            report.note(f"q4_k_m_{key}_over_llama_cpp", value)
+    return {"lowkey": [a for a, _ in pairs], "llama_cpp": [{f"{p}+{g}": v for (p, g), v in b.items()} for _, b in pairs]}
 
 
 # ---- servers -------------------------------------------------------------------------------------------------
@@ -315,7 +336,8 @@ def quality(report, arguments, *_):
     return {"lowkey": ours, "llama_cpp": {"q4_0": theirs, "f16": same}}
 
 
-SECTIONS = {"steps": steps, "few_bits": few_bits, "users": users, "contexts": contexts, "long": long, "quality": quality}
+SECTIONS = {"steps": steps, "few_bits": few_bits, "k_quants": k_quants, "users": users, "contexts": contexts, "long": long,
+            "quality": quality}
 
 
 def run(report, arguments, only):

@@ -1,8 +1,9 @@
 """A model folder of the Llama family as a GGUF file, so that llama.cpp serves the same weights.
 
-    python3 tests/support/gguf_writer.py MODEL_DIR OUT.gguf [--type f32|f16|bf16|q8_0|q4_0]
+    python3 tests/support/gguf_writer.py MODEL_DIR OUT.gguf [--type f32|f16|bf16|q8_0|q4_0|q4_k_m]
 
-Written with the `gguf` package (PyPI). Vectors stay f32, as llama.cpp has them.
+Written with the `gguf` package (PyPI). Vectors stay f32, as llama.cpp has them. The package does not round to K-quants: q4_k_m
+has llama.cpp's mix of Q4_K and Q6_K, its blocks rounded to their least and largest element.
 """
 
 import argparse
@@ -17,10 +18,10 @@ from safetensors import safe_open
 
 TYPES = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16,
          "bf16": gguf.GGMLQuantizationType.BF16, "q8_0": gguf.GGMLQuantizationType.Q8_0,
-         "q4_0": gguf.GGMLQuantizationType.Q4_0}
+         "q4_0": gguf.GGMLQuantizationType.Q4_0, "q4_k_m": gguf.GGMLQuantizationType.Q4_K}
 FILE_TYPES = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
               "bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-              "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0}
+              "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0, "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M}
 NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
          "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
          "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
@@ -135,6 +136,67 @@ def add_tokenizer(writer, folder, config, pre):
         writer.add_chat_template(settings["chat_template"])
 
 
+def over(x, y):
+    """x / y, 0 where y is."""
+    return np.divide(x, y, out=np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32), where=y != 0)
+
+
+def half(x):
+    """(as stored, what that is)"""
+    stored = x.astype(np.float16)
+    return stored.view(np.uint8), stored.astype(np.float32)
+
+
+def q4_k(x):
+    """Blocks of 256: 8 times 32 elements with a step and a minimum of 6 bits, in units of the block's own."""
+    x = x.reshape(-1, 8, 32)
+    least = np.maximum(-x.min(-1), 0)
+    step = (x.max(-1) + least) / 15
+    d_bytes, d = half(step.max(-1, keepdims=True) / 63)
+    m_bytes, m = half(least.max(-1, keepdims=True) / 63)
+    steps = np.clip(np.rint(over(step, d)), 0, 63).astype(np.uint8)
+    minima = np.clip(np.rint(over(least, m)), 0, 63).astype(np.uint8)
+    codes = np.rint(over(x + (m * minima)[..., None], (d * steps)[..., None]))
+    codes = np.clip(codes, 0, 15).astype(np.uint8)
+    scales = np.concatenate([steps[:, :4] | steps[:, 4:] >> 4 << 6, minima[:, :4] | minima[:, 4:] >> 4 << 6,
+                             steps[:, 4:] & 15 | (minima[:, 4:] & 15) << 4], axis=1)
+    return np.concatenate([d_bytes, m_bytes, scales, (codes[:, ::2] | codes[:, 1::2] << 4).reshape(-1, 128)], axis=1)
+
+
+def q6_k(x):
+    """Blocks of 256: 16 times 16 elements with a scale of 8 bits, in units of the block's own."""
+    x = x.reshape(-1, 16, 16)
+    scale = np.abs(x).max(-1) / 31
+    d_bytes, d = half(scale.max(-1, keepdims=True) / 127)
+    scales = np.rint(over(scale, d)).astype(np.int8)
+    codes = np.rint(over(x, (d * scales)[..., None]))
+    codes = (np.clip(codes, -32, 31) + 32).astype(np.uint8).reshape(-1, 2, 4, 32)
+    low = codes & 15
+    low = low[:, :, :2] | low[:, :, 2:] << 4
+    high = (codes >> 4) << np.array([0, 2, 4, 6], np.uint8)[:, None]
+    high = np.bitwise_or.reduce(high, axis=2)
+    return np.concatenate([low.reshape(-1, 128), high.reshape(-1, 64), scales.view(np.uint8), d_bytes], axis=1)
+
+
+def k_quants(name, data, layers):
+    """(stored bytes, type) of a matrix in a q4_k_m file; which are in 6 bits: llama.cpp's use_more_bits()."""
+    wide = not name.startswith("blk.")
+    if not wide:
+        layer, part = int(name.split(".")[1]), name.split(".")[2]
+        more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+        wide = more and part in ("attn_v", "ffn_down")
+    kind = gguf.GGMLQuantizationType.Q6_K if wide else gguf.GGMLQuantizationType.Q4_K
+    return (q6_k if wide else q4_k)(data).reshape(data.shape[0], -1), kind
+
+
+def stored(name, data, kind, layers):
+    """(bytes or values, type) of a tensor."""
+    if data.ndim > 1 and kind == "q4_k_m":
+        return k_quants(name, data, layers)
+    form = TYPES[kind] if data.ndim > 1 else TYPES["f32"]
+    return gguf.quants.quantize(np.ascontiguousarray(data), form), form
+
+
 def write(folder, out, kind="bf16", pre=None):
     folder = pathlib.Path(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -161,9 +223,8 @@ def write(folder, out, kind="bf16", pre=None):
                 data = tensors.get_tensor(name).to(torch.float32).numpy()
                 if ".q_proj." in name or ".k_proj." in name:
                     data = interleaved(data, heads if ".q_proj." in name else kv_heads)
-                stored = TYPES[kind] if data.ndim > 1 else TYPES["f32"]
-                writer.add_tensor(gguf_name(name), gguf.quants.quantize(np.ascontiguousarray(data), stored),
-                                  raw_dtype=stored)
+                values, form = stored(gguf_name(name), data, kind, config["num_hidden_layers"])
+                writer.add_tensor(gguf_name(name), values, raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
