@@ -217,7 +217,9 @@ Result<double> probe(const BenchOptions& options) {
   auto outcome = run_alone(io, client.stream(synthetic_prompt(options.seed, ~0ull, kProbeWords), 1));
   if (!outcome.error.empty())
     return Error{Code::kUnavailable,
-                 fmt::format("the first request failed: {}: {}", outcome.error, outcome.detail), ""};
+                 fmt::format("http://{}:{}: the first request failed: {}: {}", options.server.host,
+                             options.server.port, outcome.error, outcome.detail),
+                 ""};
   if (outcome.prompt_tokens == 0) return 1.0;  // a server without usage: a word is about a token
   return static_cast<double>(kProbeWords) / static_cast<double>(outcome.prompt_tokens);
 }

@@ -82,6 +82,11 @@ Result<ClusterPlan> ClusterPlan::make(const ServeConfig& config, std::span<const
                    {}};
     }
     LOWKEY_TRY(check_sum(plan, size));
+    if (plan.stores == 0 && !config.disk.empty()) {
+      return Error{Code::kUsage,
+                   fmt::format("--disk {}: expected at least one store, found --stores 0", config.disk),
+                   "disk"};
+    }
     plan.ranks = by_rank(plan);
     return plan;
   }

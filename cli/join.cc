@@ -98,8 +98,11 @@ class JoinRequest {
 Error explain(const Job& job, Error error) {
   if (error.code == Code::kUnauthenticated)
     return {Code::kUsage, "--cluster-secret: " + error.message, "cluster-secret"};
-  if (error.code == Code::kInvalidArgument)
-    return {Code::kBadInput, fmt::format("--model {}: {}", job.config.model, error.message), "model"};
+  if (error.code == Code::kInvalidArgument && error.message.find("model fingerprint") != std::string::npos)
+    return {Code::kBadInput,
+            fmt::format("--model {}: expected the model of the cluster, with its --weights: {}",
+                        job.config.model, error.message),
+            "model"};
   return {error.code, fmt::format("--join {}: {}", job.config.join, error.message), "join"};
 }
 

@@ -160,6 +160,8 @@ ParsedOptions parse_serve_options(int argc, char** argv, bool print) {
     arguments.insert(arguments.end(), argv + 1, argv + argc);
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them from the back
     app.parse(std::move(arguments));
+    if (parsed.config.disk_bytes > 0 && parsed.config.disk.empty())
+      throw CLI::ValidationError("--disk-bytes", "expected --disk FOLDER beside it, found none");
   } catch (const CLI::CallForHelp&) {
     if (print) std::fputs(app.help().c_str(), stdout);
     parsed.exit_code = 0;

@@ -70,8 +70,9 @@ ApiError api_error(const Error& error) {
   return result;
 }
 
-ApiError model_not_found(const std::string& model) {
-  ApiError error = api_error(404, fmt::format("The model `{}` does not exist.", model));
+ApiError model_not_found(const std::string& model, const std::string& served) {
+  ApiError error =
+      api_error(404, fmt::format("The model `{}` does not exist; this server has `{}`.", model, served));
   error.param = "model";
   error.code = "model_not_found";
   return error;

@@ -21,7 +21,7 @@ struct ApiError {
 ApiError api_error(int status, std::string message);
 // kInvalidArgument: 400 with its param, kResourceExhausted: 429, kUnavailable: 503, ...; see Code.
 ApiError api_error(const Error& error);
-ApiError model_not_found(const std::string& model);
+ApiError model_not_found(const std::string& model, const std::string& served);
 ApiError context_length_exceeded(uint64_t limit, uint64_t prompt_tokens, uint64_t max_tokens,
                                  const char* param);
 

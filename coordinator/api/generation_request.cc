@@ -74,7 +74,8 @@ std::optional<std::string> read_content(Fields& message) {
   for (size_t i = 0; i < parts.size(); ++i) {
     const std::string where = fmt::format("content[{}]", i);
     if (!parts[i].is_object()) {
-      message.fail(where, fmt::format("'{}' must be an object.", message.param(where)));
+      message.fail(
+          where, fmt::format("'{}' must be an object; found {}.", message.param(where), describe(parts[i])));
       return std::nullopt;
     }
     Fields part(parts[i].get_object(), message.param(where) + ".");
@@ -259,7 +260,8 @@ Result<DetokenizeRequest> parse_detokenize(std::string_view body) {
   request.model = fields.text("model").value_or("");
   const auto* tokens = fields.find("tokens");
   if (!tokens || !tokens->is_array()) {
-    fields.fail("tokens", "'tokens' must be an array of token ids.");
+    fields.fail("tokens", fmt::format("'tokens' must be an array of token ids; found {}.",
+                                      tokens ? describe(*tokens) : "nothing"));
   } else {
     read_token_ids(tokens->get_array(), fields, "tokens", request.tokens);
   }

@@ -79,7 +79,7 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
     Call& call = *found->second->call;
     call.request = std::move(request).value();
     if (const auto& name = call.request.model; !name.empty() && name != model.id)
-      return fail(id, model_not_found(name));
+      return fail(id, model_not_found(name, model.id));
     if (!membership.ready()) {
       metrics.add(Metric::kRejectedRequests, 1, {{"reason", "not_ready"}});
       return fail(id, api_error(503, "No replica is ready: " + membership.not_ready_reason() + "."));

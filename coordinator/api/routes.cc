@@ -34,7 +34,7 @@ HttpResponse tokenize(const ServedModel& model, const std::string& body) {
   auto request = parse_tokenize(body);
   if (!request.ok()) return error_http(api_error(request.error()));
   if (!request->model.empty() && request->model != model.id)
-    return error_http(model_not_found(request->model));
+    return error_http(model_not_found(request->model, model.id));
   auto ids = encode(model, *request);
   if (!ids.ok()) return error_http(api_error(ids.error()));
   return json_response(
@@ -45,7 +45,7 @@ HttpResponse detokenize(const ServedModel& model, const std::string& body) {
   auto request = parse_detokenize(body);
   if (!request.ok()) return error_http(api_error(request.error()));
   if (!request->model.empty() && request->model != model.id)
-    return error_http(model_not_found(request->model));
+    return error_http(model_not_found(request->model, model.id));
   return json_response({{"prompt", model.tokenizer->decode(request->tokens, false)}});
 }
 
@@ -113,7 +113,7 @@ HttpResponse Routes::models() const {
 
 HttpResponse Routes::model(const std::string& id) const {
   const auto& model = parts_.model;
-  if (id != model.id) return error_http(model_not_found(id));
+  if (id != model.id) return error_http(model_not_found(id, model.id));
   return json_response({{"id", model.id},
                         {"object", "model"},
                         {"created", model.created},

@@ -24,14 +24,17 @@ Result<Recipe> parse(const std::string& yaml, const std::string& where, int page
 
 Result<Recipe> read(const std::filesystem::path& file, int page_tokens, bool spilled) {
   const auto bad = [&](const std::string& found) {
-    return Error{Code::kBadInput, fmt::format("{}: expected a recipe file, {}", file.string(), found), {}};
+    return Error{Code::kBadInput,
+                 fmt::format("{}: expected a recipe file such as recipes/q8.yaml, {}", file.string(), found),
+                 {}};
   };
   std::error_code ec;
-  if (!std::filesystem::is_regular_file(file, ec)) return bad("cannot read it");
+  if (!std::filesystem::is_regular_file(file, ec))
+    return bad(std::filesystem::exists(file, ec) ? "found something else" : "found nothing there");
   std::string text(kMaxBytes + 1, '\0');
   std::ifstream in(file, std::ios::binary);
   in.read(text.data(), std::streamsize(text.size()));
-  if (in.bad() || !in.is_open()) return bad("cannot read it");
+  if (in.bad() || !in.is_open()) return bad("found one that cannot be read");
   text.resize(in.gcount());
   if (text.size() > kMaxBytes) return bad(fmt::format("found one of more than {} bytes", kMaxBytes));
   return parse(text, file.string(), page_tokens, spilled);

@@ -156,7 +156,7 @@ class Join(unittest.TestCase):
                 data = bytearray(weights.read_bytes())
                 data[-1] ^= 1
                 weights.write_bytes(data)
-                self.refused(cluster, 3, ["--model", "model fingerprint", "expected"], model=folder, flags=self.flags)
+                self.refused(cluster, 3, ["--model", "with its --weights", "model fingerprint"], model=folder, flags=self.flags)
             complete(cluster, 1)  # nothing of it has touched those who serve
             cluster.wait_replicas(1)
 

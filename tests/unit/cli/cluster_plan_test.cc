@@ -36,6 +36,15 @@ TEST(ClusterPlan, TooFewRanks) {
   EXPECT_TRUE(ClusterPlan::make(config, Named(2)).ok());
 }
 
+TEST(ClusterPlan, ADiskNeedsAStore) {
+  ServeConfig config;
+  config.disk = "/cache";
+  EXPECT_TRUE(ClusterPlan::make(config, Named(3)).ok());
+  config.stores = 0;
+  EXPECT_EQ(ClusterPlan::make(config, Named(3)).error().message,
+            "--disk /cache: expected at least one store, found --stores 0");
+}
+
 TEST(ClusterPlan, ReplicasTakeAdjacentRanks) {
   ServeConfig config;
   config.tp = 2;

@@ -42,6 +42,8 @@ TEST(ServeOptions, RefusesUnknownAndOutOfRange) {
   EXPECT_EQ(parse({"--model", "m", "--dtype", "fp8"}).exit_code, 2);
   EXPECT_EQ(parse({"--model", "m", "--kv-bytes", "12 parsecs"}).exit_code, 2);
   EXPECT_EQ(parse({"--model", "m", "--host-bytes", "1"}).exit_code, 2);
+  EXPECT_EQ(parse({"--model", "m", "--disk-bytes", "1GiB"}).exit_code, 2);  // of no --disk
+  EXPECT_FALSE(parse({"--model", "m", "--disk", "d", "--disk-bytes", "1GiB"}).exit_code);
   EXPECT_EQ(parse({"--help"}).exit_code, 0);
 }
 

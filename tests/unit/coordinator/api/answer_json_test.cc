@@ -147,8 +147,8 @@ TEST(ApiError, Shapes) {
   EXPECT_EQ(
       error_body(api_error(Error{Code::kInvalidArgument, "bad \"x\"", "top_p"})),
       R"({"error":{"message":"bad \"x\"","type":"invalid_request_error","param":"top_p","code":null}})");
-  EXPECT_EQ(error_body(model_not_found("m")),
-            R"({"error":{"message":"The model `m` does not exist.",)"
+  EXPECT_EQ(error_body(model_not_found("m", "demo")),
+            R"({"error":{"message":"The model `m` does not exist; this server has `demo`.",)"
             R"("type":"invalid_request_error","param":"model","code":"model_not_found"}})");
   const auto busy = error_http(api_error(429, "later"));
   EXPECT_EQ(busy.status, 429);

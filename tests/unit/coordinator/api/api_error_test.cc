@@ -17,9 +17,10 @@ std::string message_of(const HttpResponse& response) {
 // A path or a model's name is bytes of the client's choice, an answer is UTF-8.
 TEST(ApiError, WhatItQuotesIsUtf8) {
   EXPECT_EQ(message_of(error_http(model_not_found("a\xff"
-                                                  "b"))),
+                                                  "b",
+                                                  "demo"))),
             "The model `a\xEF\xBF\xBD"
-            "b` does not exist.");
+            "b` does not exist; this server has `demo`.");
   HttpRequest request{.method = "GET", .path = "/\xed", .query = "", .authorization = "", .body = ""};
   const auto refusal = screen(request, ApiKeys(""));
   ASSERT_TRUE(refusal.has_value());

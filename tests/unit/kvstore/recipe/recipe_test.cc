@@ -235,13 +235,15 @@ TEST(Recipe, BadValuesAndBadFilesAreOneClearLine) {
   EXPECT_REFUSED("? [a]\n: b\n", "a key must be a word");
   EXPECT_NE(parse_recipe("", "r.yaml").error().message.find("expected a map of name"), std::string::npos);
   EXPECT_EQ(read_recipe("/nonexistent/r.yaml").error().message,
-            "/nonexistent/r.yaml: expected a recipe file, cannot read it");
-  EXPECT_EQ(read_recipe("/dev/zero").error().message, "/dev/zero: expected a recipe file, cannot read it");
+            "/nonexistent/r.yaml: expected a recipe file such as recipes/q8.yaml, found nothing there");
+  EXPECT_EQ(read_recipe("/dev/zero").error().message,
+            "/dev/zero: expected a recipe file such as recipes/q8.yaml, found something else");
   const testing::TempFolder folder;
   const auto large = folder.path() / "large.yaml";
   std::ofstream(large) << "name: x\n" << std::string(1 << 20, '#');
   EXPECT_EQ(read_recipe(large).error().message,
-            large.string() + ": expected a recipe file, found one of more than 65536 bytes");
+            large.string() +
+                ": expected a recipe file such as recipes/q8.yaml, found one of more than 65536 bytes");
 }
 
 TEST(Recipe, ByteChangesNeverCrash) {
