@@ -53,13 +53,19 @@ class JoinRequest {
     return Deadline::in(std::max<Duration>(std::chrono::seconds(job.config.reconnect_seconds), kAttempt));
   }
 
+  Error nobody_answered(const Error& last) const {
+    return {last.code, fmt::format("no coordinator has answered within {} s: {}",
+                                   job_.config.reconnect_seconds, last.message)};
+  }
+
   void dial() {
     control_->connect(job_.config.join, Deadline::in(kAttempt), [this](Result<ConnectionPtr> peer) {
       if (result_) return;
       if (peer.ok()) return ask(*peer);
       const bool refused = peer.error().code == Code::kUnauthenticated ||
                            peer.error().code == Code::kInvalidArgument || peer.error().code == Code::kUsage;
-      if (refused || give_up_.passed()) return end(peer.error());
+      if (refused) return end(peer.error());
+      if (give_up_.passed()) return end(nobody_answered(peer.error()));
       timer_.expires_after(kPause);
       timer_.async_wait([this](boost::system::error_code) { dial(); });
     });
@@ -103,7 +109,8 @@ Error explain(const Job& job, Error error) {
             fmt::format("--model {}: expected the model of the cluster, with its --weights: {}",
                         job.config.model, error.message),
             "model"};
-  return {error.code, fmt::format("--join {}: {}", job.config.join, error.message), "join"};
+  const Code code = error.code == Code::kInvalidArgument ? Code::kUsage : error.code;
+  return {code, fmt::format("--join {}: {}", job.config.join, error.message), "join"};
 }
 
 }  // namespace

@@ -90,7 +90,10 @@ Result<Replica> load(const Job& job) {
   if (config.num_kv_heads % job.plan.tp != 0) {
     return Error{
         Code::kUsage,
-        fmt::format("--tp {}: must divide the model's {} KV heads", job.plan.tp, config.num_kv_heads), "tp"};
+        fmt::format(
+            "{} workers a replica (--tp, or what -n leaves): expected a divisor of the model's {} KV heads",
+            job.plan.tp, config.num_kv_heads),
+        "tp"};
   }
   LOWKEY_ASSIGN(fingerprint, worker::model_fingerprint(job.config.model));
   LOWKEY_ASSIGN(cache, kvstore::resolve_files(recipe, job.config.profile, job.config.model,

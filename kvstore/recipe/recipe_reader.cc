@@ -15,11 +15,9 @@ namespace {
 
 constexpr std::string_view kMerge =
     "merged layers attend before their partner exists, so they need exact prefill and pages of their own "
-    "(MiniCache, "
-    "V10)";
+    "(MiniCache)";
 constexpr std::string_view kPreRope =
-    "keys are stored after RoPE; stored before it, every slot needs its position and every read a rotation "
-    "(V5)";
+    "keys are stored after RoPE; stored before it, every slot needs its position and every read a rotation";
 constexpr std::string_view kSlide =
     "an exact window that slides needs pages that change at both ends (KIVI); hot: {flush: N} encodes blocks "
     "of N";

@@ -41,10 +41,10 @@ Broken side_rules(const Recipe& recipe, const SideDials& side) {
   }
   if (side.quantizer == Quantizer::kAffine && side.axis == ScaleAxis::kChannel &&
       recipe.page_tokens % side.scale_span != 0)
-    return BrokenRule{
-        "bits", fmt::format("bits: group: tokens that share a scale must complete together (V3): expected "
-                            "a divisor of page_tokens ({}), found {}",
-                            recipe.page_tokens, side.scale_span)};
+    return BrokenRule{"bits",
+                      fmt::format("bits: group: tokens that share a scale must complete together: expected "
+                                  "a divisor of page_tokens ({}), found {}",
+                                  recipe.page_tokens, side.scale_span)};
   if (recipe.levels.size() > 1 && identity && side.quantizer != Quantizer::kEmbedded)
     return BrokenRule{"stream",
                       "stream: levels: only embedded codes are cut between bits, and only a basis orders the "
@@ -79,9 +79,10 @@ Broken feature_rules(const Recipe& recipe) {
 Broken token_rules(const Recipe& recipe) {
   if (!recipe.tokens) return {};
   if (!recipe.exact_prefill)
-    return BrokenRule{"tokens",
-                      "tokens: scores are of exact attention over the whole prompt, so its pages are its own "
-                      "(V1): expected stream: {prefill: exact}"};
+    return BrokenRule{
+        "tokens",
+        "tokens: scores are of exact attention over the whole prompt, so its pages are its own: "
+        "expected stream: {prefill: exact}"};
   if (recipe.join != 1)
     return BrokenRule{"tokens",
                       "tokens: every head keeps its own tokens, so heads cannot be joined: expected heads: "

@@ -45,12 +45,18 @@ class ExitCodes(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             self.assertIn("--", result.stdout)
 
+    def test_version_is_zero(self):
+        result = run("--version")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, r"^\d+\.\d+\.\d+$")
+
     def test_usage_is_two(self):
         for arguments in (["nonsense"], [], ["serve"], ["serve", "--model", "x", "--port", "99999"],
                           ["serve", "--model", "x", "--unknown"], ["inspect"]):
             result = run(*arguments)
             self.assertEqual(result.returncode, 2, (arguments, result.stderr))
             self.assertNotEqual(result.stderr.strip(), "", arguments)
+        self.assertIn("found 'nonsense'", run("nonsense").stderr)
 
     def test_wrong_number_of_ranks_names_the_sum(self):
         result = run("serve", "--model", MODEL, "--tp", 2, "--replicas", 2, ranks=4)
