@@ -173,6 +173,7 @@ Handshake::Step Handshake::on_hello_reply(std::string_view body) {
   if (!equal_in_constant_time(theirs, proof("server"))) {
     return refuse(Code::kUnauthenticated, "wrong cluster secret");
   }
+  proven_ = true;
   wire::HelloProof answer;
   answer.set_proof(proof("client"));
   expected_ = MessageType::kWelcome;
@@ -184,6 +185,7 @@ Handshake::Step Handshake::on_hello_proof(std::string_view body) {
   if (!parse(answer, body) || !equal_in_constant_time(answer.proof(), proof("client"))) {
     return refuse(Code::kUnauthenticated, "wrong cluster secret");
   }
+  proven_ = true;
   std::string mismatch = fingerprint_mismatch("model", self_.model_fingerprint, peer_.model_fingerprint);
   if (mismatch.empty()) {
     mismatch = fingerprint_mismatch("layout", self_.layout_fingerprint, peer_.layout_fingerprint);

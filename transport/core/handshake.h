@@ -49,6 +49,8 @@ class Handshake {
   Step begin();  // the client's Hello; nothing for a server
   Step receive(MessageType type, std::string_view body);
   const PeerInfo& peer() const { return peer_; }  // proven once accepted
+  // The peer has proven the secret; a client is not accepted yet then, but the server may have accepted it.
+  bool is_peer_proven() const { return proven_; }
 
   // The message that tells a peer why the connection ends, and its reading.
   static std::string goodbye(const Error& error);
@@ -70,6 +72,7 @@ class Handshake {
   std::string client_nonce_, server_nonce_;
   std::string hello_, unproven_reply_;  // serialized; parts of both proofs
   PeerInfo peer_;
+  bool proven_ = false;
 };
 
 }  // namespace lowkey::transport

@@ -12,9 +12,9 @@ namespace {
 // How long a link may take to get a Goodbye out before it is dropped.
 constexpr Duration kGoodbyeLinger = std::chrono::seconds(1);
 
-// Looks of a heartbeat interval at whether anything was heard. Silence counts from the last message on, not from the
-// next beat: that would be up to an interval more. Looks are counted, not seconds: a process that was stopped itself
-// reads what has arrived meanwhile before it takes anybody for dead.
+// Looks of a heartbeat interval at whether anything was heard. Silence counts from the last message on, not
+// from the next beat: that would be up to an interval more. Looks are counted, not seconds: a process that
+// was stopped itself reads what has arrived meanwhile before it takes anybody for dead.
 constexpr int kLooks = 4;
 
 }  // namespace
@@ -67,6 +67,9 @@ void Session::on_message(MessageType type, std::string_view body) {
 }
 
 void Session::on_handshake(const Handshake::Step& step) {
+  // Before the answer that lets the server go on: its first messages may arrive in one go with its Welcome,
+  // and links look at a message's size as it arrives.
+  if (handshake_.is_peer_proven()) link_->set_receive_limit(kMaxMessageBytes);
   if (step.reply) transmit(step.reply->type, step.reply->body);
   if (step.accepted) return up();
   if (!step.refused) return;
@@ -78,7 +81,6 @@ void Session::up() {
   state_ = State::kUp;
   --context_->stats.handshakes_now;
   ++context_->stats.peers_up_now;
-  link_->set_receive_limit(kMaxMessageBytes);
   heard_ = true;
   spdlog::debug("{} {} is up at {}", to_string(peer().role), peer().world_rank, link_->remote());
   arm_heartbeat();

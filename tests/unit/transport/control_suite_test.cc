@@ -11,6 +11,58 @@ namespace {
 
 using namespace std::chrono_literals;
 
+// Lets everybody in who knows the secret; what follows is up to the test.
+class RawServer {
+ public:
+  template <class Kind>
+  explicit RawServer(Kind& kind) : work_(io_.get_executor()), links_(kind.raw_links(io_)) {
+    links_->listen([this](std::shared_ptr<Link> link) { accept(std::move(link)); });
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  ~RawServer() {
+    std::promise<void> closed;
+    boost::asio::post(io_, [&] {
+      links_->stop_listening();
+      if (link_) link_->close(Duration::zero());
+      link_.reset();
+      links_.reset();
+      closed.set_value();
+    });
+    closed.get_future().get();
+    work_.reset();
+    io_.stop();
+    thread_.join();
+  }
+  std::string address() const { return links_->address(); }
+  boost::asio::io_context& io() { return io_; }
+
+  std::function<void(Link&, const Handshake::Message& welcome)> on_proven;  // set before traffic
+
+ private:
+  void accept(std::shared_ptr<Link> link) {
+    link_ = std::move(link);
+    link_->set_receive_limit(1 << 20);
+    link_->start({.on_message =
+                      [this](MessageType type, std::string_view body) {
+                        if (accepted_) return;
+                        const Handshake::Step step = handshake_.receive(type, body);
+                        accepted_ = step.accepted;
+                        if (step.accepted) return on_proven(*link_, *step.reply);
+                        if (step.reply) link_->send(step.reply->type, step.reply->body, [] {});
+                      },
+                  .on_broken = [](const Error&) {}});
+  }
+
+  boost::asio::io_context io_;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
+  std::unique_ptr<LinkProvider> links_;
+  std::shared_ptr<Link> link_;
+  Handshake handshake_{Handshake::Side::kServer, test_options(Role::kStore, 3).self,
+                       test_options().cluster_secret};
+  bool accepted_ = false;
+  std::thread thread_;
+};
+
 template <class Kind>
 class ControlSuite : public TransportSuite<Kind> {};
 TYPED_TEST_SUITE(ControlSuite, Kinds);
@@ -198,6 +250,29 @@ TYPED_TEST(ControlSuite, DropsAStrangerWithALongMessage) {
   peer.send(MessageType::kHello, std::string(8 << 20, 'x'));
   EXPECT_TRUE(peer.wait_broken());
   EXPECT_TRUE(this->client()->connect(server->control->address()).ok());
+}
+
+// The server may have much to say as soon as it has let the client in.
+TYPED_TEST(ControlSuite, TheFirstMessageMayArriveInOneGoWithTheWelcome) {
+  const std::string first(6000, 'x');
+  ASSERT_GT(first.size(), kMaxHandshakeBytes);
+  auto client = this->client();
+  RawServer server(this->kind);
+  std::promise<void> reading, release;
+  server.on_proven = [&](Link& link, const Handshake::Message& welcome) {
+    // The client's thread looks when both are there.
+    boost::asio::post(client->io(), [&] {
+      reading.set_value();
+      release.get_future().wait();
+    });
+    reading.get_future().wait();
+    link.send(welcome.type, welcome.body, [] {});
+    link.send(MessageType::kSubmit, first, [] {});
+    boost::asio::post(server.io(), [&] { release.set_value(); });
+  };
+  ASSERT_TRUE(client->connect(server.address()).ok());
+  EXPECT_TRUE(client->wait_messages(1) && client->messages()[0].body == first);
+  EXPECT_TRUE(client->downs().empty());
 }
 
 TYPED_TEST(ControlSuite, DropsASilentStranger) {
