@@ -13,6 +13,8 @@ namespace {
 constexpr size_t kMaxBatches = 4096;      // under way or quarantined
 constexpr size_t kSliceBytes = 4u << 20;  // half a millisecond of shared-memory copy
 constexpr size_t kMaxOutstanding = 64;    // transfers of one batch; enough to fill any network
+// Of one connection: at 100 Mbit/s a heartbeat gets through in 0.7 s, and no network holds as much.
+constexpr uint64_t kMaxBytesOnTheirWay = 8u << 20;
 
 }  // namespace
 
@@ -30,6 +32,7 @@ struct BatchPlane::Batch {
   size_t outstanding = 0;  // started, not completed (the flush included)
   bool flushed = false;    // the flush has been started
   bool advancing = false;  // a slice is being started or is posted
+  bool waiting = false;    // for room on its way
   bool reported = false;
   bool quarantined = false;
   std::shared_ptr<void> keep_alive;
@@ -46,6 +49,7 @@ BatchPlane::BatchPlane(std::shared_ptr<SessionContext> context)
 BatchPlane::~BatchPlane() {
   *self_ = nullptr;
   context_->down_observer = nullptr;
+  ways_.clear();
   for (const auto& batch : batches_) {
     batch->plane = nullptr;
     batch->timer.cancel();
@@ -128,9 +132,11 @@ void BatchPlane::advance(const BatchPtr& batch) {
 }
 
 void BatchPlane::start_slice(const BatchPtr& batch) {
-  const auto completion = [batch](const Status& status) {
-    --batch->outstanding;
-    if (batch->plane) batch->plane->completed(batch, status);
+  const auto completion_of = [&batch](uint64_t bytes) {
+    return [batch, bytes](const Status& status) {
+      --batch->outstanding;
+      if (batch->plane) batch->plane->completed(batch, bytes, status);
+    };
   };
   size_t slice = 0;
   while (!batch->flushed && batch->outstanding < kMaxOutstanding) {
@@ -144,20 +150,58 @@ void BatchPlane::start_slice(const BatchPtr& batch) {
       return;
     }
     const bool last = batch->next == batch->transfers.size();
-    auto started = last ? flush(*batch->pool, completion)
-                        : start(*batch->pool, batch->kind, batch->transfers[batch->next], completion);
+    const uint64_t bytes = last ? 0 : batch->transfers[batch->next].local.size();
+    if (!last && !take_turn(batch, bytes)) return;
+    auto started =
+        last ? flush(*batch->pool, completion_of(0))
+             : start(*batch->pool, batch->kind, batch->transfers[batch->next], completion_of(bytes));
     if (!started.ok()) return report(batch, started.error());
-    if (*started) ++batch->outstanding;
+    if (*started) {
+      ++batch->outstanding;
+      ways_[batch->pool->connection_id()].bytes += bytes;
+    }
     if (last) {
       batch->flushed = true;
     } else {
-      slice += batch->transfers[batch->next++].local.size();
+      slice += bytes;
+      ++batch->next;
     }
   }
   if (batch->flushed && batch->outstanding == 0) report(batch, {});
 }
 
-void BatchPlane::completed(const BatchPtr& batch, const Status& status) {
+bool BatchPlane::take_turn(const BatchPtr& batch, uint64_t bytes) {
+  Way& way = ways_[batch->pool->connection_id()];
+  const bool first = way.waiting.empty() || way.waiting.front() == batch;
+  const bool room = way.bytes == 0 || way.bytes + bytes <= kMaxBytesOnTheirWay;
+  if (!first || !room) {
+    if (!std::exchange(batch->waiting, true)) way.waiting.push_back(batch);
+    return false;
+  }
+  if (std::exchange(batch->waiting, false)) way.waiting.pop_front();
+  return true;
+}
+
+void BatchPlane::go_on(uint64_t connection_id) {
+  const auto way = ways_.find(connection_id);
+  if (way == ways_.end() || way->second.waiting.empty()) return;
+  boost::asio::post(context_->io, [self = self_, connection_id] {
+    if (!*self) return;
+    auto& ways = (*self)->ways_;
+    // Each takes its turn, and stands in line again where there is no room for more.
+    while (ways.contains(connection_id) && !ways[connection_id].waiting.empty()) {
+      const BatchPtr first = ways[connection_id].waiting.front();
+      const size_t before = first->next;
+      (*self)->advance(first);
+      if (first->waiting && first->next == before) return;
+    }
+  });
+}
+
+void BatchPlane::completed(const BatchPtr& batch, uint64_t bytes, const Status& status) {
+  const uint64_t connection_id = batch->pool->connection_id();
+  if (const auto way = ways_.find(connection_id); way != ways_.end()) way->second.bytes -= bytes;
+  go_on(connection_id);
   if (!status.ok()) {
     report(batch, status);
   } else if (batch->flushed && batch->outstanding == 0) {
@@ -170,6 +214,10 @@ void BatchPlane::report(const BatchPtr& batch, Status status) {
   if (batch->reported) return;
   batch->reported = true;
   batch->timer.cancel();
+  if (std::exchange(batch->waiting, false)) {
+    std::erase(ways_[batch->pool->connection_id()].waiting, batch);
+    go_on(batch->pool->connection_id());
+  }
   if (batch->purpose == Purpose::kUse) count(*batch, status.ok());
   if (batch->outstanding > 0) {
     batch->quarantined = true;
@@ -204,6 +252,7 @@ void BatchPlane::fail_connection(uint64_t connection_id, const Error& error) {
     report(batch, Error{Code::kUnavailable, "the pool's process is down: " + error.message});
     release_if_settled(batch);
   }
+  ways_.erase(connection_id);
   attested_.erase(connection_id);
   std::erase_if(context_->stats.paths_now,
                 [&](const Attestation& path) { return path.connection == connection_id; });

@@ -3,10 +3,14 @@
 // start.
 //
 // Shared-memory transfers run on the calling thread, so a large batch is started in slices with the event
-// loop's other work (heartbeats) in between.
+// loop's other work (heartbeats) in between. Over a network heartbeats stand in line behind the transfers that
+// were started, and so do the peer's behind what it was asked for: of one connection only so many bytes are on
+// their way that the line is short on a slow link, too, and batches take turns.
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
+#include <deque>
+#include <map>
 #include <memory>
 #include <set>
 
@@ -80,14 +84,22 @@ class BatchPlane : public DataPlane {
   Status admit(const Batch& batch) const;
   void advance(const BatchPtr& batch);
   void start_slice(const BatchPtr& batch);
-  void completed(const BatchPtr& batch, const Status& status);
+  bool take_turn(const BatchPtr& batch, uint64_t bytes);  // false: it waits for room
+  void go_on(uint64_t connection_id);                     // those who wait, where there is room
+  void completed(const BatchPtr& batch, uint64_t bytes, const Status& status);
   void report(const BatchPtr& batch, Status status);
   void count(const Batch& batch, bool succeeded);
   void release_if_settled(const BatchPtr& batch);
   void fail_connection(uint64_t connection_id, const Error& error);
 
   const std::shared_ptr<SessionContext> context_;
-  std::set<BatchPtr> batches_;   // unreported or quarantined
+  // Of one connection: what was started and is not completed, and who waits for room, in turn.
+  struct Way {
+    uint64_t bytes = 0;
+    std::deque<BatchPtr> waiting;
+  };
+  std::map<uint64_t, Way> ways_;  // of connections that are up
+  std::set<BatchPtr> batches_;    // unreported or quarantined
   std::set<uint64_t> attested_;  // connections up whose path is known or being measured
   const std::shared_ptr<BatchPlane*>
       self_;  // for measurements that end after the plane: then it holds nullptr

@@ -36,6 +36,14 @@ class LoopbackFaults : public ::testing::Test {
     remote_ = *client_->on_io([&] { return client_->data->open(connection_, "", pool_->remote_handle()); });
   }
 
+  // Waits until so many transfers to the server are held.
+  bool held(size_t expected) {
+    const std::string store = server_->control->address();
+    const Deadline deadline = Deadline::in(kPatience);
+    while (network_->transfers_held(store) != expected && !deadline.passed()) std::this_thread::yield();
+    return network_->transfers_held(store) == expected;
+  }
+
   std::shared_ptr<LoopbackNetwork> network_ = LoopbackNetwork::create();
   std::unique_ptr<Node> server_, client_;
   ConnectionPtr connection_;
@@ -173,11 +181,6 @@ TEST_F(LoopbackFaults, HeldTransfersLandOneByOne) {
   std::vector<std::byte> local(3 * 4096, std::byte{7});
   auto answer = std::async(std::launch::async, [&] { return client_->put(remote_, pieces(local, 3), 60s); });
   const std::string store = server_->control->address();
-  const auto held = [&](size_t expected) {
-    const Deadline deadline = Deadline::in(kPatience);
-    while (network_->transfers_held(store) != expected && !deadline.passed()) std::this_thread::yield();
-    return network_->transfers_held(store) == expected;
-  };
   ASSERT_TRUE(held(3));
   network_->let_through(store, 2);
   client_->stats();  // a turn of the loop
@@ -190,6 +193,41 @@ TEST_F(LoopbackFaults, HeldTransfersLandOneByOne) {
   EXPECT_TRUE(answer.get().ok());
   EXPECT_EQ(pool_->bytes()[2 * 4096], std::byte{7});
   EXPECT_TRUE(client_->put(remote_, pieces(local, 3)).ok());
+}
+
+TEST_F(LoopbackFaults, WhatIsOnItsWayIsBoundedAndBatchesTakeTurns) {
+  const std::string store = server_->control->address();
+  network_->hold_transfers(store);
+  const auto local = std::make_shared<std::vector<std::byte>>(1 << 20);
+  std::vector<std::string> ended;  // I/O thread
+  const auto put = [&](const std::string& name, size_t transfers, Duration patience = 60s) {
+    client_->on_io([&] {
+      client_->data->put(remote_, Node::Transfers(transfers, {*local, 0}), Deadline::in(patience), local,
+                         [&ended, name](const Status&) { ended.push_back(name); });
+      return 0;
+    });
+  };
+  const auto has_ended = [&](const std::vector<std::string>& expected) {
+    const Deadline deadline = Deadline::in(kPatience);
+    const auto so = [&] { return client_->on_io([&] { return ended == expected; }); };
+    while (!so() && !deadline.passed()) std::this_thread::yield();
+    return so();
+  };
+  put("large", 20);
+  ASSERT_TRUE(held(8)) << "MiB";
+  put("late", 1, 10ms);
+  ASSERT_TRUE(has_ended({"late"})) << "it has waited for its turn";
+  put("small", 2);
+  client_->stats();  // a turn of the loop: it stands in line
+  network_->let_through(store, 8);
+  ASSERT_TRUE(held(8));
+  network_->let_through(store, 8);
+  EXPECT_TRUE(has_ended({"late", "small"}));
+  ASSERT_TRUE(held(6));
+  network_->end_hold(store);
+  EXPECT_TRUE(has_ended({"late", "small", "large"}));
+  EXPECT_EQ(client_->stats().quarantined_bytes_now, 0u);
+  EXPECT_EQ(local.use_count(), 1);
 }
 
 TEST_F(LoopbackFaults, AHeldTransferLandsInQuarantineAfterItsDeadline) {
