@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr uint64_t kMinSegmentBytes = 64ull << 10;
+constexpr int kMostBeside = 16;  // folders of one number
 
 }  // namespace
 
@@ -31,24 +32,34 @@ SegmentLog::SegmentLog(const Options& options)
 
 Result<std::unique_ptr<SegmentLog>> SegmentLog::open(const Options& options) {
   std::unique_ptr<SegmentLog> log(new SegmentLog(options));
-  std::error_code error;
-  fs::create_directories(log->folder_, error);
-  if (error) {
-    return Error{Code::kUsage,
-                 fmt::format("--disk: cannot make {}: {}", log->folder_.string(), error.message()), "disk"};
+  const fs::path folder = log->folder_;
+  for (int beside = 0; beside <= (options.or_beside ? kMostBeside : 0); ++beside) {
+    if (beside > 0) log->folder_ = fmt::format("{}.{}", folder.string(), beside);
+    LOWKEY_ASSIGN(locked, log->lock_folder(beside == 0 ? options.lock_patience : Duration::zero()));
+    if (!locked) continue;
+    if (beside > 0) spdlog::info("--disk: another store has taken over {}", folder.string());
+    return log;
   }
-  const Deadline deadline = Deadline::in(options.lock_patience);
+  return Error{Code::kUsage, fmt::format("--disk: {} is in use by another process", folder.string()), "disk"};
+}
+
+Result<bool> SegmentLog::lock_folder(Duration patience) {
+  std::error_code error;
+  fs::create_directories(folder_, error);
+  if (error) {
+    return Error{Code::kUsage, fmt::format("--disk: cannot make {}: {}", folder_.string(), error.message()),
+                 "disk"};
+  }
+  const Deadline deadline = Deadline::in(patience);
   for (;;) {
-    LOWKEY_ASSIGN(lock, try_lock(log->folder_));
+    LOWKEY_ASSIGN(lock, try_lock(folder_));
     if (lock) {
-      log->locks_.push_back(std::move(lock));
-      return log;
+      locks_.push_back(std::move(lock));
+      return true;
     }
-    if (deadline.passed()) break;
+    if (deadline.passed()) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the kernel gives no deadline for locks
   }
-  return Error{Code::kUsage, fmt::format("--disk: {} is in use by another process", log->folder_.string()),
-               "disk"};
 }
 
 SegmentLog::~SegmentLog() {
@@ -109,6 +120,10 @@ void SegmentLog::erase(const Hash128& identity) {
 }
 
 void SegmentLog::drop(Segments::iterator segment, bool remove_file) {
+  if (open_ && *open_ == segment) {  // somebody has deleted its file
+    open_.reset();
+    open_fd_.reset();
+  }
   std::vector<DiskChange> changes;
   {
     std::lock_guard lock(mutex_);

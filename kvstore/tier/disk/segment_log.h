@@ -63,6 +63,8 @@ class SegmentLog {
   struct Options {
     std::string folder;  // of all stores of the host; this one's is store-<number> in it
     int number = 0;
+    // Where another store of the host has taken store-<number> over, one beside it is used: store-<number>.1
+    bool or_beside = false;
     uint64_t capacity = 0;                 // bytes of own segments
     uint64_t segment_bytes = 64ull << 20;  // at most; an eighth of the capacity where that is less
     Duration lock_patience = std::chrono::seconds(5);  // for a predecessor that is about to end
@@ -108,6 +110,7 @@ class SegmentLog {
   };
 
   explicit SegmentLog(const Options& options);
+  Result<bool> lock_folder(Duration patience);  // false: somebody else has it
   void scan_folder(const std::filesystem::path& folder, bool own, bool newest_is_open);
   void scan_segment(Segments::iterator segment, bool verify);
   bool slabs_good(int fd, uint64_t offset, const DiskRecord& record) const;

@@ -192,6 +192,17 @@ TEST_F(SegmentLogTest, ATruncatedSegmentLosesItsEndAlone) {
   EXPECT_EQ(get(*log, 0), DiskOutcome::kMiss) << "a segment that somebody deleted";
 }
 
+TEST_F(SegmentLogTest, TheSegmentThatIsWrittenMayBeDeleted) {
+  auto log = open();
+  ASSERT_EQ(put(*log, 1), DiskOutcome::kDone);
+  for (const auto& path : segments()) fs::remove(path);
+  EXPECT_EQ(get(*log, 1), DiskOutcome::kMiss);
+  EXPECT_EQ(log->stats().bytes, 0u);
+  ASSERT_EQ(put(*log, 2), DiskOutcome::kDone) << "in another one";
+  EXPECT_EQ(get(*log, 2), DiskOutcome::kDone);
+  EXPECT_EQ(log->stats().bytes, bytes_in_files());
+}
+
 TEST_F(SegmentLogTest, ASegmentOfAnotherFormatIsIgnoredAndReclaimedFirst) {
   fs::create_directories(folder.path() / "disk" / "store-0");
   const fs::path foreign = folder.path() / "disk" / "store-0" / "segment-0000000000000005";
@@ -270,6 +281,31 @@ TEST_F(SegmentLogTest, AnotherNumberOfStoresFindsThePagesAllTheSame) {
     EXPECT_EQ(get(*one, 289), DiskOutcome::kMiss) << "its owner needed the space";
     EXPECT_EQ(get(*one, 500), DiskOutcome::kDone);
   }
+}
+
+// A cluster that was started again, and the store that joined it before joins once more.
+TEST_F(SegmentLogTest, AFolderThatWasTakenOverHasOneBesideIt) {
+  { ASSERT_EQ(put(*open(1), 1), DiskOutcome::kDone); }
+  auto zero = open(0);
+  zero->adopt();
+  ASSERT_EQ(get(*zero, 1), DiskOutcome::kDone);
+  SegmentLog::Options options{.folder = (folder.path() / "disk").string(),
+                              .number = 1,
+                              .capacity = capacity,
+                              .lock_patience = Duration::zero()};
+  EXPECT_FALSE(SegmentLog::open(options).ok());
+  options.or_beside = true;
+  const auto joined = SegmentLog::open(options), another = SegmentLog::open(options);
+  ASSERT_TRUE(joined.ok()) << joined.error().message;
+  ASSERT_TRUE(another.ok()) << another.error().message;
+  (*joined)->scan();
+  (*joined)->adopt();
+  EXPECT_EQ(get(**joined, 1), DiskOutcome::kDone) << "what it left can be read";
+  ASSERT_EQ(put(**joined, 2), DiskOutcome::kDone);
+  zero.reset();
+  zero = open(0);
+  zero->adopt();
+  EXPECT_EQ(get(*zero, 2), DiskOutcome::kDone) << "and others find what it writes";
 }
 
 TEST_F(SegmentLogTest, OfTwoFoldersRecordsTheFullerOneIsFound) {
