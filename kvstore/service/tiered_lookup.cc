@@ -40,9 +40,13 @@ TieredLookup::TieredLookup(boost::asio::io_context& io, StoreIndex& index, std::
       on_progress_(std::move(on_progress)) {}
 
 TieredLookup::Source TieredLookup::source_of(const Hash128& identity, SlabMask wanted, bool gaps) const {
-  const SlabMask there = index_.present(identity), lacks = index_.lacking(identity, wanted);
+  const SlabMask there = index_.present(identity);
+  SlabMask lacks = index_.lacking(identity, wanted);
+  const auto disk = disk_.find(identity);
+  // A copy that was written coarse knows nothing of what the one on disk has more.
+  if (disk && there != 0) lacks |= mask_of(disk->slab_bytes) & ~there & (wanted == 0 ? ~SlabMask{0} : wanted);
   if (there != 0 && lacks == 0) return {Where::kMemory};
-  if (const auto disk = disk_.find(identity)) {
+  if (disk) {
     const SlabMask on_disk = mask_of(disk->slab_bytes), levels = disk->levels_known;
     const SlabMask known = on_disk | levels;
     const SlabMask needed = there != 0 ? lacks : wanted == 0 ? known : wanted & known;

@@ -1,8 +1,10 @@
-// A disk that hangs: one lookup waits for it, and nobody after that one until a read has ended.
+// A disk that hangs: one lookup waits for it, and nobody after that one until a read has ended. Pages of
+// which memory has less than the disk.
 #include "kvstore/service/tiered_lookup.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 
@@ -80,6 +82,24 @@ TEST_F(TieredLookupTest, OneLookupWaitsForADiskThatHangs) {
   EXPECT_EQ(*third, -1) << "worth waiting for again";
   work();
   EXPECT_EQ(*third, 1);
+}
+
+// Written by somebody who has lost the upper level, while the page was on disk alone.
+TEST_F(TieredLookupTest, ACoarsePageInMemoryDoesNotHideTheWholeOneOnDisk) {
+  const KnownPage coarse = known_page(1, 1000, 1);
+  const auto reserved = index.reserve(7, known_identity(1), std::array<uint32_t, 1>{1000}, Clock::now());
+  ASSERT_EQ(reserved.grant, StoreIndex::Grant::kGranted);
+  std::ranges::copy(coarse.slabs[0], pool.begin() + static_cast<ptrdiff_t>(reserved.slabs[0].offset));
+  ASSERT_TRUE(index.commit(7, reserved.id, coarse.header, Clock::now()));
+  std::vector<TieredLookup::Page> found;
+  lookups->lookup(1, {known_identity(1)}, 0b11, false, [&](const auto& pages) { found = pages; });
+  work();
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(mask_of(found[0].found.slabs), 0b11u);
+  EXPECT_EQ(found[0].found.header.levels_present, 0b11);
+  const Slab upper = found[0].found.slabs[1];
+  EXPECT_TRUE(std::ranges::equal(std::span(pool).subspan(upper.offset, upper.bytes), known_slab(1, 1, 500)));
+  EXPECT_EQ(*look_up(1), 1) << "at once";
 }
 
 }  // namespace
