@@ -22,11 +22,12 @@ Result<Message> parse(std::string_view body, const char* name) {
 
 }  // namespace
 
-StoreClient::StoreClient(const Shared& shared, transport::ConnectionPtr connection)
+StoreClient::StoreClient(const Shared& shared, transport::ConnectionPtr connection, bool admitted)
     : link_(std::make_shared<StoreLink>(StoreLink{shared.io, shared.data, std::move(connection), nullptr})),
       restore_context_(shared.restores),
       fetches_(FetchQueue::create(shared.io, shared.restored_bytes, shared.restores.format.device)),
       spill_budget_(std::make_shared<TransferBudget>(kMaxSpillBytes, kMaxSpills, shared.spilled_bytes)),
+      admitted_(admitted),
       self_(std::make_shared<StoreClient*>(this)) {}
 
 StoreClient::~StoreClient() {

@@ -27,12 +27,13 @@ class StoreClient {
     const RestoreTransfer::Context& restores;
     std::shared_ptr<InFlight> spilled_bytes, restored_bytes;
   };
-  StoreClient(const Shared& shared, transport::ConnectionPtr connection);
+  StoreClient(const Shared& shared, transport::ConnectionPtr connection, bool admitted = true);
   ~StoreClient();  // fails what is in flight
 
   const transport::ConnectionPtr& connection() const { return link_->connection; }
-  // The store has told about its pool, and not that it leaves.
-  bool ready() const { return link_->pool != nullptr && !leaving_; }
+  // The store has told about its pool, and not that it leaves; and it may be used.
+  bool ready() const { return link_->pool != nullptr && !leaving_ && admitted_; }
+  void admit() { admitted_ = true; }
 
   void on_message(transport::MessageType type, std::string_view body);
   void on_down(const std::string& reason);  // fails what is in flight, at once
@@ -54,6 +55,7 @@ class StoreClient {
   const std::shared_ptr<TransferBudget> spill_budget_;
   Duration max_spill_time_{};  // well within the store's reservations
   bool leaving_ = false;
+  bool admitted_;
   uint64_t next_id_ = 1;
   std::unordered_map<uint64_t, std::shared_ptr<SpillTransfer>> spills_;
   std::unordered_map<uint64_t, std::shared_ptr<RestoreTransfer>> restores_;

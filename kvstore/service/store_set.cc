@@ -90,9 +90,13 @@ StoreSet::~StoreSet() {
   restored_bytes_->detach();
 }
 
-void StoreSet::on_up(const transport::ConnectionPtr& store) {
+void StoreSet::on_up(const transport::ConnectionPtr& store, bool admitted) {
   const StoreClient::Shared shared{io_, data_, context_, spilled_bytes_, restored_bytes_};
-  clients_.emplace(store->id(), std::make_unique<StoreClient>(shared, store));
+  clients_.emplace(store->id(), std::make_unique<StoreClient>(shared, store, admitted));
+}
+
+void StoreSet::admit(const transport::ConnectionPtr& store) {
+  if (const auto client = clients_.find(store->id()); client != clients_.end()) client->second->admit();
 }
 
 void StoreSet::on_message(const transport::ConnectionPtr& store, transport::MessageType type,

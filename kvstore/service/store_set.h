@@ -29,8 +29,10 @@ class StoreSet {
            const PageOrigin& origin, SpillFormat format = {});
   ~StoreSet();
 
-  // To be called from the worker's ControlHandlers for peers of Role::kStore.
-  void on_up(const transport::ConnectionPtr& store);
+  // To be called from the worker's ControlHandlers for peers of Role::kStore. One that is not `admitted`
+  // opens its pool, so that the way there can be measured, and is not used before admit().
+  void on_up(const transport::ConnectionPtr& store, bool admitted = true);
+  void admit(const transport::ConnectionPtr& store);
   void on_message(const transport::ConnectionPtr& store, transport::MessageType type, std::string_view body);
   void on_down(const transport::ConnectionPtr& store, const Error& error);
 

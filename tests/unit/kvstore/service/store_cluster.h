@@ -148,7 +148,8 @@ class WorkerProcess : public Process {
     make(make_planes, peer_options(transport::Role::kWorker, world_rank),
          {.on_up =
               [this](const auto& peer) {
-                if (set) set->on_up(peer);
+                last_store = peer;
+                if (set) set->on_up(peer, admits);
               },
           .on_message =
               [this](const auto& peer, auto type, auto body) {
@@ -163,7 +164,10 @@ class WorkerProcess : public Process {
     run();
   }
   ~WorkerProcess() {
-    stop([this] { set.reset(); });
+    stop([this] {
+      last_store.reset();
+      set.reset();
+    });
   }
 
   // Connects and waits until the store's pool is open.
@@ -220,7 +224,10 @@ class WorkerProcess : public Process {
   }
 
   std::unique_ptr<StoreSet> set;
-  std::string down_reason;  // I/O thread
+  // I/O thread.
+  bool admits = true;  // stores, at once
+  transport::ConnectionPtr last_store;
+  std::string down_reason;
 };
 
 inline PageOrigin test_origin() {

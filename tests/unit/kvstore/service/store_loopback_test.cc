@@ -355,6 +355,30 @@ TEST_F(StoreLoopback, TwoStoresShareThePagesAndOneMayDie) {
   EXPECT_EQ(worker->restore(reads(pages)).pages, 32u);
 }
 
+// As where a transport is required, and has yet to be told.
+TEST_F(StoreLoopback, AStoreIsNotUsedBeforeItIsAdmitted) {
+  start({.host_bytes = 16 << 20});
+  StoreProcess second(planes(), 10, {.host_bytes = 16 << 20});
+  worker->on_io([&] {
+    worker->admits = false;
+    worker->control->connect(second.control->address(), Deadline::in(kPatience), [](auto) {});
+    return 0;
+  });
+  const auto told = [&] { return worker->control->stats().paths_now.size() == 2; };
+  ASSERT_TRUE(worker->eventually(told)) << "its pool is open";
+  EXPECT_EQ(worker->on_io([&] { return worker->set->num_ready(); }), 1u);
+  auto pages = test_pages(16);
+  EXPECT_EQ(worker->spill(writes(pages)).stored, 16u);
+  EXPECT_EQ(second.ledger().pages_evictable, 0u);
+  worker->on_io([&] {
+    worker->set->admit(worker->last_store);
+    return 0;
+  });
+  EXPECT_EQ(worker->on_io([&] { return worker->set->num_ready(); }), 2u);
+  EXPECT_EQ(worker->spill(writes(test_pages(16, 4096, 100))).stored, 16u);
+  EXPECT_GT(second.ledger().pages_evictable, 0u);
+}
+
 // What is under way ends; what is new goes to the others; nobody is let in any more.
 TEST_F(StoreLoopback, AStoreLeavesOnceWhatIsUnderWayHasEnded) {
   start({.host_bytes = 16 << 20});
