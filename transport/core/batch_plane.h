@@ -3,9 +3,9 @@
 // start.
 //
 // Shared-memory transfers run on the calling thread, so a large batch is started in slices with the event
-// loop's other work (heartbeats) in between. Over a network heartbeats stand in line behind the transfers that
-// were started, and so do the peer's behind what it was asked for: of one connection only so many bytes are on
-// their way that the line is short on a slow link, too, and batches take turns.
+// loop's other work (heartbeats) in between. Over a network heartbeats stand in line behind the transfers
+// that were started, and so do the peer's behind what it was asked for: of one connection only so many bytes
+// are on their way that the line is short on a slow link, too, and batches take turns.
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>
@@ -100,7 +100,7 @@ class BatchPlane : public DataPlane {
   };
   std::map<uint64_t, Way> ways_;  // of connections that are up
   std::set<BatchPtr> batches_;    // unreported or quarantined
-  std::set<uint64_t> attested_;  // connections up whose path is known or being measured
+  std::set<uint64_t> attested_;   // connections up whose path is known or being measured
   const std::shared_ptr<BatchPlane*>
       self_;  // for measurements that end after the plane: then it holds nullptr
 };
