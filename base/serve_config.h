@@ -65,7 +65,7 @@ struct ServeConfig {
     v.number("stores", c.stores, -1, 64, "stores; -1: one");
     v.choice("dtype", c.dtype, {"bf16", "fp32"}, "weights and exact KV; fp32 for exactness");
     v.choice("weights", c.weights, {"auto", "full", "int8", "int4"},
-             "weight matrices; auto: as a GGUF file has them (Q8_0, Q5_0, Q4_0; K-quants in 8 bits), else full: in "
+             "weight matrices; auto: as a GGUF file has them (Q8_0, Q5_0, Q4_0, Q4_K; Q6_K in 8 bits), else full: in "
              "--dtype; int8, int4: rounded in blocks of 32 (CPU only)");
     v.choice("device", c.device, {"auto", "cpu", "cuda"},
              "what workers compute on; auto: GPUs where every worker finds one, else the CPU");
