@@ -9,8 +9,9 @@
 namespace lowkey::transport {
 namespace {
 
-// How long a link may take to get a Goodbye out before it is dropped.
-constexpr Duration kGoodbyeLinger = std::chrono::seconds(1);
+// How long a link may take to get a Goodbye out before it is dropped: as long as a peer may be busy before it
+// counts as dead. One that reads it later sees a loss instead of an orderly end.
+constexpr Duration kGoodbyeLinger = std::chrono::seconds(3);
 
 // Looks of a heartbeat interval at whether anything was heard. Silence counts from the last message on, not
 // from the next beat: that would be up to an interval more. Looks are counted, not seconds: a process that

@@ -68,15 +68,18 @@ bool LoopbackNetwork::deliver(const std::string& from, const std::string& to, Ta
 // Arrivals at one process keep their order: each is later than the one before, and timers run by time.
 void LoopbackNetwork::post_after(Node& receiver, Duration latency, Task task) {
   const TimePoint now = Clock::now();
-  if (latency <= Duration::zero() && receiver.last_message < now) {
+  if (latency <= Duration::zero() && *receiver.on_timers == 0) {
     boost::asio::post(*receiver.io, std::move(task));
     return;
   }
   receiver.last_message = std::max(now + latency, receiver.last_message + Duration(1));
   auto timer = std::make_shared<boost::asio::steady_timer>(*receiver.io, receiver.last_message);
-  timer->async_wait([timer, task = std::move(task)](boost::system::error_code failure) {
-    if (!failure) task();
-  });
+  ++*receiver.on_timers;
+  timer->async_wait(
+      [timer, waiting = receiver.on_timers, task = std::move(task)](boost::system::error_code failure) {
+        if (!failure) task();
+        --*waiting;
+      });
 }
 
 bool LoopbackNetwork::run_at(const std::string& address, Task task) {
@@ -149,7 +152,7 @@ void LoopbackNetwork::resume(const std::string& address) {
     if (stalled(held.from) || stalled(held.to)) {
       still_held.push_back(std::move(held));
     } else {
-      boost::asio::post(*nodes_.at(held.to).io, std::move(held.task));
+      post_after(nodes_.at(held.to), Duration::zero(), std::move(held.task));
     }
   }
   held_ = std::move(still_held);

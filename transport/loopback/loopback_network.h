@@ -4,6 +4,7 @@
 // thread; the planes keep theirs.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -87,6 +88,8 @@ class LoopbackNetwork : public std::enable_shared_from_this<LoopbackNetwork> {
     LinkSpeed speed;
     TimePoint wire_free{};     // for the next transfer
     TimePoint last_message{};  // its arrival: none overtakes another
+    // Messages that wait for a timer: it may have run out without having run, where the receiver is late.
+    std::shared_ptr<std::atomic<size_t>> on_timers = std::make_shared<std::atomic<size_t>>(0);
     bool holds_transfers = false;
     size_t passes = 0;                                 // transfers that need not wait
     std::deque<std::pair<std::string, Task>> waiting;  // of whom, and its landing

@@ -286,29 +286,29 @@ TYPED_TEST(ControlSuite, DropsASilentStranger) {
 
 TYPED_TEST(ControlSuite, BoundsTheStrangers) {
   auto options = test_options();
-  options.handshake_deadline = 30s;
+  options.handshake_deadline = 10min;
   auto server = this->node(options);
   std::vector<std::unique_ptr<RawPeer>> strangers;
   for (uint32_t i = 0; i < kMaxHandshakes; ++i) {
     strangers.push_back(std::make_unique<RawPeer>(this->kind, server->control->address()));
   }
-  const Deadline deadline = Deadline::in(kPatience);
+  Deadline deadline = Deadline::in(kPatience);
   while (server->stats().handshakes_now < kMaxHandshakes && !deadline.passed()) std::this_thread::yield();
   ASSERT_EQ(server->stats().handshakes_now, kMaxHandshakes);
   RawPeer one_more(this->kind, server->control->address());
   EXPECT_TRUE(one_more.wait_broken());
   EXPECT_EQ(server->stats().handshakes_now, kMaxHandshakes);
   strangers.pop_back();
+  deadline = Deadline::in(kPatience);
   while (server->stats().handshakes_now == kMaxHandshakes && !deadline.passed()) std::this_thread::yield();
   EXPECT_TRUE(this->client()->connect(server->control->address()).ok());
 }
 
 TYPED_TEST(ControlSuite, TellsWhenNobodyListens) {
   auto client = this->client();
-  const TimePoint start = Clock::now();
-  auto connection = client->connect(this->kind.nobody(), 5s);
+  auto connection = client->connect(this->kind.nobody(), 3 * kPatience);
   ASSERT_FALSE(connection.ok());
-  EXPECT_LT(seconds(Clock::now() - start), 6.0);
+  EXPECT_EQ(connection.error().code, Code::kUnavailable) << connection.error().message;
 }
 
 TYPED_TEST(ControlSuite, KeepsTheOrderOfManyMessages) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <functional>
+#include <optional>
 
 #include "tests/unit/transport/kinds.h"
 #include "transport/wire/lowkey.pb.h"
@@ -106,8 +107,16 @@ TYPED_TEST(DataSuite, MovesManySmallPiecesInOneBatch) {
 }
 
 TYPED_TEST(DataSuite, TellsThePathOfAPairOnce) {
-  Transfers<DataSuite<TypeParam>> t(*this, 4 << 20);
-  ASSERT_TRUE(t.client->wait_paths(1));
+  std::optional<Transfers<DataSuite<TypeParam>>> made;
+  for (int attempt = 0; attempt < 5; ++attempt) {
+    made.emplace(*this, 4 << 20);
+    ASSERT_TRUE(made->client->wait_paths(1));
+    const Attestation path = made->client->paths()[0];
+    if (path.put_bytes_per_second > 0 && path.get_bytes_per_second > 0) break;
+    if (!this->kind.is_measured()) break;
+    // A batch took longer than its deadline: a thread was not scheduled for seconds. Once more.
+  }
+  auto& t = *made;
   auto again = t.client->on_io(
       [&] { return t.client->data->open(t.connection, t.server->data->address(), t.pool->remote_handle()); });
   ASSERT_TRUE(again.ok());
@@ -135,7 +144,7 @@ TYPED_TEST(DataSuite, TellsThePathOfAPairOnce) {
 }
 
 bool came_true(const std::function<bool()>& condition) {
-  const Deadline deadline = Deadline::in(kPatience);
+  const Deadline deadline = Deadline::in(2 * kPatience);  // a transfer may take one
   while (!condition()) {
     if (deadline.passed()) return false;
     std::this_thread::yield();
@@ -146,6 +155,7 @@ bool came_true(const std::function<bool()>& condition) {
 // Over a network the owner's CPU writes what arrives, whether or not anybody wants it any more.
 TYPED_TEST(DataSuite, AFreedPoolStaysUntilItsUsersHaveHungUp) {
   constexpr size_t kBytes = 16 << 20;
+  this->missed_heartbeats = 8;  // the client's end is noticed by its silence
   Transfers<DataSuite<TypeParam>> t(*this, kBytes);
   const auto source = std::make_shared<std::vector<std::byte>>(pattern(kBytes, 5));
   std::atomic<int> ended = 0;

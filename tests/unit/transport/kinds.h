@@ -68,13 +68,15 @@ struct UcxNetwork : Ucx {
 template <class Kind>
 class TransportSuite : public ::testing::Test {
  public:
-  std::unique_ptr<Node> node(const ControlOptions& options) {
+  std::unique_ptr<Node> node(ControlOptions options) {
+    if (missed_heartbeats > 0) options.missed_heartbeats = missed_heartbeats;
     return std::make_unique<Node>(kind.make(), options);
   }
   std::unique_ptr<Node> server() { return node(test_options(Role::kStore, 3)); }
   std::unique_ptr<Node> client() { return node(test_options(Role::kWorker, 1)); }
 
   Kind kind;
+  int missed_heartbeats = 0;  // of all nodes; 0: as their options have it
 };
 
 using Kinds = ::testing::Types<Loopback, Ucx, UcxNetwork>;

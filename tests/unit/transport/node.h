@@ -22,6 +22,8 @@ inline ControlOptions test_options(Role role = Role::kWorker, int world_rank = 0
   options.self.world_rank = world_rank;
   options.self.host = "one-host";
   options.cluster_secret = "0123456789abcdef0123456789abcdef";
+  options.missed_heartbeats = 60;  // a thread that is not scheduled for seconds is not dead
+  options.handshake_deadline = kPatience;
   return options;
 }
 
