@@ -6,6 +6,8 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/support/temp_folder.h"
+
 namespace lowkey {
 namespace {
 
@@ -29,7 +31,8 @@ TEST(Trace, KeepsTheNewestSpansOfEveryThread) {
   const Status refused = start_trace("/nonexistent/trace.json", "test");
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, Code::kUsage);
-  const auto file = std::filesystem::path(testing::TempDir()) / "trace_test.json";
+  const testing::TempFolder folder;
+  const auto file = folder.path() / "trace.json";
   ASSERT_TRUE(start_trace(file, "worker 1").ok());
   std::thread([] { const TraceSpan other("of a thread that has ended", {"rows", 7}); }).join();
   {

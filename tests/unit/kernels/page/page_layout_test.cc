@@ -19,6 +19,10 @@ struct LayoutCase {
   PageSpec spec;
   CacheShape shape;
 };
+void PrintTo(const LayoutCase& of, std::ostream* out) {
+  *out << of.spec.recipe << "_" << of.shape.num_banks << "_" << of.shape.num_kv_heads << "_"
+       << of.shape.head_dim << "_" << to_string(of.shape.dtype);
+}
 
 class PageLayoutBytes : public testing::TestWithParam<LayoutCase> {};
 
@@ -125,7 +129,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, PageLayoutBytes,
                                          LayoutCase{q8_spec(), {2, 1, 20, DType::kBf16}},
                                          LayoutCase{q8_spec(), {32, 8, 128, DType::kBf16}},
                                          LayoutCase{{.recipe = "long", .page_tokens = 48, .sink_tokens = 1},
-                                                    {3, 2, 4, DType::kF16}}));
+                                                    {3, 2, 4, DType::kF16}}),
+                         testing::PrintToStringParamName());
 
 TEST(PageLayout, Q8BytesOfThe135MShape) {
   const PageLayout layout = PageLayout::make(q8_spec(), {30, 3, 64, DType::kBf16}).value();
