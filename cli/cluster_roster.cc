@@ -125,7 +125,9 @@ void ClusterRoster::down(const ConnectionPtr& peer, const Error& error) {
     leaving_stores_.erase(info.world_rank);
     tell_stores();
   }
-  if (info.role == Role::kWorker) lose(info);
+  if (info.role != Role::kWorker) return;
+  if (info.replica_rank == 0) leaving_.erase(info.replica);
+  lose(info);
 }
 
 void ClusterRoster::visit(const ConnectionPtr& peer) {
@@ -137,11 +139,21 @@ void ClusterRoster::visit(const ConnectionPtr& peer) {
          "asked for a place");
 }
 
+// Instead of what it waits for now: that may have run out already, and nothing but its number tells it from
+// this.
+void ClusterRoster::wait(Visitors::iterator visitor, TimePoint until,
+                         std::function<void(Visitors::iterator)> then) {
+  Visitor& waiting = visitor->second;
+  waiting.timer.expires_at(until);
+  waiting.timer.async_wait([this, id = visitor->first, number = ++waiting.waits,
+                            then = std::move(then)](boost::system::error_code failure) {
+    const auto found = joining_.find(id);
+    if (!failure && found != joining_.end() && found->second.waits == number) then(found);
+  });
+}
+
 void ClusterRoster::expect(Visitors::iterator visitor, const char* what) {
-  visitor->second.timer.expires_after(options_.join_deadline);
-  visitor->second.timer.async_wait([this, id = visitor->first, what](boost::system::error_code failure) {
-    const auto late = joining_.find(id);
-    if (failure || late == joining_.end()) return;
+  wait(visitor, Clock::now() + options_.join_deadline, [this, what](Visitors::iterator late) {
     const ConnectionPtr peer = late->second.connection;
     joining_.erase(late);
     const std::string reason = fmt::format("has not {} within {} s", what, seconds(options_.join_deadline));
@@ -156,12 +168,9 @@ void ClusterRoster::on_join(const ConnectionPtr& peer, std::string_view body) {
   if (visitor == joining_.end() || !parse(&join, peer, body)) return;
   if (join.ranks() < 1 || join.ranks() > kMaxRanks) return peer->close("ranks out of range");
   if (std::exchange(visitor->second.asked, true)) return peer->close("has asked for a place before");
-  visitor->second.timer.expires_at(std::max(settled_, Clock::now()));
-  visitor->second.timer.async_wait(
-      [this, id = peer->id(), ranks = static_cast<int>(join.ranks())](boost::system::error_code failure) {
-        const auto waiting = joining_.find(id);
-        if (!failure && waiting != joining_.end()) answer(waiting, ranks);
-      });
+  wait(
+      visitor, std::max(settled_, Clock::now()),
+      [this, ranks = static_cast<int>(join.ranks())](Visitors::iterator waiting) { answer(waiting, ranks); });
 }
 
 void ClusterRoster::answer(Visitors::iterator visitor, int ranks) {
@@ -230,9 +239,13 @@ void ClusterRoster::on_leave(const ConnectionPtr& peer, std::string_view body) {
   if (timer) return;  // asked before
   timer = std::make_shared<boost::asio::steady_timer>(
       io_, std::chrono::seconds(std::min(leave.drain_seconds(), kMaxDrainSeconds)));
-  timer->async_wait([this, timer = timer, replica = info.replica](boost::system::error_code failure) {
-    if (!failure) let_go(replica);
-  });
+  timer->async_wait(
+      [this, weak = std::weak_ptr(timer), replica = info.replica](boost::system::error_code failure) {
+        const auto patience = weak.lock();
+        const auto leaving = leaving_.find(replica);
+        // Once it has left, its number may be another one's.
+        if (!failure && patience && leaving != leaving_.end() && leaving->second == patience) let_go(replica);
+      });
   membership_.on_leaving(info.replica);
 }
 

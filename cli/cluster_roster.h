@@ -58,6 +58,7 @@ class ClusterRoster {
   struct Visitor {
     transport::ConnectionPtr connection;
     boost::asio::steady_timer timer;  // until it has to ask, until it is answered, until it has to go
+    uint64_t waits = 0;               // that it has been used for
     bool asked = false;
   };
   using Visitors = std::map<uint64_t, Visitor>;  // by connection
@@ -68,6 +69,7 @@ class ClusterRoster {
 
   void visit(const transport::ConnectionPtr& peer);
   void expect(Visitors::iterator visitor, const char* what);
+  void wait(Visitors::iterator visitor, TimePoint until, std::function<void(Visitors::iterator)> then);
   void on_join(const transport::ConnectionPtr& peer, std::string_view body);
   void answer(Visitors::iterator visitor, int ranks);
   Result<coordinator::Seat> seat_of(const transport::PeerInfo& peer, int ranks);
