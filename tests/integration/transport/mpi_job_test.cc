@@ -29,7 +29,7 @@ Job run(const std::string& mode) {
   Process process(mpirun(mode));
   Job job;
   job.output = process.rest(Deadline::in(70s));
-  job.ended = process.finish(Deadline::in(5s)).has_value();
+  job.ended = process.finish(Deadline::in(30s)).has_value();
   return job;
 }
 

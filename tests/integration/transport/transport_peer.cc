@@ -29,6 +29,8 @@ int run(const std::string& where, size_t pool_bytes) {
   std::string handle, data_address;
   ControlOptions options;
   options.cluster_secret = "0123456789abcdef0123456789abcdef";
+  options.missed_heartbeats = 60;  // a test whose threads are not scheduled for seconds is not dead
+  options.handshake_deadline = std::chrono::seconds(20);
   options.self.role = Role::kStore;
   options.self.host = where == "same-host" ? host_identity() : "";
   ControlHandlers handlers;
