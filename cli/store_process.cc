@@ -1,8 +1,7 @@
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/signal_set.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <csignal>
+#include <memory>
 #include <optional>
 
 #include "base/bytes.h"
@@ -10,6 +9,7 @@
 #include "base/log.h"
 #include "cli/cluster_member.h"
 #include "cli/join.h"
+#include "cli/leave_on_signal.h"
 #include "cli/processes.h"
 #include "kvstore/service/store_service.h"
 #include "monitoring/metrics.h"
@@ -59,42 +59,25 @@ Status make_service(const Job& job, boost::asio::io_context& io, transport::Data
   return {};
 }
 
-// SIGTERM to a store of an open cluster: no worker begins anything new with it, and it ends when what is
-// under way has, or the time is up.
-class LeaveOnSignal {
- public:
-  using Leave = std::function<void(const std::function<void()>& left)>;
-
-  LeaveOnSignal(boost::asio::io_context& io, const Job& job, Leave leave)
-      : io_(io), job_(job), leave_(std::move(leave)), signals_(io), patience_(io) {
-    if (!job.open) return;  // the coordinator ends the cluster
-    if (!job.joins()) spdlog::info("SIGTERM to pid {} lets this store leave", getpid());
-    signals_.add(SIGTERM);
-    signals_.add(SIGINT);
-    signals_.async_wait([this](boost::system::error_code failure, int) {
-      if (!failure) begin();
-    });
-  }
-  bool asked() const { return asked_; }
-
- private:
-  void begin() {
-    asked_ = true;
-    spdlog::info("leaving: what is under way has {} s", job_.config.drain_seconds);
-    patience_.expires_after(std::chrono::seconds(job_.config.drain_seconds));
-    patience_.async_wait([this](boost::system::error_code failure) {
-      if (!failure) io_.stop();
-    });
-    leave_([this] { io_.stop(); });
-  }
-
-  boost::asio::io_context& io_;
-  const Job& job_;
-  const Leave leave_;
-  boost::asio::signal_set signals_;
-  boost::asio::steady_timer patience_;
-  bool asked_ = false;
-};
+// Null where the coordinator ends the cluster. No worker begins anything new with a store that leaves, and it
+// ends when what is under way has.
+std::unique_ptr<LeaveOnSignal> leave_on_signal(const Job& job, boost::asio::io_context& io,
+                                               ClusterMember& member, kvstore::StoreService& service) {
+  if (!job.open) return nullptr;
+  const int drain_seconds = job.config.drain_seconds;
+  const auto end = [&io] { io.stop(); };
+  auto leave = std::make_unique<LeaveOnSignal>(
+      io, std::chrono::seconds(drain_seconds),
+      [&member, &service, drain_seconds, end] {
+        spdlog::info("leaving: what is under way has {} s", drain_seconds);
+        (void)member.ask_to_leave(drain_seconds);
+        service.leave(end);
+        return true;
+      },
+      end);
+  if (!job.joins()) spdlog::info("SIGTERM to pid {} lets this store leave", getpid());
+  return leave;
+}
 
 // The others should know a store that leaves from one that is lost.
 void say_goodbye(transport::ControlPlane& control, boost::asio::io_context& io) {
@@ -179,13 +162,10 @@ Ending run_store(const Job& given) {
   reporter.attach(*transport->control);
   if (auto met = job.meet(transport->control->address(), io, *transport->control, &member); !met.ok())
     return {met, false};
-  const LeaveOnSignal leave(io, job, [&](const std::function<void()>& left) {
-    (void)member.ask_to_leave(job.config.drain_seconds);
-    service->leave(left);
-  });
+  const auto leave = leave_on_signal(job, io, member, *service);
   auto idle = boost::asio::make_work_guard(io);
   io.run();
-  parting = leave.asked();
+  parting = leave && leave->asked();
   if (parting) say_goodbye(*transport->control, io);
   const bool flushed = flush(*service, io);
   // The rest of the job stays when one of the cluster's first stores leaves.

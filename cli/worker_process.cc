@@ -2,9 +2,8 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/signal_set.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <csignal>
+#include <memory>
 #include <optional>
 #include <set>
 #include <thread>
@@ -15,6 +14,7 @@
 #include "base/trace.h"
 #include "cli/cluster_member.h"
 #include "cli/join.h"
+#include "cli/leave_on_signal.h"
 #include "cli/processes.h"
 #include "cli/replica.h"
 #include "coordinator/text/tokenizer.h"
@@ -31,6 +31,9 @@ namespace lowkey::cli {
 namespace {
 
 using transport::Role;
+
+// What the coordinator may need beyond the drain to let a replica go.
+constexpr Duration kLeaveSlack = std::chrono::seconds(10);
 
 // trace.json of rank 2 is trace.rank2.json.
 Status begin_trace(const Job& job) {
@@ -66,40 +69,22 @@ class IoThread {
   std::thread thread_;
 };
 
-// SIGTERM to the leader of a replica of an open cluster: it asks to leave, and the coordinator answers, once
-// what it was doing is done, by closing the connections.
-class LeaveOnSignal {
- public:
-  LeaveOnSignal(boost::asio::io_context& io, const Job& job, ClusterMember& member, std::function<void()> end)
-      : job_(job), member_(member), end_(std::move(end)), signals_(io), patience_(io) {
-    if (!job.open || job.self().replica_rank != 0) return;  // the coordinator drains, and ends the cluster
-    if (!job.joins()) spdlog::info("SIGTERM to pid {} lets replica {} leave", getpid(), job.self().replica);
-    signals_.add(SIGTERM);
-    signals_.add(SIGINT);
-    signals_.async_wait([this](boost::system::error_code failure, int) {
-      if (!failure) leave();
-    });
-  }
-
- private:
-  // What the coordinator may need beyond the drain.
-  static constexpr auto kSlack = std::chrono::seconds(10);
-
-  void leave() {
-    spdlog::info("leaving: draining for up to {} s", job_.config.drain_seconds);
-    if (!member_.ask_to_leave(job_.config.drain_seconds)) return end_();
-    patience_.expires_after(std::chrono::seconds(job_.config.drain_seconds) + kSlack);
-    patience_.async_wait([this](boost::system::error_code failure) {
-      if (!failure) end_();
-    });
-  }
-
-  const Job& job_;
-  ClusterMember& member_;
-  const std::function<void()> end_;
-  boost::asio::signal_set signals_;
-  boost::asio::steady_timer patience_;
-};
+// Of the leader of a replica of an open cluster; null elsewhere: the coordinator drains, and ends the
+// cluster.
+std::unique_ptr<LeaveOnSignal> leave_on_signal(const Job& job, boost::asio::io_context& io,
+                                               ClusterMember& member, std::function<void()> end) {
+  if (!job.open || job.self().replica_rank != 0) return nullptr;
+  const int drain_seconds = job.config.drain_seconds;
+  auto leave = std::make_unique<LeaveOnSignal>(
+      io, std::chrono::seconds(drain_seconds) + kLeaveSlack,
+      [&member, drain_seconds] {
+        spdlog::info("leaving: draining for up to {} s", drain_seconds);
+        return member.ask_to_leave(drain_seconds);
+      },
+      std::move(end));
+  if (!job.joins()) spdlog::info("SIGTERM to pid {} lets replica {} leave", getpid(), job.self().replica);
+  return leave;
+}
 
 // What the job and the replica say; how it ends is the caller's.
 worker::WorkerService::Options service_options(const Job& job, const Replica& replica) {
@@ -130,8 +115,12 @@ void tell_gpu_paths(bool ucx_reaches, const transport::DeviceComm* collectives) 
       collectives ? "over NCCL" : "through the host, if there is more than one rank");
 }
 
-// Serves with a LeaderService and an Engine, or a FollowerService and a Follower: `attach` makes the second
-// known to the first.
+[[noreturn]] void end_rank(const Error& reason) {
+  spdlog::error("{}: this rank ends", reason.message);
+  exit_now(4);
+}
+
+// Serves with a LeaderService and an Engine, or a FollowerService and a Follower.
 template <class Service, class MakeEngine>
 Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, MakeEngine make_engine) {
   boost::asio::io_context io(1);
@@ -143,9 +132,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
       orderly = true;
       return running->stop();
     }
-    // The step thread may be inside a collective with the lost rank: nobody can be waited for.
-    spdlog::error("{}: this rank ends", reason.message);
-    exit_now(4);
+    end_rank(reason);  // the step thread may be in a collective with the lost rank: nobody can be waited for
   };
   ClusterMember* ties = nullptr;
   options.on_refused = [&](int rank) { ties->refuse_store(rank); };
@@ -155,11 +142,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
                             .reconnect = job.reconnect(),
                             .on_coordinator_lost = [&] { service.forget_coordinator(); },
                             .on_stores = [&](const std::set<int>& ranks) { service.expect_stores(ranks); },
-                            .on_gave_up =
-                                [](const Error& reason) {
-                                  spdlog::error("{}: this rank ends", reason.message);
-                                  exit_now(4);
-                                }});
+                            .on_gave_up = end_rank});
   std::optional<transport::UcxTransport> transport;
   ties = &member;
   const Status started = job.together("starting", [&]() -> Status {
@@ -173,7 +156,7 @@ Ending serve(const Job& job, Replica& replica, monitoring::Metrics& metrics, Mak
   service.attach(*transport->control, *transport->data);
   if (auto met = job.meet(transport->control->address(), io, *transport->control, &member); !met.ok())
     return {met, false};
-  const LeaveOnSignal leave(io, job, member, [&] {
+  const auto leave = leave_on_signal(job, io, member, [&] {
     orderly = true;
     service.stop();
     transport->control->shutdown();  // the followers end with it
