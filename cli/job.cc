@@ -1,8 +1,5 @@
 #include "cli/job.h"
 
-#include <ifaddrs.h>
-#include <net/if.h>
-#include <netdb.h>
 #include <sys/random.h>
 
 #include <algorithm>
@@ -12,18 +9,16 @@
 #include <map>
 #include <sstream>
 
+#include "base/bytes.h"
 #include "base/exit_now.h"
-#include "base/host_memory.h"
 #include "base/log.h"
 #include "cli/cluster_member.h"
-#include "cli/model_shape.h"
+#include "cli/listen_host.h"
 #include "cli/roll_call.h"
 #include "cli/serve_options.h"
 #include "transport/core/path_probe.h"
 #include "transport/host_identity.h"
 #include "transport/mpi/mpi_runtime.h"
-#include "worker/model/decoder_weights.h"
-#include "worker/model/model_config.h"
 
 namespace lowkey::cli {
 namespace {
@@ -34,7 +29,6 @@ constexpr auto kHearDeadline = std::chrono::seconds(10);
 // The peer may first have to meet the other ranks of its replica on their GPUs.
 constexpr auto kConnectDeadline = std::chrono::seconds(10);
 constexpr auto kPartDeadline = std::chrono::seconds(5);
-constexpr uint64_t kDefaultKvBytes = 512 * kMiB;  // per host, of workers that compute on it
 
 // An error that several ranks find: one of them tells it.
 Error told_once(Error error, bool here) {
@@ -49,78 +43,6 @@ std::string make_secret() {
   std::string hex;
   for (const unsigned char byte : random) hex += fmt::format("{:02x}", byte);
   return hex;
-}
-
-// The address other hosts can reach this one at: the first that is up and not loopback.
-std::string first_external_address() {
-  ifaddrs* list = nullptr;
-  if (getifaddrs(&list) != 0) return "127.0.0.1";
-  std::string found = "127.0.0.1";
-  for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
-    if (entry->ifa_addr == nullptr || entry->ifa_addr->sa_family != AF_INET) continue;
-    if ((entry->ifa_flags & IFF_UP) == 0 || (entry->ifa_flags & IFF_LOOPBACK) != 0) continue;
-    char host[NI_MAXHOST];
-    if (getnameinfo(entry->ifa_addr, sizeof(sockaddr_in), host, sizeof(host), nullptr, 0, NI_NUMERICHOST) !=
-        0)
-      continue;
-    found = host;
-    break;
-  }
-  freeifaddrs(list);
-  return found;
-}
-
-bool is_loopback(const std::string& address) {
-  return address.starts_with("127.") || address.starts_with("localhost:") || address.starts_with("[::1]");
-}
-
-HostShare share_of_host(const ServeConfig& config, const ClusterPlan& plan,
-                        const std::vector<std::string>& hosts, int rank, const JobDevices& devices) {
-  const bool cuda = devices.cuda;
-  const int sharers = devices.choice.sharers;
-  HostShare share;
-  share.ranks = share.workers = share.stores = 0;
-  for (size_t other = 0; other < hosts.size(); ++other) {
-    if (hosts[other] != hosts[rank]) continue;
-    if (static_cast<int>(other) == rank) share.worker_index = share.workers;
-    ++share.ranks;
-    share.workers += plan.ranks[other].role == Role::kWorker;
-    share.stores += plan.ranks[other].role == Role::kStore;
-  }
-  const int cores = usable_cores();
-  share.threads = config.threads > 0 ? config.threads : std::max(1, cores / std::max(1, share.workers));
-  const uint64_t kv_bytes = config.kv_bytes > 0 || cuda ? config.kv_bytes : kDefaultKvBytes;
-  const int kv_sharers = cuda ? sharers : share.workers;
-  share.kv_bytes = share.workers > 0 ? kv_bytes / std::max(1, kv_sharers) : 0;
-  share.host_bytes = share.stores > 0 ? config.host_bytes / share.stores : 0;
-  return share;
-}
-
-// What the workers of a host copy their weights to; 0 where that is not known before they are loaded.
-uint64_t weights_of_host(const ServeConfig& config, const ClusterPlan& plan, int workers) {
-  const auto model = served_config(config);
-  if (!model.ok() || plan.tp < 1 || model->num_kv_heads % plan.tp != 0) return 0;  // loading tells
-  const auto dtype = config.dtype == "fp32" ? kernels::DType::kF32 : kernels::DType::kBf16;
-  return workers * worker::weight_bytes(*model, 0, plan.tp, dtype);
-}
-
-// By one rank of each host for all of them, before any of them takes memory: what each can see is what the
-// others have not taken yet.
-Status check_host(const ServeConfig& config, const ClusterPlan& plan, const HostShare& share,
-                  const JobDevices& devices) {
-  const bool on_host = share.workers > 0 && !devices.cuda;
-  const uint64_t kv = on_host ? share.kv_bytes * share.workers : 0;
-  const uint64_t host = share.host_bytes * share.stores;
-  const uint64_t weights = on_host ? weights_of_host(config, plan, share.workers) : 0;
-  const uint64_t available = host_memory_available_bytes();
-  if (kv <= available && host <= available - kv && weights <= available - kv - host) return {};
-  return Error{
-      Code::kUsage,
-      fmt::format("--kv-bytes {}, --host-bytes {} and {} of weights together do not fit the memory that "
-                  "this host (or its cgroup) has left, {} of {}",
-                  format_bytes(kv), format_bytes(host), format_bytes(weights), format_bytes(available),
-                  format_bytes(host_memory_limit_bytes())),
-      "kv-bytes"};
 }
 
 void print_plan(const Job& job) {
@@ -173,17 +95,13 @@ Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std
   LOWKEY_TRY(job.take_roles(named));
   LOWKEY_ASSIGN(hosts, job.hear(transport::host_identity(), "telling the hosts"));
   LOWKEY_TRY(job.choose_devices(hosts));
-  job.share = share_of_host(config, job.plan, hosts, job.rank(), job.devices);
+  const int gpu_sharers = job.devices.cuda ? job.devices.choice.sharers : 0;
+  job.share = HostShare::divide(config, job.plan, hosts, job.rank(), gpu_sharers);
   LOWKEY_TRY(job.together("dividing its host's budgets", [&] {
     const bool first_of_host = std::ranges::find(hosts, hosts[job.rank()]) - hosts.begin() == job.rank();
-    return first_of_host ? check_host(config, job.plan, job.share, job.devices) : Status();
+    return first_of_host ? check_host(config, job.plan, job.share) : Status();
   }));
-  const bool one_host =
-      std::all_of(hosts.begin(), hosts.end(), [&](const auto& host) { return host == hosts[0]; });
-  const bool near = job.joins() ? is_loopback(config.join) : one_host;
-  job.listen_host = !config.cluster_listen.empty() ? config.cluster_listen
-                    : near                         ? "127.0.0.1"
-                                                   : first_external_address();
+  job.listen_host = listen_host_of(config, hosts);
   LOWKEY_TRY(job.share_secret());
   if (job.rank() == 0) print_plan(job);
   return job;

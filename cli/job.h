@@ -8,6 +8,7 @@
 
 #include "base/serve_config.h"
 #include "cli/cluster_plan.h"
+#include "cli/host_share.h"
 #include "transport/control_plane.h"
 #include "transport/host_comm.h"
 #include "worker/device/device.h"
@@ -19,17 +20,6 @@ class MpiRuntime;
 namespace lowkey::cli {
 
 class ClusterMember;
-
-// What this process may use of its host.
-struct HostShare {
-  int ranks = 1;  // of this job on this host
-  int workers = 1;
-  int worker_index = 0;  // of this rank among them, if a worker
-  int stores = 1;
-  int threads = 1;          // compute threads of a worker
-  uint64_t kv_bytes = 0;    // of this rank, if a worker; 0: on GPUs, what the weights leave
-  uint64_t host_bytes = 0;  // of this rank, if a store
-};
 
 // The devices of this job's workers, the same kind for all of them.
 struct JobDevices {
