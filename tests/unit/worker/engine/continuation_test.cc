@@ -1,31 +1,12 @@
 // A stream that began on another replica goes on here from the tokens its client has.
 #include <gtest/gtest.h>
 
-#include "tests/unit/worker/engine/cache_reading_model.h"
-#include "tests/unit/worker/engine/engine_replica.h"
+#include "tests/unit/worker/engine/reading_replica.h"
 
 namespace lowkey::worker {
 namespace {
 
 using Tokens = std::vector<int32_t>;
-
-EngineReplicaOptions options(int ranks) {
-  EngineReplicaOptions options;
-  options.ranks = ranks;
-  options.spec.page_tokens = 16;
-  options.model = [](int rank, int n) { return std::make_unique<CacheReadingModel>(rank, n); };
-  return options;
-}
-
-wire::Submit request(uint64_t id, const Tokens& prompt, const wire::SamplingParams& sampling,
-                     const Tokens& emitted = {}) {
-  wire::Submit submit;
-  submit.set_request_id(id);
-  submit.mutable_prompt()->Add(prompt.begin(), prompt.end());
-  submit.mutable_emitted()->Add(emitted.begin(), emitted.end());
-  *submit.mutable_sampling() = sampling;
-  return submit;
-}
 
 TEST(Continuation, GivesTheTokensOfTheUndisturbedRun) {
   wire::SamplingParams greedy = EngineReplica::greedy(), seeded = greedy;
@@ -44,15 +25,15 @@ TEST(Continuation, GivesTheTokensOfTheUndisturbedRun) {
   for (int i = 0; i < 50; ++i) prompt.push_back(i * 7 % 90);
   for (const wire::SamplingParams& sampling : {greedy, seeded, penalized}) {
     for (const int ranks : {1, 2}) {
-      EngineReplica whole(options(ranks));
-      ASSERT_TRUE(whole.try_submit(request(1, prompt, sampling)).ok());
+      EngineReplica whole(reading_replica(ranks));
+      ASSERT_TRUE(whole.try_submit(submit_of(1, prompt, sampling)).ok());
       whole.run();
       const Tokens expected = whole.answer(1).tokens;
       ASSERT_EQ(expected.size(), 60u);
       for (const size_t emitted : {1, 15, 30, 59}) {
-        EngineReplica replica(options(ranks));
+        EngineReplica replica(reading_replica(ranks));
         const Tokens begun(expected.begin(), expected.begin() + emitted);
-        ASSERT_TRUE(replica.try_submit(request(2, prompt, sampling, begun)).ok());
+        ASSERT_TRUE(replica.try_submit(submit_of(2, prompt, sampling, begun)).ok());
         replica.run();
         const Answer& answer = replica.answer(2);
         EXPECT_EQ(answer.tokens, Tokens(expected.begin() + emitted, expected.end())) << emitted;
@@ -66,11 +47,11 @@ TEST(Continuation, GivesTheTokensOfTheUndisturbedRun) {
 }
 
 TEST(Continuation, RefusesWhatCannotGoOn) {
-  EngineReplica replica(options(1));
+  EngineReplica replica(reading_replica());
   wire::SamplingParams sampling = EngineReplica::greedy();
   sampling.set_max_tokens(3);
-  EXPECT_EQ(replica.try_submit(request(1, {1}, sampling, {1, 2, 3})).error().param, "emitted");
-  EXPECT_EQ(replica.try_submit(request(1, {1}, sampling, {CacheReadingModel::kVocab})).error().param,
+  EXPECT_EQ(replica.try_submit(submit_of(1, {1}, sampling, {1, 2, 3})).error().param, "emitted");
+  EXPECT_EQ(replica.try_submit(submit_of(1, {1}, sampling, {CacheReadingModel::kVocab})).error().param,
             "emitted");
   EXPECT_EQ(replica.open_requests(), 0u);
 }

@@ -8,8 +8,7 @@
 #include <random>
 
 #include "base/grammar/json_schema.h"
-#include "tests/unit/worker/engine/cache_reading_model.h"
-#include "tests/unit/worker/engine/engine_replica.h"
+#include "tests/unit/worker/engine/reading_replica.h"
 
 namespace lowkey::worker {
 namespace {
@@ -31,10 +30,7 @@ std::string text_of(const Tokens& tokens) {
 }
 
 EngineReplicaOptions options(int ranks = 1) {
-  EngineReplicaOptions options;
-  options.ranks = ranks;
-  options.spec.page_tokens = 16;
-  options.model = [](int rank, int n) { return std::make_unique<CacheReadingModel>(rank, n); };
+  EngineReplicaOptions options = reading_replica(ranks);
   options.engine.token_texts = [] { return texts(); };
   return options;
 }
@@ -49,12 +45,9 @@ wire::SamplingParams sampling_of(const std::string& schema, uint64_t seed, int m
 }
 
 wire::Submit request(uint64_t id, const wire::SamplingParams& sampling, const Tokens& emitted = {}) {
-  wire::Submit submit;
-  submit.set_request_id(id);
-  for (int i = 0; i < 20; ++i) submit.add_prompt(1 + (id / 100 * 7 + i * 5) % 90);
-  submit.mutable_emitted()->Add(emitted.begin(), emitted.end());
-  *submit.mutable_sampling() = sampling;
-  return submit;
+  Tokens prompt;
+  for (int i = 0; i < 20; ++i) prompt.push_back(1 + static_cast<int32_t>((id / 100 * 7 + i * 5) % 90));
+  return submit_of(id, prompt, sampling, emitted);
 }
 
 const std::string kPerson = R"({"type":"object","properties":{"name":{"type":"string","maxLength":8},

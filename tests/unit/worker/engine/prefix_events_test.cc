@@ -5,8 +5,7 @@
 #include <random>
 #include <set>
 
-#include "tests/unit/worker/engine/cache_reading_model.h"
-#include "tests/unit/worker/engine/engine_replica.h"
+#include "tests/unit/worker/engine/reading_replica.h"
 
 namespace lowkey::worker {
 namespace {
@@ -56,10 +55,8 @@ TEST(PrefixEventQueue, AnOverflowSendsEverythingAnew) {
 }
 
 TEST(PrefixEvents, TellWhatCanBeFoundOnTheDevice) {
-  EngineReplicaOptions options;
+  EngineReplicaOptions options = reading_replica();
   options.kv_bytes = 64 << 10;
-  options.spec.page_tokens = 16;
-  options.model = [](int rank, int n) { return std::make_unique<CacheReadingModel>(rank, n); };
   EngineReplica replica(options);
   std::mt19937 random(1);
   Index index;
@@ -68,9 +65,7 @@ TEST(PrefixEvents, TellWhatCanBeFoundOnTheDevice) {
     for (; seen < replica.prefix_events().size(); ++seen) index.apply(replica.prefix_events()[seen]);
   };
   for (int i = 0; i < 40; ++i) {
-    std::vector<int32_t> prompt(100);
-    for (int32_t& token : prompt) token = random() % 90;
-    replica.complete(prompt, 3);
+    replica.complete(random_prompt(random, 100, 90), 3);
     read();
     const uint64_t pages = static_cast<uint64_t>(replica.metric(0, "lowkey_kv_pages", "state=\"evictable\"") +
                                                  replica.metric(0, "lowkey_kv_pages", "state=\"used\""));

@@ -6,8 +6,7 @@
 #include <random>
 #include <set>
 
-#include "tests/unit/worker/engine/cache_reading_model.h"
-#include "tests/unit/worker/engine/engine_replica.h"
+#include "tests/unit/worker/engine/reading_replica.h"
 
 namespace lowkey::worker {
 namespace {
@@ -32,18 +31,12 @@ Tokens joined(Tokens a, const Tokens& b) {
 class ProgressiveRestore : public ::testing::TestWithParam<int> {
  protected:
   EngineReplicaOptions options() {
-    EngineReplicaOptions options;
-    options.ranks = GetParam();
-    options.kv_bytes = 1 << 20;
+    EngineReplicaOptions options = small(GetParam());
     options.spec = kernels::PageSpec::embedded("three levels", 8, 4);
     options.spec.page_tokens = kPageTokens;
     options.spec.num_levels = kLevels;
     options.spec.key.bits.assign(1, {2, 2, 4});
     options.spec.value.bits = options.spec.key.bits;
-    options.engine.scheduler.step_tokens = 64;
-    options.engine.scheduler.max_batch = 16;
-    options.engine.max_waiting = 1000;
-    options.model = [](int rank, int n) { return std::make_unique<CacheReadingModel>(rank, n); };
     options.store = store_;
     options.hold_restore = [this](int, bool upper, std::function<void()> serve) {
       std::lock_guard lock(mutex_);
@@ -78,12 +71,10 @@ class ProgressiveRestore : public ::testing::TestWithParam<int> {
   }
   static uint64_t submit(EngineReplica& replica, const Tokens& prompt, int max_tokens, int min_levels = 0) {
     static uint64_t next = 1000;
-    wire::Submit request;
-    request.set_request_id(++next);
-    request.mutable_prompt()->Add(prompt.begin(), prompt.end());
-    *request.mutable_sampling() = EngineReplica::greedy();
-    request.mutable_sampling()->set_max_tokens(max_tokens);
-    request.mutable_sampling()->set_ignore_eos(true);
+    wire::SamplingParams sampling = EngineReplica::greedy();
+    sampling.set_max_tokens(max_tokens);
+    sampling.set_ignore_eos(true);
+    wire::Submit request = submit_of(++next, prompt, sampling);
     request.set_min_levels(min_levels);
     EXPECT_TRUE(replica.try_submit(request).ok());
     return next;

@@ -4,29 +4,15 @@
 
 #include <random>
 
-#include "tests/unit/worker/engine/cache_reading_model.h"
-#include "tests/unit/worker/engine/engine_replica.h"
+#include "tests/unit/worker/engine/reading_replica.h"
 
 namespace lowkey::worker {
 namespace {
 
 using Tokens = std::vector<int32_t>;
 
-EngineReplicaOptions small(int ranks = 1) {
-  EngineReplicaOptions options;
-  options.ranks = ranks;
-  options.spec.page_tokens = 16;
-  options.engine.scheduler.step_tokens = 64;
-  options.model = [](int rank, int n) { return std::make_unique<CacheReadingModel>(rank, n); };
-  return options;
-}
-
-wire::Submit request(uint64_t id, const Tokens& prompt, const wire::SamplingParams& sampling,
-                     int priority = 0) {
-  wire::Submit submit;
-  submit.set_request_id(id);
-  submit.mutable_prompt()->Add(prompt.begin(), prompt.end());
-  *submit.mutable_sampling() = sampling;
+wire::Submit request(uint64_t id, const Tokens& prompt, const wire::SamplingParams& sampling, int priority) {
+  wire::Submit submit = submit_of(id, prompt, sampling);
   submit.set_priority(priority);
   return submit;
 }

@@ -7,8 +7,7 @@
 #include <set>
 #include <thread>
 
-#include "tests/unit/worker/engine/cache_reading_model.h"
-#include "tests/unit/worker/engine/engine_replica.h"
+#include "tests/unit/worker/engine/reading_replica.h"
 
 namespace lowkey::worker {
 namespace {
@@ -19,11 +18,6 @@ class SpillEngine : public ::testing::Test {
  protected:
   SpillEngine() {
     options.kv_bytes = 128 << 10;
-    options.spec.page_tokens = kPageTokens;
-    options.engine.scheduler.step_tokens = 64;
-    options.engine.scheduler.max_batch = 16;
-    options.engine.max_waiting = 1000;
-    options.model = [](int rank, int n) { return std::make_unique<CacheReadingModel>(rank, n); };
     options.store = store;
     options.stores = [this] { return stores; };
     options.fail_spill = [this](int rank, const kvstore::PageWrite& page) {
@@ -34,11 +28,7 @@ class SpillEngine : public ::testing::Test {
       return refused.contains(page.header.identity);
     };
   }
-  std::vector<int32_t> prompt(int length) {
-    std::vector<int32_t> tokens(length);
-    for (int32_t& token : tokens) token = static_cast<int32_t>(random() % CacheReadingModel::kVocab);
-    return tokens;
-  }
+  std::vector<int32_t> prompt(int length) { return random_prompt(random, length); }
   void settle(EngineReplica& replica) {
     while (replica.step()) {
     }
@@ -51,7 +41,7 @@ class SpillEngine : public ::testing::Test {
   bool refuses = false;
   std::set<Hash128> refused;          // for good
   std::map<Hash128, size_t> offered;  // how often
-  EngineReplicaOptions options;
+  EngineReplicaOptions options = small();
 };
 
 TEST_F(SpillEngine, PagesThatNoStoreTookOutliveThoseThatOneHas) {
