@@ -79,14 +79,6 @@ std::vector<int> Job::ranks_of(Role role) const {
   return ranks;
 }
 
-std::vector<int> Job::ranks_of_replica(int replica) const {
-  std::vector<int> ranks = ranks_of(Role::kWorker);
-  std::erase_if(ranks, [&](int rank) { return plan.ranks[rank].replica != replica; });
-  std::sort(ranks.begin(), ranks.end(),
-            [&](int a, int b) { return plan.ranks[a].replica_rank < plan.ranks[b].replica_rank; });
-  return ranks;
-}
-
 Result<Job> Job::form(transport::MpiRuntime& mpi, const ServeConfig& config, std::optional<Role> named) {
   Job job;
   job.mpi = &mpi;

@@ -52,7 +52,6 @@ struct Job {
   bool is_alone() const { return !joins() && world->size() == 1; }  // a coordinator whose workers come later
   const RankRole& self() const { return plan.ranks[world->rank()]; }
   std::vector<int> ranks_of(transport::Role role) const;
-  std::vector<int> ranks_of_replica(int replica) const;  // leader first
 
   // All ranks settle on roles, budgets and the secret, and rank 0 prints them.
   static Result<Job> form(transport::MpiRuntime& mpi, const ServeConfig& config,
