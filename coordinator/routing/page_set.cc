@@ -18,11 +18,27 @@ bool PageSet::insert(const Hash128& page) {
   if (2 * (size_ + 1) > slots_.size()) grow();
   Slot& slot = slots_[find(page)];
   if (slot.stamp != 0) return false;
-  slot = {page, ++stamp_};
-  arrivals_.push_back({page, stamp_});
+  slot.page = page;
   ++size_;
-  if (arrivals_.size() > 2 * size_ + kFirstSlots) drop_stale_arrivals();
+  stamp(slot);
   return true;
+}
+
+bool PageSet::use(const Hash128& page) {
+  if (slots_.empty()) return false;
+  Slot& slot = slots_[find(page)];
+  if (slot.stamp == 0) return false;
+  stamp(slot);
+  return true;
+}
+
+void PageSet::stamp(Slot& slot) {
+  slot.stamp = ++stamp_;
+  arrivals_.push_back({slot.page, stamp_});
+  if (arrivals_.size() <= 2 * size_ + kFirstSlots) return;
+  std::erase_if(arrivals_, [&](const Arrival& arrival) {  // the stale ones
+    return slots_[find(arrival.page)].stamp != arrival.stamp;
+  });
 }
 
 bool PageSet::erase(const Hash128& page) {
@@ -63,11 +79,6 @@ void PageSet::grow() {
   old.swap(slots_);
   for (const Slot& slot : old)
     if (slot.stamp != 0) slots_[find(slot.page)] = slot;
-}
-
-void PageSet::drop_stale_arrivals() {
-  std::erase_if(arrivals_,
-                [&](const Arrival& arrival) { return slots_[find(arrival.page)].stamp != arrival.stamp; });
 }
 
 }  // namespace lowkey::coordinator

@@ -153,6 +153,8 @@ void Router::note_submitted(uint64_t id, RoutingDecision& decision) {
   LOWKEY_CHECK(chosen, "request {} was sent to replica {}, which was not chosen", id, decision.replica);
   last_ = decision.replica;
   note_started(id);
+  if (const Replica* replica = membership_.find(decision.replica))
+    index_.used(decision.replica, replica->cache.num_ranks, decision.pages);
   under_way_.add(decision.replica, decision.pages);
   unstarted_[id] = {decision.replica, chosen->compute_tokens, Clock::now(), std::move(decision.pages)};
   metrics_.add(Metric::kRoutedRequests, 1, {{"reason", decision.reason}});

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kvstore/page/page_identity.h"
 #include "monitoring/metrics.h"
 #include "transport/wire/lowkey.pb.h"
 
@@ -72,6 +73,17 @@ void RouterIndex::drop(Holder holder) {
   if (holder.kind == Holder::Kind::kStore) stores_.erase(holder.id);
   senders_.erase(sender);
   publish();
+}
+
+void RouterIndex::used(int replica, uint32_t num_ranks, std::span<const Hash128> pages) {
+  const auto device = senders_.find({Holder::Kind::kDevice, replica});
+  for (size_t i = pages.size(); i-- > 0;) {
+    if ((device != senders_.end() && device->second.pages.use(pages[i])) || stores_.empty()) continue;
+    const Hash128 slice = kvstore::rank_identity(pages[i], 0, static_cast<int>(num_ranks));
+    for (const auto& [rank, stored] : stores_) {
+      if (senders_.at({Holder::Kind::kStore, rank}).pages.use(slice)) break;
+    }
+  }
 }
 
 const PageSet* RouterIndex::pages(Holder holder) const {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 
 #include "coordinator/routing/page_set.h"
 
@@ -26,8 +27,8 @@ struct Holder {
 
 class RouterIndex {
  public:
-  // Of all holders together; then the oldest page of the holder that has most is forgotten. About 80 MB, 33
-  // million tokens at 32 tokens per page.
+  // Of all holders together; then that page of the holder that has most is forgotten which came, or was used,
+  // the longest ago. About 80 MB, 33 million tokens at 32 tokens per page.
   static constexpr size_t kMaxPages = 1 << 20;
 
   // Feeds lowkey_router_index_pages.
@@ -39,6 +40,9 @@ class RouterIndex {
   // It was asked to send everything, for whatever reason.
   void await_reset(Holder holder);
   void drop(Holder holder);
+  // A request for these pages, the first of a prompt, goes to that replica: where they are, on its device or
+  // else in a store, they are forgotten after others; the first one last, as the rest is no use without it.
+  void used(int replica, uint32_t num_ranks, std::span<const Hash128> pages);
 
   // Null: nothing is known of it. Stores as they are numbered in their pages' identities: slices of rank 0.
   const PageSet* pages(Holder holder) const;
@@ -57,8 +61,8 @@ class RouterIndex {
 
   monitoring::Metrics& metrics_;
   const size_t max_pages_;
-  std::map<Holder, Sender> senders_;  // bounded by the cluster's members
-  std::map<int, const PageSet*> stores_;
+  std::map<Holder, Sender> senders_;      // bounded by the cluster's members
+  std::map<int, const PageSet*> stores_;  // of senders_
   size_t size_ = 0;
 };
 

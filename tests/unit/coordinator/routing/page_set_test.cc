@@ -17,6 +17,7 @@ TEST(PageSet, ForgetsTheOldest) {
   EXPECT_FALSE(set.contains(page(1)));
   EXPECT_FALSE(set.erase(page(1)));
   EXPECT_FALSE(set.forget_oldest());
+  EXPECT_FALSE(set.use(page(1)));
   for (uint64_t i = 1; i <= 4; ++i) EXPECT_TRUE(set.insert(page(i)));
   EXPECT_FALSE(set.insert(page(1)));  // keeps its place
   EXPECT_TRUE(set.erase(page(2)));
@@ -30,7 +31,7 @@ TEST(PageSet, ForgetsTheOldest) {
 }
 
 // Against a list, with collisions: few homes for many pages.
-TEST(PageSet, IsASetInOrderOfArrival) {
+TEST(PageSet, IsASetInOrderOfArrivalAndUse) {
   PageSet set;
   std::list<Hash128> model;
   std::mt19937 random(5);
@@ -38,7 +39,7 @@ TEST(PageSet, IsASetInOrderOfArrival) {
     const uint64_t pick = random() % 3000;
     const Hash128 any{pick, pick % 40};
     const auto at = std::find(model.begin(), model.end(), any);
-    switch (random() % 5) {
+    switch (random() % 6) {
       case 0:
       case 1:
         ASSERT_EQ(set.insert(any), at == model.end());
@@ -52,6 +53,10 @@ TEST(PageSet, IsASetInOrderOfArrival) {
         if (model.size() < 500) break;
         ASSERT_TRUE(set.forget_oldest());
         model.pop_front();
+        break;
+      case 4:
+        ASSERT_EQ(set.use(any), at != model.end());
+        if (at != model.end()) model.splice(model.end(), model, at);
         break;
       default:
         ASSERT_EQ(set.contains(any), at != model.end());

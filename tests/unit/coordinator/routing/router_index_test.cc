@@ -93,6 +93,25 @@ TEST_F(RouterIndexTest, BoundedByTheOldestOfWhoHasMost) {
   EXPECT_TRUE(index.pages(kFirst)->contains(pages[52]));
 }
 
+TEST_F(RouterIndexTest, WhatIsUsedIsForgottenAfterWhatIsNot) {
+  const auto hot = prompt(4 * 10 + 1);
+  const auto here = pages_of(hot), stored = pages_of(hot, "stored");
+  EXPECT_TRUE(tell(kFirst, 1, here));
+  EXPECT_TRUE(tell(kStore, 1, slices(stored)));
+  for (uint64_t i = 0; i < 20; ++i) {
+    index.used(0, kKey.num_ranks, here);
+    index.used(0, kKey.num_ranks, stored);
+    const auto others = pages_of(prompt(4 * 20), "salt " + std::to_string(i));
+    EXPECT_TRUE(tell(kFirst, 2 + i, others));
+    EXPECT_TRUE(tell(kStore, 2 + i, slices(others)));
+    EXPECT_EQ(scan(hot)[0], (PrefixRun{10, 0, 0}));
+    EXPECT_EQ(scan(hot, "stored")[0], (PrefixRun{0, 0, 10}));
+  }
+  EXPECT_EQ(index.size(), 100u);
+  EXPECT_TRUE(tell(kFirst, 22, pages_of(prompt(4 * 25), "more")));  // than came before the last use
+  EXPECT_EQ(scan(hot)[0], (PrefixRun{5, 0, 0})) << "a prefix loses its end first";
+}
+
 TEST_F(RouterIndexTest, RunsEndAtTheFirstPageThatIsMissing) {
   const auto tokens = prompt(33);
   const auto pages = pages_of(tokens);
