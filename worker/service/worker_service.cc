@@ -43,7 +43,7 @@ void WorkerService::post(std::function<void()> task) {
 
 void WorkerService::up(const ConnectionPtr& peer) {
   if (peer->peer().role == Role::kStore) {
-    stores_->on_up(peer);
+    stores_->on_up(peer, options_.require_transport == "any");
     return count_stores();
   }
   on_peer(peer);
@@ -83,6 +83,10 @@ void WorkerService::attested(const ConnectionPtr& peer, const transport::Attesta
     options_.on_refused(path.peer_rank);
     return peer->close(met.error().message);
   }
+  if (path.peer_role == Role::kStore) {
+    stores_->admit(peer);
+    count_stores();
+  }
   proven_stores_.insert(path.peer_rank);
   if (unproven_stores_) unproven_stores_->erase(path.peer_rank);
   check_proven();
@@ -106,7 +110,8 @@ std::string WorkerService::stores_unproven() const {
   return fmt::format("transport to {} store(s) not proven yet", unproven_stores_->size());
 }
 
-// A store is there once it has told about its pool, in a message of its own.
+// A store is there once it has told about its pool, in a message of its own, and come the way that is
+// required.
 void WorkerService::count_stores() {
   std::vector<uint64_t> ready = stores_->ready();
   if (ready == ready_stores_) return;
