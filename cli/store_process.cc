@@ -46,8 +46,11 @@ Result<kvstore::StoreService::Options> store_options(const Job& job) {
   const auto number =
       job.joins() ? job.cluster_rank() : std::find(stores.begin(), stores.end(), job.rank()) - stores.begin();
   spdlog::info("disk tier: {}/store-{}, {}", job.config.disk, number, format_bytes(capacity));
-  options.disk = kvstore::DiskTier::Options{
-      .log = {.folder = job.config.disk, .number = static_cast<int>(number), .capacity = capacity}};
+  // When the cluster was started again, the others have taken over what an earlier one of its number left.
+  options.disk = kvstore::DiskTier::Options{.log = {.folder = job.config.disk,
+                                                    .number = static_cast<int>(number),
+                                                    .or_beside = job.joins(),
+                                                    .capacity = capacity}};
   return options;
 }
 
