@@ -47,6 +47,10 @@ PagePool::~PagePool() {
   LOWKEY_CHECK(used_pages_ == 0 && used_tails_ == 0, "{} pages and {} tails never returned", used_pages_,
                used_tails_);
   on_change = nullptr;
+  evict_all();
+}
+
+void PagePool::evict_all() {
   while (evict_oldest()) {
   }
 }

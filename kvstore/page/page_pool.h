@@ -120,6 +120,8 @@ class PagePool {
   int levels(PageId page) const { return records_[page].levels; }
   bool is_shared(PageId page) const { return records_[page].references > 1; }
   SlabId slab(PageId page, int level) const { return records_[page].slabs[level]; }
+  // It has slabs of levels that are not to be read yet.
+  bool is_growing(PageId page) const { return records_[page].levels < records_[page].held; }
   bool can_drop_level(PageId page) const {  // more than one level, and none on its way
     return records_[page].levels > 1 && records_[page].levels == records_[page].held;
   }
@@ -140,6 +142,8 @@ class PagePool {
   // `first_token`: its position. REQUIRES: levels() >= 1
   PageRef publish(const PageRef& page, const Hash128& identity, std::span<const int32_t> tokens,
                   uint64_t first_token = 0);
+
+  void evict_all();  // that nobody refers to
 
   // Whether a store has a copy, as far as is known. No effect where the identity is not findable.
   void set_stored(const Hash128& identity, bool stored);

@@ -5,6 +5,8 @@
 
 namespace lowkey::worker {
 
+using kvstore::PageRef;
+
 namespace {
 
 // Tokens of a step whose logits are all wanted: 16 MB of them at a vocabulary of 128k.
@@ -103,9 +105,11 @@ int Scheduler::plan_tokens(Sequence& sequence, int wanted, Schedule* plan) {
     } else if (running_.back() != &sequence) {
       preempt_youngest(plan);
     } else {
+      if (room() <= 0 && is_stuck(sequence)) start_over(sequence, plan);
       break;
     }
   }
+  if (sequence.state != Sequence::State::kRunning) return 0;  // it has started over
   const int count = std::min(wanted, room());
   if (count <= 0) return 0;
   const bool compacts = count == to_compaction;
@@ -140,7 +144,34 @@ bool Scheduler::grow_archive(Sequence& sequence, Schedule* plan) {
 
 void Scheduler::preempt_youngest(Schedule* plan) {
   Sequence& victim = *running_.back();
-  running_.pop_back();
+  victim.expected = std::min(victim.computed, victim.tainted_from) / page_tokens_ * page_tokens_;
+  victim.report.note(fmt::format("gave way to an older request at token {}", victim.computed));
+  give_way(victim, plan);
+}
+
+// All pages that anybody holds are its own, and nothing of them is still to land, after which it could become
+// coarser.
+bool Scheduler::is_stuck(const Sequence& sequence) const {
+  const int all = pool_->memory().layout().num_levels;
+  const auto any_page = [&](auto is) {
+    return std::ranges::any_of(sequence.pages, [&](const PageRef& page) { return page && is(page); });
+  };
+  return !archive_ && running() == 1 && pool_->used_pages() == sequence.held_pages() &&
+         !any_page([&](const PageRef& page) { return pool_->is_growing(page.id()); }) &&
+         (!sequence.runs_alone || any_page([&](const PageRef& page) { return page.levels() < all; }));
+}
+
+// It fits when it is computed in order into memory that is empty (Engine::submit has seen to that).
+void Scheduler::start_over(Sequence& sequence, Schedule* plan) {
+  sequence.runs_alone = true;
+  sequence.expected = 0;
+  sequence.report.note(fmt::format("started over at token {}: its pages lay in the way", sequence.computed));
+  give_way(sequence, plan);
+  pool_->evict_all();
+}
+
+void Scheduler::give_way(Sequence& victim, Schedule* plan) {
+  std::erase(running_, &victim);
   std::erase_if(plan->sequences, [&](const ScheduledSequence& scheduled) {
     if (scheduled.sequence != &victim) return false;
     (victim.remaining() == 1 ? plan->decode_tokens : plan->prefill_tokens) -= scheduled.num_tokens;
@@ -148,9 +179,7 @@ void Scheduler::preempt_youngest(Schedule* plan) {
     return true;
   });
   forget(victim);
-  victim.expected = std::min(victim.computed, victim.tainted_from) / page_tokens_ * page_tokens_;
   ++victim.report.preemptions;
-  victim.report.note(fmt::format("gave way to an older request at token {}", victim.computed));
   victim.release_memory();
   ladder_.forget_marks();
   victim.state = Sequence::State::kWaiting;

@@ -15,6 +15,10 @@
 //   running sequence gives way to an older one and is recomputed later; its published pages stay findable, so
 //   most of that is a prefix hit. The oldest is never preempted and may take from all others: it always
 //   finishes.
+// - Slabs of one size may lie so that no superblock is left for another size: once nobody else is left to
+// give
+//   way, the oldest gives up what it has found, too, and everything that is idle, and is computed anew,
+//   alone.
 // - What is found behind a gap is not computed again: a prefill ends at the next whole page that is there.
 // - A page is computed once: who would compute what a running sequence is about to publish waits for it, and
 //   others are admitted meanwhile. What a sequence finds at its arrival counts as just used, so that it is
@@ -127,6 +131,9 @@ class Scheduler {
   bool grow_archive(Sequence& sequence, Schedule* plan);
   int plan_tokens(Sequence& sequence, int wanted, Schedule* plan);
   void preempt_youngest(Schedule* plan);
+  bool is_stuck(const Sequence& sequence) const;
+  void start_over(Sequence& sequence, Schedule* plan);
+  void give_way(Sequence& victim, Schedule* plan);
   int prefill_reserve();
   void forget(Sequence& sequence);
 

@@ -10,7 +10,7 @@ using kvstore::PageRef;
 
 // Pages that could be found at all: the last token is always computed, its logits are wanted.
 size_t Scheduler::pages_to_find(const Sequence& sequence) const {
-  if (sequence.scores_prompt()) return 0;
+  if (sequence.scores_prompt() || sequence.runs_alone) return 0;
   return (sequence.tokens.size() - 1) / page_tokens_;
 }
 
@@ -28,6 +28,7 @@ void Scheduler::expect(Sequence& sequence) {
 }
 
 void Scheduler::admit(Schedule* plan, int budget) {
+  if (std::ranges::any_of(running_, &Sequence::runs_alone)) return;
   for (auto next = waiting_.begin(); next != waiting_.end();) {
     // A sequence preempted in this step would only push out the next one.
     if (preempted_ || budget <= 0 || static_cast<int>(running()) >= options_.max_batch) return;
@@ -48,6 +49,7 @@ void Scheduler::admit(Schedule* plan, int budget) {
         sequence.state = Sequence::State::kRunning;
         insert_in_order(running_, &sequence);
         budget -= plan_tokens(sequence, std::min(budget, sequence.remaining()), plan);
+        if (preempted_ || sequence.runs_alone) return;
         break;
     }
   }
@@ -71,9 +73,19 @@ Scheduler::Admission Scheduler::try_start(Sequence& sequence) {
     }
     return give_up(Admission::kLater);
   }
-  const bool fits = forecast_fits(sequence, before.free + before.evictable) || running() == 0;
-  if (!fits || !hold_memory(sequence)) return give_up(Admission::kNoRoom);
-  const bool fetches = fetch_prefix_ && !sequence.scores_prompt();
+  const bool first = running() == 0;
+  const bool fits = forecast_fits(sequence, before.free + before.evictable) || first;
+  if (!fits) return give_up(Admission::kNoRoom);
+  if (!hold_memory(sequence)) {
+    const size_t held = sequence.held_pages();
+    const bool in_the_way = first && held > 0 && pool_->used_pages() == held;  // its own hits
+    give_up(Admission::kNoRoom);
+    if (!in_the_way) return Admission::kNoRoom;
+    sequence.runs_alone = true;
+    pool_->evict_all();
+    return try_start(sequence);
+  }
+  const bool fetches = fetch_prefix_ && !sequence.scores_prompt() && !sequence.runs_alone;
   if (fetches) make_room(sequence);
   const Prefix prefix = fetches ? fetch_prefix_(sequence) : Prefix::kCompute;
   ladder_.forget_marks();  // levels may be on their way

@@ -66,9 +66,10 @@ struct Sequence {
   bool known_to_ranks = false;
 
   TimePoint submitted = Clock::now();
-  int admissions = 0;     // the first one decides the report's queue time and where the prompt was found
-  bool reported = false;  // its first event is out
-  bool waited = false;    // in the queue, for somebody who is fetching or computing the same
+  int admissions = 0;       // the first one decides the report's queue time and where the prompt was found
+  bool reported = false;    // its first event is out
+  bool waited = false;      // in the queue, for somebody who is fetching or computing the same
+  bool runs_alone = false;  // and is computed anew: pages lay in its way (Scheduler::start_over())
   // Leading tokens that are findable, or will be once those before it in the queue have computed them: what
   // the work that is queued here does not count while it waits.
   int expected = 0;

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <random>
 
+#include "kvstore/page/page_identity.h"
 #include "tests/unit/worker/engine/scheduler_loop.h"
 #include "tests/unit/worker/engine/shadow_model.h"
 
@@ -193,6 +195,40 @@ TEST(SchedulerLadder, LongAnswersShareTheirSteps) {
     }
   }
   EXPECT_LT(2 * steps[1], steps[0]);
+}
+
+// What a prompt finds, a level of each page, may lie in every superblock: evicting all else leaves none for
+// the slabs of another size.
+TEST(SchedulerLadder, WhoseOwnPagesLieInTheWayStartsOver) {
+  constexpr uint64_t kPrefix = 5;
+  for (const bool room_for_tails : {true, false}) {
+    Loop loop({.step_tokens = 64, .max_batch = 8}, layout(), {256 << 10});
+    loop.pool().set_pressure({.drop_levels = true});
+    kvstore::SlabPool& slabs = loop.pool().memory().slabs(0);
+    std::optional<kvstore::TailRef> tail;
+    if (room_for_tails) tail = loop.pool().allocate_tail();
+    std::vector<kvstore::PageRef> pages{*loop.pool().allocate(true, 1)};
+    while (auto page = loop.pool().allocate(false, 1)) pages.push_back(std::move(*page));
+    std::set<uint32_t> superblocks;
+    Hash128 identity{kPrefix, 0};
+    int found = 0;  // tokens
+    for (const kvstore::PageRef& page : pages) {
+      if (!superblocks.insert(slabs.superblock_of(page.id())).second) continue;
+      std::vector<int32_t> tokens(kPageTokens);
+      std::iota(tokens.begin(), tokens.end(), found);
+      identity = kvstore::chain_hash(identity, tokens);
+      loop.pool().publish(page, identity, tokens, found);
+      found += kPageTokens;
+    }
+    pages.clear();
+    tail.reset();
+    ASSERT_TRUE(loop.pool().memory().fits(found + 8, 40)) << "the request would be refused";
+    const uint64_t id = loop.add(found + 8, 40, kPrefix), next = loop.add(100, 4);
+    for (int i = 0; i < 1000 && !loop.ended(next); ++i) loop.step();
+    EXPECT_TRUE(loop.ended(id));
+    EXPECT_TRUE(loop.ended(next)) << "nobody waits for it for good";
+    EXPECT_EQ(loop.scheduler().preemptions(), room_for_tails ? 1u : 0u);
+  }
 }
 
 struct Load {
