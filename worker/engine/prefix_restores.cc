@@ -275,6 +275,7 @@ PrefixRestores::Ready PrefixRestores::finish(Sequence& sequence, const Wait& wai
   const size_t ready = sequence.ready_pages();
   sequence.keep_pages(ready);
   sequence.computed = static_cast<int>(ready) * page_tokens_;
+  sequence.sources = wait.sources;
   const auto came = std::string_view(wait.sources).substr(0, ready).substr(std::min(wait.ready, ready));
   const int disk_pages = static_cast<int>(std::ranges::count(came, '\2'));
   start_refining(sequence);

@@ -6,6 +6,10 @@
 
 namespace lowkey::worker {
 
+void RequestReport::found(char source, int tokens) {
+  (source == '\1' ? host_tokens : source == '\2' ? disk_tokens : device_tokens) += tokens;
+}
+
 void RequestReport::note(std::string line) {
   if (notes.size() < kMaxNotes) notes.push_back(std::move(line));
 }

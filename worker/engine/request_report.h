@@ -32,6 +32,8 @@ struct RequestReport {
 
   int store_tokens() const { return host_tokens + disk_tokens; }
   int cached_tokens() const { return device_tokens + store_tokens(); }
+  // Behind a gap; `source` as in RestoreAnswer: 0 on the device, 1 and 2 fetched for this request.
+  void found(char source, int tokens);
   void note(std::string line);  // the oldest kMaxNotes stay
   void decided(const PrefixForecast& decided);
   void to_wire(int prompt_tokens, int num_levels, wire::KvReport* out) const;

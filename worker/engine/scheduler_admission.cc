@@ -171,10 +171,12 @@ int Scheduler::take_found(Sequence& sequence, int wanted) {
     auto page = pool_->find(sequence.identities[sequence.pages.size()],
                             std::span(sequence.tokens).subspan(sequence.computed, page_tokens_));
     if (!page) break;
+    const size_t index = sequence.pages.size();
+    const char source = index < sequence.sources.size() ? sequence.sources[index] : '\0';
     sequence.pages.push_back(std::move(*page));
     sequence.computed += page_tokens_;
     if (sequence.admissions == 1 && sequence.computed <= sequence.prompt_tokens)
-      sequence.report.device_tokens += page_tokens_;
+      sequence.report.found(source, page_tokens_);
     ladder_.forget_marks();
   }
   wanted = std::min(wanted, sequence.remaining());

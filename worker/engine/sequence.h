@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/deadline.h"
@@ -80,6 +81,7 @@ struct Sequence {
     double restore_seconds = 0;  // as predicted
   } recomputing;
   RequestReport report;
+  std::string sources;  // [page] of what was fetched at its start, as in RestoreAnswer
 
   // Where every layer has a sliding window: slots that any row sees, its own included; 0: some layer sees
   // all.

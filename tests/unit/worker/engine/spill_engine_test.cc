@@ -133,6 +133,7 @@ TEST_F(SpillEngine, OnlyTheLostPagesOfAPrefixAreComputedAgain) {
   replica.run();
   EXPECT_EQ(replica.answer(again).tokens, expected);
   EXPECT_EQ(replica.answer(again).cached, 15 * kPageTokens);
+  EXPECT_EQ(replica.answer(again).cached_store, 15 * kPageTokens) << "those behind the gaps, too";
   EXPECT_EQ(replica.metric(0, "lowkey_recomputed_tokens_total", "restore_miss") - missed, 4 * kPageTokens);
   push_out();
   const uint64_t third = replica.submit(first, 20);
