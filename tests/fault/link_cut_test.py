@@ -4,7 +4,6 @@ under way is given up, its memory let go of; and when the link is back, so is th
 (tests/support/two_hosts.py)."""
 
 import concurrent.futures
-import itertools
 import pathlib
 import sys
 import time
@@ -31,6 +30,7 @@ class LinkCut(unittest.TestCase):
         self.hosts.__enter__()
 
     def cluster(self):
+        self.hosts.set_rate(RATE)
         return LinkedCluster(self.hosts, workers=1, flags=FLAGS, open_port=True)
 
     def store_is_up(self, cluster):
@@ -50,18 +50,17 @@ class LinkCut(unittest.TestCase):
             wait_until(lambda: total(cluster.metrics(), metric) > 0 or over(waiting), metric)
             if over(waiting):
                 waiting.result()
-                self.hosts.set_rate(RATE)
                 raise TooLate(f"nobody saw {metric}")
             self.hosts.cut()
             return waiting.result()
 
-    def wait_failed(self, cluster, grown, outcomes, pages):
+    def wait_failed(self, grown, outcomes, pages):
         """Until pages have failed; TooLate where so many have come to another end."""
         def failed():
             return grown.read()(outcomes, outcome="failed") > 0
         wait_until(lambda: failed() or grown(outcomes) >= pages, "pages that did not arrive")
         if not failed():
-            self.mend(cluster)
+            self.hosts.mend()
             raise TooLate("the link was quicker than the cut")
 
     def mend(self, cluster):
@@ -86,40 +85,35 @@ class LinkCut(unittest.TestCase):
         wait_until(from_the_store, "a prefix from the store, over the mended link")
 
     def test_cut_during_a_restore(self):
+        in_time(self.cut_a_restore)  # each in a cluster that has not learned yet that the link is slow
+
+    def test_cut_during_a_spill(self):
+        in_time(self.cut_a_spill)
+
+    def cut_a_restore(self):
         with self.cluster() as cluster:
             first, computing = self.timed(cluster, 1)
             wait_stored(cluster, PAGES)
-
-            def cut():
-                push_out(cluster)
-                grown = Growth(cluster, "worker")
-                again, took = self.cut_when(cluster, "lowkey_restores_in_flight", 1, lambda asked: asked.done())
-                self.assertEqual(said(again), said(first))
-                self.wait_failed(cluster, grown, "lowkey_kv_restore_pages_total", PAGES - 1)
-                self.assertLess(took, computing + GRACE_SECONDS)
-                self.assertLess(grown("lowkey_prompt_tokens_total", source="host"), PROMPT_TOKENS - PAGE_TOKENS)
-                return took
-
-            took = in_time(cut)
+            push_out(cluster)
+            grown = Growth(cluster, "worker")
+            again, took = self.cut_when(cluster, "lowkey_restores_in_flight", 1, lambda asked: asked.done())
+            self.assertEqual(said(again), said(first))
+            self.wait_failed(grown, "lowkey_kv_restore_pages_total", PAGES - 1)
+            self.assertLess(took, computing + GRACE_SECONDS)
+            self.assertLess(grown("lowkey_prompt_tokens_total", source="host"), PROMPT_TOKENS - PAGE_TOKENS)
             quarantined = self.mend(cluster)
             print(f"cut during a restore: answered after {took:.2f} s, {computing:.2f} s computed before; {quarantined:.0f} B "
                   "were quarantined", flush=True)
             self.check_restores(cluster, first)
 
-    def test_cut_during_a_spill(self):
+    def cut_a_spill(self):
         with self.cluster() as cluster:
             first, computing = self.timed(cluster, 1)
             wait_stored(cluster, PAGES)
-            seeds = itertools.count(2)
-
-            def cut():
-                grown, most = Growth(cluster, "worker"), stored(cluster) + PAGES
-                _, took = self.cut_when(cluster, "lowkey_spill_bytes_in_flight", next(seeds), lambda _: stored(cluster) >= most)
-                self.wait_failed(cluster, grown, "lowkey_kv_spill_pages_total", PAGES)
-                self.assertLess(took, computing + GRACE_SECONDS)
-                return took
-
-            took = in_time(cut)
+            grown, most = Growth(cluster, "worker"), stored(cluster) + PAGES
+            _, took = self.cut_when(cluster, "lowkey_spill_bytes_in_flight", 2, lambda _: stored(cluster) >= most)
+            self.wait_failed(grown, "lowkey_kv_spill_pages_total", PAGES)
+            self.assertLess(took, computing + GRACE_SECONDS)
             quarantined = self.mend(cluster)
             wait_until(lambda: total(cluster.all_metrics(), "lowkey_spill_bytes_in_flight") == 0, "nothing under way")
             print(f"cut during a spill: answered after {took:.2f} s; {quarantined:.0f} B were quarantined", flush=True)
