@@ -24,6 +24,8 @@ int main(int argc, char** argv) {
   options.self.world_rank = 9;
   options.self.host = argv[3];
   options.cluster_secret = "0123456789abcdef0123456789abcdef";
+  options.missed_heartbeats = 60;  // a test whose threads are not scheduled for seconds is not dead
+  options.handshake_deadline = std::chrono::seconds(20);
   transport::ControlHandlers handlers;
   handlers.on_up = [&](const auto& peer) { service->on_up(peer); };
   handlers.on_message = [&](const auto& peer, auto type, auto body) {

@@ -114,11 +114,20 @@ std::vector<std::byte> decode(const PageLayout& layout, Page& page, std::vector<
   return like;
 }
 
-class Transcoding : public ::testing::TestWithParam<std::pair<const char*, DType>> {};
+// A recipe, and its name.
+struct Hot {
+  const char* name;
+  const char* yaml;
+  DType dtype;
+};
+void PrintTo(const Hot& hot, std::ostream* out) {
+  *out << hot.name << "_" << kernels::to_string(hot.dtype);
+}
+class Transcoding : public ::testing::TestWithParam<Hot> {};
 
 // Exact rows are coded as the spill recipe codes them, to the bit; back come the values of those codes.
 TEST_P(Transcoding, IsTheSpillRecipesOwnCodingAndItsValues) {
-  const auto [yaml, dtype] = GetParam();
+  const auto [name, yaml, dtype] = GetParam();
   const PageLayout hot = layout(kExact, dtype), spilled = layout(yaml, dtype);
   PageTranscoder transcoder(hot, spilled);
   EXPECT_EQ(transcoder.lossy(), yaml != kExact);
@@ -144,10 +153,12 @@ TEST_P(Transcoding, IsTheSpillRecipesOwnCodingAndItsValues) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, Transcoding,
-                         ::testing::Values(std::pair(kExact, DType::kBf16), std::pair(kQ8, DType::kBf16),
-                                           std::pair(kQ8, DType::kF32), std::pair(kBudget, DType::kBf16),
-                                           std::pair(kBudget, DType::kF32), std::pair(kJoined, DType::kBf16),
-                                           std::pair(kAffine, DType::kF32)));
+                         ::testing::Values(Hot{"exact", kExact, DType::kBf16}, Hot{"q8", kQ8, DType::kBf16},
+                                           Hot{"q8", kQ8, DType::kF32}, Hot{"budget", kBudget, DType::kBf16},
+                                           Hot{"budget", kBudget, DType::kF32},
+                                           Hot{"joined", kJoined, DType::kBf16},
+                                           Hot{"affine", kAffine, DType::kF32}),
+                         ::testing::PrintToStringParamName());
 
 TEST(PageTranscoder, FromCodesToFewerCodes) {
   const PageLayout hot = layout(kJoined, DType::kF32), spilled = layout(kAffine, DType::kF32);

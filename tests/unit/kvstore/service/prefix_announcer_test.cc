@@ -22,7 +22,10 @@ class Coordinator : public transport::ControlConnection {
   void close(const std::string&) override {}
   Status send(transport::MessageType type, std::string body) override {
     EXPECT_EQ(type, transport::MessageType::kPrefixEvents);
-    if (refuses) return Error{Code::kResourceExhausted, "too much in flight"};
+    if (refuses) {
+      ++refused;
+      return Error{Code::kResourceExhausted, "too much in flight"};
+    }
     EXPECT_LT(body.size(), 1u << 20);
     wire::PrefixEvents events;
     EXPECT_TRUE(events.ParseFromString(body));
@@ -37,7 +40,7 @@ class Coordinator : public transport::ControlConnection {
   }
 
   bool refuses = false;
-  int resets = 0, messages = 0;
+  int resets = 0, messages = 0, refused = 0;
   std::set<Hash128> known;
 
  private:
@@ -48,7 +51,7 @@ class PrefixAnnouncerTest : public ::testing::Test {
  protected:
   void run() {
     io.restart();
-    io.run_for(milliseconds(500));  // ends as soon as there is nothing to wait for
+    io.run_for(std::chrono::seconds(20));  // ends as soon as there is nothing to wait for
   }
 
   boost::asio::io_context io;
@@ -109,7 +112,7 @@ TEST_F(PrefixAnnouncerTest, AMessageThatCannotBeSentIsNotLost) {
   announcer.changed({1, 1}, kMemory, true);
   announcer.changed({2, 2}, kMemory, true);
   io.restart();
-  io.run_for(milliseconds(20));
+  while (coordinator->refused < 3) ASSERT_GT(io.run_one_for(std::chrono::seconds(20)), 0u);
   EXPECT_TRUE(coordinator->known.empty());
   announcer.changed({2, 2}, kMemory, false);
   coordinator->refuses = false;

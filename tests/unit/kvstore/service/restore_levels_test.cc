@@ -250,11 +250,15 @@ TEST_F(RestoreLevels, WhatIsOnItsWayIsCountedAndBounded) {
 
   // Gets that never complete keep their buffers, however many restores want one.
   for (int nth = 1; nth <= 100; ++nth) network->inject(TransferFault::kNeverCompletes, nth);
-  std::vector<std::future<Restored>> restores;
-  for (size_t i = 0; i < 4; ++i)
-    restores.push_back(worker->start_restore(reads(std::span(pages).subspan(5 * i, 5), kLevel0), 200ms));
-  for (auto& restore : restores) EXPECT_EQ(WorkerProcess::wait(std::move(restore)).pages, 0u);
-  const double stuck = in_flight("restore");
+  double stuck = 0;
+  const Deadline deadline = Deadline::in(kPatience);
+  do {  // again where the store's answers came too late for any get
+    std::vector<std::future<Restored>> restores;
+    for (size_t i = 0; i < 4; ++i)
+      restores.push_back(worker->start_restore(reads(std::span(pages).subspan(5 * i, 5), kLevel0), 200ms));
+    for (auto& restore : restores) EXPECT_EQ(WorkerProcess::wait(std::move(restore)).pages, 0u);
+    stuck = in_flight("restore");
+  } while (stuck == 0 && !deadline.passed());
   EXPECT_GT(stuck, 0);
   EXPECT_LE(stuck, 8 << 20);
   network->drop(honest->control->address());

@@ -31,6 +31,8 @@ inline transport::ControlOptions peer_options(transport::Role role, int world_ra
   options.self.world_rank = world_rank;
   options.self.host = "one-host";
   options.cluster_secret = "0123456789abcdef0123456789abcdef";
+  options.missed_heartbeats = 60;  // a thread that is not scheduled for seconds is not dead
+  options.handshake_deadline = kPatience;
   return options;
 }
 

@@ -81,7 +81,10 @@ class StoreDisk : public ::testing::Test {
     };
   }
   StoreService::Options options(uint64_t host_bytes, int number = 0) {
-    StoreService::Options options{.host_bytes = host_bytes, .announce_delay = 1ms, .announce_retry = 10ms};
+    StoreService::Options options{.host_bytes = host_bytes,
+                                  .tiered = {.deadline = kPatience / 2},  // disks and threads may be late
+                                  .announce_delay = 1ms,
+                                  .announce_retry = 10ms};
     options.disk = DiskTier::Options{.log = {.folder = folder.path().string(),
                                              .number = number,
                                              .capacity = 8 << 20,
@@ -248,7 +251,10 @@ TEST_F(StoreDisk, TheCoordinatorIsToldWhatComesAndGoes) {
   EXPECT_TRUE(coordinator.holds(before));
   EXPECT_EQ(coordinator.resets, 2u);
   EXPECT_FALSE(coordinator.gap);
-  EXPECT_EQ(store->metric({"lowkey_prefix_events_total", "kind=\"reset\""}), 2);
+  EXPECT_TRUE(store->eventually(  // it is counted after it was sent
+      [&] {
+        return store->metric({"lowkey_prefix_events_total", "kind=\"reset\""}) == 2;
+      }));
 }
 
 TEST_F(StoreDisk, APageOnDiskIsStillHeld) {
