@@ -61,7 +61,8 @@ struct EngineReplicaOptions {
   uint64_t kv_bytes = 1 << 20;
   kernels::PageSpec spec;
   kernels::DType dtype = kernels::DType::kF32;
-  EngineOptions engine;
+  // Nobody who is not scheduled for seconds shall be given up.
+  EngineOptions engine{.restore_wait = std::chrono::seconds(40), .grammar_wait = std::chrono::seconds(80)};
   std::shared_ptr<MemoryStore> store;
   std::function<std::unique_ptr<Model>(int rank, int ranks)> model;
   // Where pages are archived: what the archive is for ranks of this shape.

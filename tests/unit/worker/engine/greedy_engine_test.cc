@@ -187,7 +187,12 @@ TEST_P(GreedyEngine, AProgressiveRestoreReadsTheLevelsThatAreThere) {
   };
   const Deadline deadline = Deadline::in(std::chrono::seconds(20));
   while (!all_held() && !deadline.passed()) std::this_thread::yield();
-  for (auto& serve : std::exchange(held, {})) serve();
+  std::vector<std::function<void()>> late;
+  {
+    std::lock_guard lock(mutex);
+    late.swap(held);
+  }
+  for (const auto& serve : late) serve();
   while (progressive.step()) {
   }
   o.hold_restore = {};

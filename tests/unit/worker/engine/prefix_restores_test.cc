@@ -78,7 +78,7 @@ struct Fixture {
       std::move(kvstore::PageMemory::make(layout(), 1 << 20)).value();
   kvstore::PagePool pool{*memory};
   Sequence sequence;
-  PrefixRestores restores{{.max_refining = 2},
+  PrefixRestores restores{{.wait = std::chrono::hours(1), .max_refining = 2},
                           pool,
                           cost,
                           {.send = [this](const wire::RestoreCommand& command) { sent.push_back(command); },

@@ -237,6 +237,11 @@ struct Load {
   bool ladder = true;
   int server_levels = 1;
 };
+void PrintTo(const Load& load, std::ostream* out) {
+  *out << load.ranks << (load.ranks == 1 ? "rank" : "ranks") << (load.store ? "_store" : "")
+       << (load.ladder ? "" : "_no_ladder");
+  if (load.server_levels > 1) *out << "_levels" << load.server_levels;
+}
 
 // Every request has ended with what the pages gave. `coarse`: how many read one below all levels.
 void check_answers(EngineReplica& replica, const Shadow& shadow, const std::map<uint64_t, int>& demanded,
@@ -332,7 +337,8 @@ TEST_P(LadderUnderPressure, EveryTokenIsRightAtTheLevelsThatWereRead) {
 INSTANTIATE_TEST_SUITE_P(Loads, LadderUnderPressure,
                          testing::Values(Load{}, Load{.ranks = 2}, Load{.store = true},
                                          Load{.ranks = 2, .store = true}, Load{.server_levels = 2},
-                                         Load{.server_levels = 3}, Load{.store = true, .ladder = false}));
+                                         Load{.server_levels = 3}, Load{.store = true, .ladder = false}),
+                         testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace lowkey::worker
