@@ -3,6 +3,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <csignal>
 #include <optional>
+#include <utility>
 
 #include "base/log.h"
 #include "cli/cluster_roster.h"
@@ -19,6 +20,34 @@ namespace {
 
 // A connection that closes has a second to get its goodbye out (transport/core/session.cc).
 constexpr auto kGoodbyes = std::chrono::milliseconds(1100);
+
+// SIGTERM or SIGINT drains; once more, and what still runs ends.
+class DrainOnSignal {
+ public:
+  DrainOnSignal(boost::asio::io_context& io, int seconds, coordinator::Coordinator& front)
+      : seconds_(seconds), front_(front), signals_(io, SIGTERM, SIGINT) {
+    wait();
+  }
+  void cancel() { signals_.cancel(); }
+
+ private:
+  void wait() {
+    signals_.async_wait([this](boost::system::error_code failure, int number) {
+      if (failure) return;
+      if (std::exchange(draining_, true))
+        spdlog::info("signal {} again: what still runs ends now", number);
+      else
+        spdlog::info("signal {}: draining for up to {} s", number, seconds_);
+      front_.drain();
+      wait();
+    });
+  }
+
+  const int seconds_;
+  coordinator::Coordinator& front_;
+  boost::asio::signal_set signals_;
+  bool draining_ = false;
+};
 
 }  // namespace
 
@@ -66,12 +95,7 @@ Ending run_coordinator(const Job& job) {
   if (auto met = job.meet(transport->control->address(), io, *transport->control, nullptr); !met.ok())
     return {met, false};
 
-  boost::asio::signal_set signals(io, SIGTERM, SIGINT);
-  signals.async_wait([&](boost::system::error_code failure, int number) {
-    if (failure) return;
-    spdlog::info("signal {}: draining for up to {} s", number, job.config.drain_seconds);
-    front.drain();
-  });
+  DrainOnSignal signals(io, job.config.drain_seconds, front);
   boost::asio::steady_timer goodbyes(io);
   front.on_drained = [&] {
     signals.cancel();

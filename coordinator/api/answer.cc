@@ -147,12 +147,14 @@ void Answer::echo() {
 // tokenizer has put there.
 void Answer::echo_details() {
   StreamDetokenizer pieces(tokenizer_, false);
-  size_t at = 0;
+  size_t at = 0, offset = 0;
   for (size_t i = 0; i < prompt_.size(); ++i) {
-    add_prompt_token(i, count_characters(std::string_view(*sent_).substr(0, at)));
+    add_prompt_token(i, offset);
     const std::string piece = pieces.push(prompt_[i]);
-    const bool added = tokenizer_.is_special(prompt_[i]) && sent_->compare(at, piece.size(), piece) != 0;
-    if (!added) at = std::min(at + piece.size(), sent_->size());
+    if (tokenizer_.is_special(prompt_[i]) && sent_->compare(at, piece.size(), piece) != 0) continue;
+    const std::string_view read = std::string_view(*sent_).substr(at, piece.size());
+    offset += count_characters(read);
+    at += read.size();
   }
 }
 

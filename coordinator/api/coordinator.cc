@@ -114,7 +114,7 @@ struct Coordinator::Impl {
   }
 
   void drain(Coordinator& self) {
-    if (draining) return;
+    if (draining) return generations.fail_all(api_error(503, "The server is shutting down."));
     draining = true;
     routes.set_draining();
     server.drain();

@@ -50,8 +50,8 @@ class Coordinator {
   size_t connections() const;  // of clients
 
   // New requests are answered 503, those in flight get config.drain_seconds; the rest of them ends with an
-  // error. Then every leader is told Drain, the server stops, and on_drained is called, on the I/O thread,
-  // once.
+  // error; all of them at once when it is called again. Then every leader is told Drain, the server stops,
+  // and on_drained is called, on the I/O thread, once.
   void drain();
   std::function<void()> on_drained;
 

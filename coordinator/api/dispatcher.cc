@@ -70,7 +70,7 @@ std::shared_ptr<Reply> Dispatcher::new_reply(const Generation& generation, const
       .model = model_.id,
       // Changes when answers may: weights or cache format.
       .system_fingerprint = "fp_" + hex(peer.model_fingerprint.lo ^ peer.layout_fingerprint.lo).substr(4)};
-  return std::make_shared<Reply>(call.exchange, std::move(identity), call.request);
+  return std::make_shared<Reply>(call.exchange, std::move(identity), call.request, elsewhere_);
 }
 
 void Dispatcher::open_answer(Generation& generation, const Replica& replica) {

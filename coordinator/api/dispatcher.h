@@ -4,14 +4,15 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
+#include "coordinator/api/reply.h"
 #include "coordinator/membership/replica.h"
 
 namespace lowkey::coordinator {
 
 class Explainer;
 class Membership;
-class Reply;
 class Router;
 struct Generation;
 struct ServedModel;
@@ -20,9 +21,14 @@ uint64_t random_bits();
 
 class Dispatcher {
  public:
-  // All of them outlive it.
-  Dispatcher(const ServedModel& model, Membership& membership, Router& router, Explainer& explainer)
-      : model_(model), membership_(membership), router_(router), explainer_(explainer) {}
+  // All of them outlive it. `elsewhere`: for its replies.
+  Dispatcher(const ServedModel& model, Membership& membership, Router& router, Explainer& explainer,
+             Reply::Elsewhere elsewhere)
+      : model_(model),
+        membership_(membership),
+        router_(router),
+        explainer_(explainer),
+        elsewhere_(std::move(elsewhere)) {}
 
   // To another replica than `excluded`; the first time, its answer and its story are opened. `cause`: why it
   // has to move; empty: it is new. False: nobody can take it.
@@ -42,6 +48,7 @@ class Dispatcher {
   Membership& membership_;
   Router& router_;
   Explainer& explainer_;
+  const Reply::Elsewhere elsewhere_;
   const uint64_t id_prefix_ = random_bits();
 };
 

@@ -194,7 +194,8 @@ void read_stream(Fields& fields, GenerationRequest& request) {
 void read_cache(Fields& fields, GenerationRequest& request) {
   if (const auto* value = fields.find("min_levels")) {
     const auto* word = value->if_string();
-    const auto levels = word && *word == "all" ? kMaxLevels : as_integer(*value, 1, kMaxLevels);
+    // More than any layout has: with as many a page that came back through a lossy format would do.
+    const auto levels = word && *word == "all" ? kMaxLevels + 1 : as_integer(*value, 1, kMaxLevels);
     if (!levels)
       return fields.fail("min_levels",
                          fmt::format("'min_levels' must be an integer from 1 to {} or \"all\"; found {}.",

@@ -60,7 +60,7 @@ struct GenerationRequest {
   uint32_t top_logprobs = 0;  // 0..20; completions: 0..5
   bool stream = false;
   bool include_usage = false;
-  uint32_t min_levels = 0;  // of every page, to be read at least; 0: the server's setting; 3: all there are
+  uint32_t min_levels = 0;  // of every page, to be read at least; 0: the server's setting; 4: all there are
   std::string cache_salt;   // pages are shared only with requests that have the same; <= kMaxCacheSaltBytes
 
   static constexpr size_t kMaxCacheSaltBytes = 128;

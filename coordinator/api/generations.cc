@@ -11,6 +11,7 @@
 #include "coordinator/api/generation.h"
 #include "coordinator/api/request_reader.h"
 #include "coordinator/api/served_model.h"
+#include "coordinator/api/work_pool.h"
 #include "coordinator/membership/membership.h"
 #include "monitoring/metrics.h"
 
@@ -20,6 +21,22 @@ namespace {
 namespace asio = boost::asio;
 using monitoring::Metric;
 
+Reply::Elsewhere writing_on(WorkPool& pool, asio::io_context& io) {
+  return [&pool, &io](std::function<HttpResponse()> make, std::function<void(HttpResponse)> done) {
+    return pool.try_run([&io, make = std::move(make), done = std::move(done)]() mutable {
+      auto response =
+          std::make_shared<HttpResponse>(error_http(api_error(500, "The answer was not written.")));
+      try {
+        *response = make();
+      } catch (const std::exception& e) {
+        spdlog::error("writing an answer: {}", e.what());
+      }
+      // The exchange belongs to the I/O thread, its last reference too.
+      asio::post(io, [done = std::move(done), response] { done(std::move(*response)); });
+    });
+  };
+}
+
 }  // namespace
 
 struct Generations::Impl : std::enable_shared_from_this<Impl> {
@@ -27,7 +44,8 @@ struct Generations::Impl : std::enable_shared_from_this<Impl> {
       : io(parts.io),
         model(parts.model),
         membership(parts.membership),
-        dispatcher(parts.model, parts.membership, parts.router, parts.explainer),
+        dispatcher(parts.model, parts.membership, parts.router, parts.explainer,
+                   writing_on(parts.pool, parts.io)),
         admission(parts.admission),
         reader(parts.io, parts.model, parts.pool),
         metrics(parts.metrics) {}

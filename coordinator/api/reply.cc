@@ -1,12 +1,30 @@
 #include "coordinator/api/reply.h"
 
 #include <algorithm>
+#include <memory>
 
 namespace lowkey::coordinator {
 
-Reply::Reply(ExchangePtr exchange, AnswerIdentity identity, const GenerationRequest& request)
+namespace {
+
+// Log-probabilities that are written on the I/O thread: about a microsecond each.
+constexpr size_t kMostInline = 4096;
+
+size_t logprobs_in(const std::vector<ChoiceText>& choices) {
+  size_t count = 0;
+  for (const ChoiceText& choice : choices)
+    if (choice.details)
+      for (const TokenDetail& detail : *choice.details) count += 1 + detail.top.size();
+  return count;
+}
+
+}  // namespace
+
+Reply::Reply(ExchangePtr exchange, AnswerIdentity identity, const GenerationRequest& request,
+             Elsewhere elsewhere)
     : exchange_(std::move(exchange)),
       identity_(std::move(identity)),
+      elsewhere_(std::move(elsewhere)),
       stream_(request.stream),
       include_usage_(request.include_usage),
       n_(request.n),
@@ -64,15 +82,22 @@ void Reply::end_choice(ChoiceText choice, const Usage& usage, const CacheUse& ca
     if (stream_) exchange_->write(events);
     return;
   }
-  if (!stream_) {
-    HttpResponse response{.body = whole_answer(identity_, choices_, usage_, cache_)};
-    response.headers.emplace_back("x-request-id", identity_.id);
-    exchange_->respond(std::move(response));
-    return;
-  }
+  if (!stream_) return respond();
   if (include_usage_) events += usage_event(identity_, usage_);
   exchange_->write(events + done_event());
   exchange_->finish();
+}
+
+void Reply::respond() {
+  const bool here = !elsewhere_ || logprobs_in(choices_) <= kMostInline;
+  const auto choices = std::make_shared<const std::vector<ChoiceText>>(std::move(choices_));
+  const auto make = [choices, identity = identity_, usage = usage_, cache = cache_] {
+    HttpResponse response{.body = whole_answer(identity, *choices, usage, cache)};
+    response.headers.emplace_back("x-request-id", identity.id);
+    return response;
+  };
+  const auto done = [exchange = exchange_](HttpResponse response) { exchange->respond(std::move(response)); };
+  if (here || !elsewhere_(make, done)) done(make());
 }
 
 void Reply::fail(const ApiError& error) {

@@ -2,6 +2,7 @@
 // has ended, or as one stream of server-sent events. I/O thread only.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,15 @@ namespace lowkey::coordinator {
 
 class Reply {
  public:
-  // `request.prompts` is set.
-  Reply(ExchangePtr exchange, AnswerIdentity identity, const GenerationRequest& request);
+  // Runs `make` on another thread, and `done` with what it made on this one. False: not now, neither is
+  // called.
+  using Elsewhere =
+      std::function<bool(std::function<HttpResponse()> make, std::function<void(HttpResponse)> done)>;
+
+  // `request.prompts` is set. A whole answer with very many log-probabilities is written `elsewhere`, where
+  // that is given: nobody's tokens, and no peer, should wait for it.
+  Reply(ExchangePtr exchange, AnswerIdentity identity, const GenerationRequest& request,
+        Elsewhere elsewhere = {});
 
   const AnswerIdentity& identity() const { return identity_; }
   bool streams() const { return stream_; }
@@ -31,9 +39,11 @@ class Reply {
 
  private:
   void add(size_t index, const Usage& usage, const CacheUse& cache);
+  void respond();
 
   ExchangePtr exchange_;
   AnswerIdentity identity_;
+  Elsewhere elsewhere_;
   bool stream_, include_usage_;
   size_t n_;
   std::vector<ChoiceText> choices_;

@@ -54,6 +54,7 @@ Value join(const Call& call) {
     first = false;
     out += attribute ? attribute_of(item, attribute->text()).text() : item.text();
     call.budget.bytes(separator.size() + 1);
+    check_text(out);
   }
   return Value(std::move(out));
 }

@@ -130,7 +130,9 @@ Value Evaluator::evaluate_call(const Expression& expression, const Scope& scope)
     throw TemplateError{fmt::format("a value of type {} is not a function", function.type_name())};
   const Arguments arguments = evaluate_arguments(expression, scope);
   line_ = expression.line;
-  return (*function.function())(arguments);
+  Value result = (*function.function())(arguments);
+  if (const auto* list = result.list()) budget_.bytes(list->size() * sizeof(Value));
+  return result;
 }
 
 Value Evaluator::evaluate_arithmetic(const Expression& expression, const Scope& scope) {

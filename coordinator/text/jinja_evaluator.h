@@ -13,7 +13,7 @@ namespace lowkey::coordinator::jinja {
 struct Limits {
   size_t steps = 2'000'000;          // expressions, statements and turns of loops
   size_t bytes = size_t{192} << 20;  // of all strings and lists made on the way
-  size_t output_bytes = size_t{32} << 20;
+  size_t output_bytes = kMostText;
 };
 
 // Names of the template, of one turn of a loop, or of one call of a macro.

@@ -52,6 +52,7 @@ class JsonWriter {
 
   void write(const Value& value, int depth) {
     check_nesting(depth);
+    check_text(out);
     if (const auto* text = value.string()) {
       write_json_string(out, *text);
     } else if (const auto* list = value.list()) {

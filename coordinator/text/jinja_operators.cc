@@ -7,6 +7,7 @@
 
 #include "coordinator/text/jinja_builtins.h"
 #include "coordinator/text/jinja_tests.h"
+#include "coordinator/text/utf8.h"
 
 namespace lowkey::coordinator::jinja {
 namespace {
@@ -68,6 +69,13 @@ Value concatenate(const List& a, const List& b, Budget& budget) {
   return Value(std::move(items));
 }
 
+// In characters, as Value::items() has them.
+int64_t length_of(const std::string& text) {
+  int64_t length = 0;
+  for (size_t pos = 0; pos < text.size(); pos += next_utf8(text, pos).bytes) ++length;
+  return length;
+}
+
 int64_t position(const Value& bound, int64_t size, int64_t fallback, bool backwards) {
   if (bound.is_none()) return fallback;
   int64_t at = bound.as_int();
@@ -97,8 +105,8 @@ Value negate(const Value& value) {
 }
 
 bool holds(std::string_view op, const Value& a, const Value& b, Budget& budget) {
-  if (op == "==") return a == b;
-  if (op == "!=") return !(a == b);
+  if (op == "==") return equal(a, b, budget);
+  if (op == "!=") return !equal(a, b, budget);
   if (op == "in" || op == "not in") {
     Arguments container;
     container.positional.push_back(b);
@@ -114,14 +122,16 @@ Value item_of(const Value& self, const Value& index) {
   if (self.is_undefined()) throw TemplateError{self.undefined_message()};
   if (index.string()) return attribute_of(self, *index.string());
   if (self.dict() || !index.is_number() || index.is_float()) return Value::undefined(index.text());
-  const List characters = self.string() ? self.items() : List{};
-  const List* items = self.string() ? &characters : self.list();
-  if (!items) return Value::undefined(index.text());
+  const std::string* text = self.string();
+  if (!text && !self.list()) return Value::undefined(index.text());
   int64_t at = index.as_int();
-  const auto size = static_cast<int64_t>(items->size());
+  const int64_t size = text ? length_of(*text) : static_cast<int64_t>(self.list()->size());
   if (at < 0) at += size;
-  return at >= 0 && at < size ? (*items)[static_cast<size_t>(at)]
-                              : Value::undefined(fmt::format("item {}", index.text()));
+  if (at < 0 || at >= size) return Value::undefined(fmt::format("item {}", index.text()));
+  if (!text) return (*self.list())[static_cast<size_t>(at)];
+  size_t begin = 0;
+  while (at-- > 0) begin += next_utf8(*text, begin).bytes;
+  return Value(text->substr(begin, next_utf8(*text, begin).bytes));
 }
 
 Value slice_of(const Value& self, const Value& begin, const Value& end, const Value& step, Budget& budget) {

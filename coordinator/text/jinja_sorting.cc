@@ -91,7 +91,7 @@ Value unique_items(const Value& self, const Arguments& arguments, Budget& budget
     Value key = key_of(item, attribute, case_sensitive, budget);
     const bool seen = std::any_of(kept.begin(), kept.end(), [&](const Keyed& other) {
       charge(other.key, key, budget);
-      return other.key == key;
+      return equal(other.key, key, budget);
     });
     if (!seen) kept.push_back({std::move(key), item});
   }

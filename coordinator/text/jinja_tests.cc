@@ -33,7 +33,7 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
   const List* items = container.list();
   if (!items) throw TemplateError{fmt::format("'in' needs a sequence, found {}", container.type_name())};
   budget.bytes(items->size());  // the search costs time, not memory; one budget serves for both
-  return std::find(items->begin(), items->end(), item) != items->end();
+  return std::ranges::any_of(*items, [&](const Value& each) { return equal(each, item, budget); });
 }
 
 #define LOWKEY_TEST(condition)                                                                  \
@@ -61,12 +61,12 @@ const std::map<std::string_view, Test>& tests() {
       {"even", LOWKEY_TEST(modulo(v, 2) == 0)},
       {"divisibleby", LOWKEY_TEST(modulo(v, other(a).as_int()) == 0)},
       {"in", LOWKEY_TEST(contains(other(a), v, b))},
-      {"equalto", LOWKEY_TEST(v == other(a))},
-      {"==", LOWKEY_TEST(v == other(a))},
-      {"eq", LOWKEY_TEST(v == other(a))},
-      {"sameas", LOWKEY_TEST(v == other(a))},
-      {"ne", LOWKEY_TEST(!(v == other(a)))},
-      {"!=", LOWKEY_TEST(!(v == other(a)))},
+      {"equalto", LOWKEY_TEST(equal(v, other(a), b))},
+      {"==", LOWKEY_TEST(equal(v, other(a), b))},
+      {"eq", LOWKEY_TEST(equal(v, other(a), b))},
+      {"sameas", LOWKEY_TEST(equal(v, other(a), b))},
+      {"ne", LOWKEY_TEST(!equal(v, other(a), b))},
+      {"!=", LOWKEY_TEST(!equal(v, other(a), b))},
       {"lt", LOWKEY_TEST(compare(v, other(a)) < 0)},
       {"<", LOWKEY_TEST(compare(v, other(a)) < 0)},
       {"le", LOWKEY_TEST(compare(v, other(a)) <= 0)},

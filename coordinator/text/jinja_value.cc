@@ -52,6 +52,10 @@ void check_nesting(int depth) {
   if (depth > kMaxNesting) throw TemplateError{"nests values too deep"};
 }
 
+void check_text(const std::string& text) {
+  if (text.size() > kMostText) throw TemplateError{"makes too much text"};
+}
+
 const Value* Dict::find(std::string_view key) const {
   for (const auto& [name, value] : entries_) {
     if (name == key) return &value;
@@ -132,6 +136,7 @@ std::string Value::repr() const {
 
 void Value::write_repr(std::string& out, int depth) const {
   check_nesting(depth);
+  check_text(out);
   if (is_undefined()) {
     out += "Undefined";
   } else if (is_none()) {
@@ -185,30 +190,31 @@ List Value::items() const {
   return out;
 }
 
-bool equal(const Value& a, const Value& b, int depth) {
+bool equal(const Value& a, const Value& b, Budget& budget, int depth) {
   check_nesting(depth);
+  if (depth > 0) budget.step();
   if (a.is_number() && b.is_number()) {
     return a.is_float() || b.is_float() ? a.as_double() == b.as_double() : a.as_int() == b.as_int();
   }
   if (a.state_.index() != b.state_.index()) return false;
-  if (const auto* text = a.string()) return *text == *b.string();
+  if (const auto* text = a.string()) {
+    if (text->size() != b.string()->size()) return false;
+    budget.bytes(text->size());  // time, not memory; one budget serves for both
+    return *text == *b.string();
+  }
   if (const auto* items = a.list()) {
     return std::equal(items->begin(), items->end(), b.list()->begin(), b.list()->end(),
-                      [&](const Value& x, const Value& y) { return equal(x, y, depth + 1); });
+                      [&](const Value& x, const Value& y) { return equal(x, y, budget, depth + 1); });
   }
   if (const auto* dict = a.dict()) {
     if (dict == b.dict()) return true;
     if (dict->entries().size() != b.dict()->entries().size()) return false;
     return std::all_of(dict->entries().begin(), dict->entries().end(), [&](const auto& entry) {
       const Value* other = b.dict()->find(entry.first);
-      return other && equal(entry.second, *other, depth + 1);
+      return other && equal(entry.second, *other, budget, depth + 1);
     });
   }
   return !a.function() || a.function() == b.function();
-}
-
-bool operator==(const Value& a, const Value& b) {
-  return equal(a, b, 0);
 }
 
 const Value* Arguments::find(size_t index, std::string_view name) const {

@@ -17,6 +17,9 @@ struct TemplateError {
   std::string message;
 };
 
+// Of one value as a text: what holds the same list many times is much longer than it is large.
+inline constexpr size_t kMostText = size_t{32} << 20;
+
 // What rendering may cost. A template comes with a model and is data, not code we trust.
 class Budget {
  public:
@@ -87,8 +90,6 @@ class Value {
   std::string repr() const;
   List items() const;  // what iterating gives; throws where the value cannot be iterated
 
-  friend bool operator==(const Value& a, const Value& b);
-
  private:
   template <class T>
   T* get() const {
@@ -96,7 +97,7 @@ class Value {
     return held ? held->get() : nullptr;
   }
   void write_repr(std::string& out, int depth) const;
-  friend bool equal(const Value& a, const Value& b, int depth);
+  friend bool equal(const Value& a, const Value& b, Budget& budget, int depth);
 
   std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const std::string>,
                std::shared_ptr<const List>, std::shared_ptr<Dict>, std::shared_ptr<const Function>>
@@ -127,9 +128,12 @@ struct Arguments {
   const Value* find(size_t index, std::string_view name) const;
 };
 
+// Python's ==.
+bool equal(const Value& a, const Value& b, Budget& budget, int depth = 0);
 // -1, 0, 1; throws where Python would.
 int compare(const Value& a, const Value& b);
-// Throws where values within values are deeper than any template needs.
+// Throws where values within values are deeper than any template needs, or their text is longer.
 void check_nesting(int depth);
+void check_text(const std::string& text);
 
 }  // namespace lowkey::coordinator::jinja

@@ -3,9 +3,10 @@
 #include <utf8proc.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
-#include <cstdlib>
-#include <memory>
+#include <optional>
+#include <vector>
 
 namespace lowkey::coordinator {
 namespace {
@@ -28,6 +29,34 @@ std::string map_characters(std::string_view text, Map&& map) {
     pos += step.bytes;
   }
   return out;
+}
+
+// Nothing: the text is ill-formed.
+std::optional<std::vector<utf8proc_int32_t>> decompose(std::string_view text, utf8proc_option_t options) {
+  std::array<utf8proc_int32_t, 32> parts;  // of one character; U+FDFA, the longest, has 18
+  std::vector<utf8proc_int32_t> out;
+  out.reserve(text.size());
+  for (size_t pos = 0; pos < text.size();) {
+    const Utf8Step step = next_utf8(text, pos);
+    if (step.state != Utf8State::kValid) return std::nullopt;
+    int boundary_class = 0;
+    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(step.code), parts.data(),
+                                               std::ssize(parts), options, &boundary_class);
+    if (count < 0 || count > std::ssize(parts)) return std::nullopt;
+    out.insert(out.end(), parts.begin(), parts.begin() + count);
+    pos += step.bytes;
+  }
+  return out;
+}
+
+// The canonical order. utf8proc's own takes quadratic time, and a text may be nothing but marks.
+void sort_marks(std::vector<utf8proc_int32_t>& codes) {
+  const auto class_of = [](utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; };
+  for (auto at = codes.begin(); at != codes.end();) {
+    const auto begin = std::find_if(at, codes.end(), [&](auto code) { return class_of(code) != 0; });
+    at = std::find_if(begin, codes.end(), [&](auto code) { return class_of(code) == 0; });
+    std::stable_sort(begin, at, [&](auto a, auto b) { return class_of(a) < class_of(b); });
+  }
 }
 
 }  // namespace
@@ -165,13 +194,15 @@ std::string normalize_unicode(std::string_view text, UnicodeForm form) {
   const bool compose = form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc;
   options |= compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
   if (form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd) options |= UTF8PROC_COMPAT;
-  utf8proc_uint8_t* mapped = nullptr;
-  const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                   static_cast<utf8proc_ssize_t>(text.size()), &mapped,
-                                   static_cast<utf8proc_option_t>(options));
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
-  if (length < 0) return std::string(text);
-  return std::string(reinterpret_cast<const char*>(mapped), static_cast<size_t>(length));
+  auto codes = decompose(text, static_cast<utf8proc_option_t>(options));
+  if (!codes) return std::string(text);
+  sort_marks(*codes);
+  const auto length =
+      utf8proc_normalize_utf32(codes->data(), std::ssize(*codes), static_cast<utf8proc_option_t>(options));
+  std::string out;
+  out.reserve(text.size());
+  for (utf8proc_ssize_t i = 0; i < length; ++i) append_utf8(out, static_cast<char32_t>((*codes)[i]));
+  return out;
 }
 
 }  // namespace lowkey::coordinator

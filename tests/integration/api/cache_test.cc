@@ -34,7 +34,7 @@ TEST_F(Cache, WithoutKeyAndSaltPagesAreShared) {
   EXPECT_EQ(submits[0].salt(), "");
   EXPECT_EQ(submits[0].min_levels(), 0u);
   EXPECT_NE(submits[1].salt(), "");
-  EXPECT_EQ(submits[1].min_levels(), 3u);
+  EXPECT_EQ(submits[1].min_levels(), 4u);
 }
 
 TEST_F(Cache, UsageTellsTheTiersAndTheAnswerIfItWasCoarse) {

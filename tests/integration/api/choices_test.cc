@@ -191,6 +191,25 @@ TEST_F(Choices, ThePromptAloneCanBeScored) {
   EXPECT_EQ(body.at("usage").at("completion_tokens").as_int64(), 0);
 }
 
+// Written beside the I/O thread, with everything in it, and whoever has left meanwhile is not missed.
+TEST_F(Choices, AnAnswerMayHaveVeryManyLogProbabilities) {
+  start_ready({.tokens = {100, 101}});
+  const auto answer = client().post("/v1/chat/completions",
+                                    R"({"messages":[{"role":"user","content":"a"}],"n":8,"max_tokens":200,
+                                       "logprobs":true,"top_logprobs":20})");
+  ASSERT_EQ(answer.status, 200) << answer.body.substr(0, 200);
+  EXPECT_EQ(answer.headers.count("x-request-id"), 1u);
+  const auto body = answer.json();
+  ASSERT_EQ(body.at("choices").as_array().size(), 8u);
+  for (const auto& choice : body.at("choices").as_array()) {
+    const auto& content = choice.at("logprobs").at("content").as_array();
+    ASSERT_EQ(content.size(), 200u);
+    EXPECT_EQ(content.back().at("top_logprobs").as_array().size(), 20u);
+  }
+  EXPECT_EQ(body.at("usage").at("completion_tokens").as_int64(), 8 * 200);
+  EXPECT_TRUE(wait_in_flight(0));
+}
+
 TEST_F(Choices, ParametersReachTheEngine) {
   start_ready();
   const auto answer =

@@ -173,6 +173,22 @@ TEST_F(Replicas, DrainFinishesWhatIsRunning) {
   EXPECT_TRUE(leaders_[0]->wait_drained());
 }
 
+TEST_F(Replicas, DrainingAgainEndsWhatIsRunning) {
+  start_ready({.hold_after = 1});
+  auto running = client();
+  running.send(post_text("/v1/completions", R"({"prompt":"a","stream":true,"max_tokens":3})"));
+  EXPECT_NE(running.read_some(), "");
+  for (int i = 0; i < 2; ++i)
+    on_io([&] {
+      coordinator_->drain();
+      return 0;
+    });
+  std::string rest;
+  for (std::string more; !(more = running.read_some()).empty();) rest += more;
+  EXPECT_NE(rest.find("event: error"), std::string::npos) << rest;
+  EXPECT_TRUE(wait_drained());
+}
+
 TEST_F(Replicas, DrainEndsWhatDoesNotFinish) {
   config_.drain_seconds = 0;
   start_ready({.hold_after = 1});

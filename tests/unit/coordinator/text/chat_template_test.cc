@@ -141,12 +141,33 @@ TEST(ChatTemplate, EndsTemplatesThatWouldNotEnd) {
       "{{ 'a\nb' | indent(999999999999) }}",
       "{{ range(90000) | unique | list }}",
       "{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' | replace('a', 'x' * 99999999) }}",
+      "{% for a in range(90000) %}{% set x = range(90000) %}{% endfor %}",
+      "{% set s = 'x' * 9000000 %}{{ [s, s, s, s, s, s, s, s] | join }}",
   };
   for (const char* source : sources) {
     const auto rendered = render(source);
     ASSERT_FALSE(rendered.ok()) << source;
     EXPECT_EQ(rendered.error().code, Code::kInvalidArgument);
   }
+}
+
+// A list that holds one list twice, and so on, is short and has a text without end.
+TEST(ChatTemplate, EndsWithValuesThatAreMuchLargerThanTheyLook) {
+  const std::string doubled =
+      "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(29) %}"
+      "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}";
+  for (const char* use :
+       {"{{ ns.a }}", "{{ ns.a ~ '' }}", "{{ ns.a | tojson }}", "{{ ns.a | string }}", "{{ ns.a == ns.b }}",
+        "{{ ns.a in [ns.b] }}", "{{ ns.a is eq(ns.b) }}", "{{ [ns.a, ns.b] | unique | list | length }}"}) {
+    const auto rendered = render(doubled + use);
+    ASSERT_FALSE(rendered.ok()) << use;
+    EXPECT_EQ(rendered.error().code, Code::kInvalidArgument);
+  }
+  const auto item = render(
+      "{{ messages[0].content[0] }}{{ messages[0].content[-2] }}{{ messages[0].content[9] is defined }}",
+      {{"user", "\u00e4bc\u00f6d", {}}});
+  ASSERT_TRUE(item.ok()) << item.error().message;
+  EXPECT_EQ(*item, "\u00e4\u00f6False");
 }
 
 TEST(ChatTemplate, RefusesSourcesThatNestWithoutEnd) {

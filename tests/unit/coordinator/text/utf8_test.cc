@@ -1,6 +1,10 @@
 #include "coordinator/text/utf8.h"
 
 #include <gtest/gtest.h>
+#include <utf8proc.h>
+
+#include <cstdlib>
+#include <random>
 
 #include "golden.h"
 
@@ -69,6 +73,42 @@ TEST(Utf8, TrimsAndFoldsByCharacter) {
   EXPECT_EQ(to_upper("straße"), "STRASSE");
   EXPECT_EQ(normalize_unicode("e\u0301", UnicodeForm::kNfc), "é");
   EXPECT_EQ(normalize_unicode("ﬁ", UnicodeForm::kNfkc), "fi");
+}
+
+// Whatever their number: a prompt of nothing but marks would hold a thread for hours if it took quadratic
+// time.
+TEST(Utf8, PutsMarksInTheirOrder) {
+  std::string mixed = "q", ordered;
+  for (int i = 0; i < 500'000; ++i) mixed += "\u0301\u0316";
+  for (const char* mark : {"\u0316", "\u0301"})
+    for (int i = 0; i < 500'000; ++i) ordered += mark;
+  EXPECT_EQ(normalize_unicode(mixed, UnicodeForm::kNfc), "q" + ordered);
+  EXPECT_EQ(normalize_unicode(mixed, UnicodeForm::kNfkd), "q" + ordered);
+  EXPECT_EQ(normalize_unicode("e\u0316\u0301z\u0301\u0316", UnicodeForm::kNfc), "\u00e9\u0316\u017a\u0316");
+  EXPECT_EQ(normalize_unicode("\u1100\u1161\u11a8 \ufdfa", UnicodeForm::kNfc), "\uac01 \ufdfa");
+  EXPECT_EQ(normalize_unicode("\uac01\u00e9", UnicodeForm::kNfd), "\u1100\u1161\u11a8e\u0301");
+  EXPECT_EQ(normalize_unicode("e\u0301\xff", UnicodeForm::kNfc), "e\u0301\xff");
+}
+
+// What utf8proc itself makes of them, for any characters.
+TEST(Utf8, NormalizesAsTheLibraryDoes) {
+  std::mt19937 random(7);
+  const char32_t first[] = {0x20,   0xC0,   0x300,  0x300,  0x591,  0x900,
+                            0x1100, 0x1E00, 0x3040, 0xAC00, 0xFB00, 0x1D100};
+  for (int round = 0; round < 20'000; ++round) {
+    std::string text;
+    for (size_t i = random() % 12 + 1; i > 0; --i)
+      append_utf8(text, first[random() % std::size(first)] + random() % (round % 2 ? 0x30 : 0x200));
+    const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.c_str());
+    const std::pair<UnicodeForm, utf8proc_uint8_t*> expected[] = {{UnicodeForm::kNfc, utf8proc_NFC(bytes)},
+                                                                  {UnicodeForm::kNfd, utf8proc_NFD(bytes)},
+                                                                  {UnicodeForm::kNfkc, utf8proc_NFKC(bytes)},
+                                                                  {UnicodeForm::kNfkd, utf8proc_NFKD(bytes)}};
+    for (const auto& [form, made] : expected) {
+      ASSERT_EQ(normalize_unicode(text, form), reinterpret_cast<const char*>(made)) << text;
+      std::free(made);
+    }
+  }
 }
 
 }  // namespace
