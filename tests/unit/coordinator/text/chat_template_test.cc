@@ -8,6 +8,7 @@
 
 #include "coordinator/text/tokenizer.h"
 #include "golden.h"
+#include "tests/support/temp_folder.h"
 
 namespace lowkey::coordinator {
 namespace {
@@ -209,15 +210,8 @@ TEST(ChatTemplate, AMessageMayHaveAName) {
   EXPECT_EQ(*rendered, "Ann?");
 }
 
-class ChatTemplateFiles : public testing::Test {
+class ChatTemplateFiles : public ::testing::Test {
  protected:
-  void SetUp() override {
-    dir_ = std::filesystem::path(testing::TempDir()) /
-           ("chat_template_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
-    std::filesystem::remove_all(dir_);
-    std::filesystem::create_directories(dir_);
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
   void write(const char* name, const std::string& text) const { std::ofstream(dir_ / name) << text; }
   std::string rendered() const {
     auto loaded = ChatTemplate::load(dir_);
@@ -226,7 +220,8 @@ class ChatTemplateFiles : public testing::Test {
     return *(**loaded).render({}, {.add_generation_prompt = false}, "", "");
   }
 
-  std::filesystem::path dir_;
+  const lowkey::testing::TempFolder folder_;
+  const std::filesystem::path dir_ = folder_.path();
 };
 
 TEST_F(ChatTemplateFiles, AreFoundWhereModelsKeepThem) {

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <thread>
 
 #include "golden.h"
@@ -150,7 +150,7 @@ TEST(Tokenizer, TokensWithoutADecoderAreSeparatedBySpaces) {
   EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{0, 2, 1}, false), "a ab b");
 }
 
-// 200 KB in one piece. A quadratic merge would take minutes.
+// 200 KB in one piece. A quadratic merge would take minutes, of computing: who waits for a core may.
 TEST(Tokenizer, LongWordsTakeNoQuadraticTime) {
   for (const char* kind : {"gpt2", "llama3", "llama2", "metaspace"}) {
     auto loaded = Tokenizer::load(kGoldenDir / kind);
@@ -160,9 +160,9 @@ TEST(Tokenizer, LongWordsTakeNoQuadraticTime) {
     for (int i = 0; i < 20'000; ++i) symbols += "=-\"😀";
     const std::string spaces(200'000, ' ');
     for (const std::string& text : {same, mixed, symbols, spaces, spaces + "x"}) {
-      const auto begin = std::chrono::steady_clock::now();
+      const std::clock_t begin = std::clock();
       const auto ids = (*loaded)->encode(text, false);
-      EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << kind;
+      EXPECT_LT(std::clock() - begin, 5 * CLOCKS_PER_SEC) << kind;
       if (std::string(kind) == "metaspace") continue;  // has no bytes to fall back to
       EXPECT_EQ((*loaded)->decode(ids, false), text) << kind;
     }

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <fstream>
 #include <set>
 
@@ -113,9 +113,9 @@ TEST(Fingerprint, NoticesConfigHeaderAndContent) {
 }
 
 TEST(Fingerprint, IsCheap) {
-  const auto begin = Clock::now();
+  const std::clock_t begin = std::clock();  // of computing: who waits for a core may
   ASSERT_TRUE(worker::model_fingerprint(demo_model()).ok());
-  EXPECT_LT(seconds(Clock::now() - begin), 0.05);
+  EXPECT_LT(std::clock() - begin, CLOCKS_PER_SEC / 20);
 }
 
 }  // namespace
