@@ -89,11 +89,11 @@ void weigh_batch(const Batch& batch, const PageRun& run, int page, int end, cons
     const size_t r = row;
     if (behind > first) {
       some[count++] = {
-          scratch.scores.data() + r * batch_tokens,
+          aligned_begin(scratch.scores) + r * batch_tokens,
           state.maximum + r,
           state.sum + r,
           state.acc + r * state.stride,
-          scratch.weights.data() + r * batch.row.size,
+          aligned_begin(scratch.weights) + r * batch.row.size,
           scratch.factors.data() + r * 2 * batch_pages,
           queries.offsets == nullptr ? 0.0f : queries.offsets[r],
           std::max(page == 0 ? run.masked_tokens : 0, run.hidden_tokens(page, row, batch.tokens)),
@@ -114,8 +114,8 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
   const WeightRow row_words(batch_tokens);
   unsigned orders = 0;
   for (const CodeGroup& group : plan.value.groups) orders |= 1u << static_cast<int>(group.form);
-  float* scores = scratch.scores.data();
-  uint32_t *weights = scratch.weights.data(), *staged = scratch.staged.data();
+  float* scores = aligned_begin(scratch.scores);
+  uint32_t *weights = aligned_begin(scratch.weights), *staged = aligned_begin(scratch.staged);
   float* factors = scratch.factors.data();
   for (int page = 0, end; page < run.num_pages; page = end) {
     end = std::min(run.num_pages, page + batch_pages);
@@ -177,12 +177,12 @@ HWY_EXPORT(see_codes);
 void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& queries,
                const AttentionState& state, CodeScratch& scratch) {
   const size_t pages = kernels::batch_pages(plan.page_tokens), tokens = pages * plan.page_tokens;
-  grow(scratch.scores, queries.rows * tokens);
-  grow(scratch.weights, queries.rows * static_cast<size_t>(WeightRow(static_cast<int>(tokens)).size));
+  grow_aligned(scratch.scores, queries.rows * tokens);
+  grow_aligned(scratch.weights, queries.rows * static_cast<size_t>(WeightRow(static_cast<int>(tokens)).size));
   grow(scratch.factors, queries.rows * 2 * pages);
   // 16 features of 16 bits a token at most, whole groups.
   const size_t groups = (std::max(plan.key.dim, plan.value.dim) + kGroupFeatures - 1) / kGroupFeatures;
-  grow(scratch.staged, groups * plan.page_tokens * kGroupFeatures / 2);
+  grow_aligned(scratch.staged, groups * plan.page_tokens * kGroupFeatures / 2);
   HWY_DYNAMIC_DISPATCH(see_codes)(plan, run, queries, state, scratch);
 }
 

@@ -185,11 +185,11 @@ HWY_INLINE void expand(CodeForm form, int extent, const Tables& tables, Load loa
   }
 }
 
-// 16 values times a scale, rounded to nearest (even).
+// 16 values times a scale, of a magnitude below 2^15, rounded to nearest (even).
 struct Rounded16 {
   HWY_INLINE Rounded16(const float* x, VF scale) {
     for (size_t i = 0; i < 16; i += hn::Lanes(DF()))
-      values[i / hn::Lanes(DF())] = hn::NearestInt(hn::Mul(hn::LoadU(DF(), x + i), scale));
+      values[i / hn::Lanes(DF())] = nearest_int(hn::Mul(hn::LoadU(DF(), x + i), scale));
   }
   VI values[16 / hn::MaxLanes(DF())];
 };

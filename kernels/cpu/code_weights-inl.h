@@ -77,27 +77,33 @@ HWY_INLINE void raise_maximum(const Batch& batch, const BatchRow& row, int dim) 
     store_first(hn::Mul(load_first(d, row.acc + f, dim - f), hn::Set(d, shrink)), d, row.acc + f, dim - f);
 }
 
+constexpr int kMaxBatchPages = kBatchTokens / 16;
+
 // Scores become weights times norms; the largest of each page.
-HWY_INLINE void weigh(const Batch& batch, const BatchRow& row, float* largest) {
+HWY_INLINE void weigh(const Batch& batch, const BatchRow& row, float (&largest)[kMaxBatchPages]) {
   const DF d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   // Nothing seen at all: weights e^(-infinity - lowest) = 0.
   const VF shift = hn::Set(d, std::max(*row.maximum, std::numeric_limits<float>::lowest()));
-  VF sums = hn::Zero(d);
+  VF sums = hn::Zero(d), maxima[kMaxBatchPages];
   for (int page = row.first_page; page < row.pages; ++page) {
     const auto* norms = reinterpret_cast<const uint16_t*>(batch.slabs[static_cast<size_t>(page) * kMaxSlabs] +
                                                           batch.values.norms_offset);
     float* weights = row.scores + static_cast<size_t>(page) * batch.tokens;
     VF most = hn::Zero(d);
     for (int t = 0; t < batch.tokens; t += lanes) {
-      VF weight = exp_f32(d, hn::Sub(hn::LoadU(d, weights + t), shift));
+      VF weight = rough_exp_f32(d, hn::Sub(hn::LoadU(d, weights + t), shift));
       sums = hn::Add(sums, weight);
       if (batch.values.has_norm) weight = hn::Mul(weight, load_norms(norms, t));
       hn::StoreU(weight, d, weights + t);
       most = hn::Max(most, weight);
     }
-    largest[page] = hn::GetLane(hn::MaxOfLanes(d, most));
+    maxima[page] = most;
   }
+  const int begin = row.first_page / 4 * 4;
+  for (int page = begin; page < row.first_page; ++page) maxima[page] = hn::Zero(d);
+  for (int page = row.pages; page % 4 != 0; ++page) maxima[page] = hn::Zero(d);
+  for (int page = begin; page < row.pages; page += 4) max_of_each(maxima + page, largest + page);
   *row.sum += hn::GetLane(hn::SumOfLanes(d, sums));
 }
 
@@ -128,8 +134,7 @@ HWY_INLINE void round_weights(const Batch& batch, const BatchRow& row, int page,
 // Online softmax of some rows over a batch (Milakov & Gimelshein 2018), then rounded weights. Step by step
 // for all rows: each step's latency hides behind the other rows.
 void weigh_rows(const Batch& batch, const BatchRow* rows, int count, int dim) {
-  constexpr int kMaxPages = kBatchTokens / 16;
-  float largest[kMaxFused][kMaxPages];
+  float largest[kMaxFused][kMaxBatchPages];
   for (int r = 0; r < count && batch.soft_cap != 0; ++r) cap_scores(batch, rows[r]);
   for (int r = 0; r < count; ++r) raise_maximum(batch, rows[r], dim);
   for (int r = 0; r < count; ++r) weigh(batch, rows[r], largest[r]);

@@ -49,8 +49,8 @@ void CpuAttention::attend(const AttentionStep& step) {
 
 AttentionState CpuAttention::state_at(std::vector<float>& memory, size_t first, size_t index,
                                       int queries) const {
-  float* base = memory.data() + first + index * state_floats(queries);
-  return {base, base + queries, base + 2 * static_cast<size_t>(queries), state_stride_};
+  float* base = aligned_begin(memory) + first + index * state_floats(queries);
+  return {base, base + queries, base + state_header(queries), state_stride_};
 }
 
 void CpuAttention::clear(const AttentionState& state, int queries) const {

@@ -20,6 +20,7 @@
 #include "kernels/cpu/exact_rows.h"
 #include "kernels/cpu/float_pages.h"
 #include "kernels/cpu/head_maps.h"
+#include "kernels/cpu/page_tile.h"
 #include "kernels/cpu/token_observation.h"
 #include "kernels/ops/backend.h"
 
@@ -133,7 +134,11 @@ class CpuAttention {
   int queries_of(const Block& block) const { return (block.end - block.begin) * group_; }
   // Of the `index`-th of several states of as many queries, from `first` on.
   AttentionState state_at(std::vector<float>& memory, size_t first, size_t index, int queries) const;
-  size_t state_floats(int queries) const { return static_cast<size_t>(queries) * (2 + state_stride_); }
+  // Maxima and sums; accumulators begin at a whole line.
+  static size_t state_header(int queries) { return simd::tile_stride(2 * queries); }
+  size_t state_floats(int queries) const {
+    return state_header(queries) + static_cast<size_t>(queries) * state_stride_;
+  }
   void clear(const AttentionState& state, int queries) const;
   void merge(const AttentionState& into, const AttentionState& from, int queries) const;
 

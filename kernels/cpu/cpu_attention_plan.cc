@@ -187,13 +187,13 @@ void CpuAttention::plan_tasks() {
         tasks_.push_back({i, count, split, std::min(splits, split + step)});
     }
   }
-  grow(shared_states_, floats);
+  grow_aligned(shared_states_, floats);
 }
 
 void CpuAttention::prepare(Scratch& scratch) const {
   const size_t queries = max_queries_;
   if (static_cast<int>(scratch.heads.size()) < heads_) scratch.heads.resize(heads_);
-  grow(scratch.states, kStatesOfThread * state_floats(max_queries_));
+  grow_aligned(scratch.states, kStatesOfThread * state_floats(max_queries_));
   grow(scratch.mapped_sums, queries * simd::tile_stride(dim_));
 }
 

@@ -12,13 +12,18 @@ void grow(std::vector<T>& buffer, size_t size) {
   if (buffer.size() < size) buffer.resize(size);
 }
 
-// The same, from a whole cache line on.
+// The same, from a whole cache line on: vectors that straddle two lines cost two accesses, and what was just
+// stored so is slow to read.
+inline constexpr uintptr_t kCacheLine = 64;
+template <class T>
+T* aligned_begin(std::vector<T>& grown) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(grown.data());
+  return reinterpret_cast<T*>((begin + kCacheLine - 1) / kCacheLine * kCacheLine);
+}
 template <class T>
 T* grow_aligned(std::vector<T>& buffer, size_t size) {
-  constexpr uintptr_t kLine = 64;
-  grow(buffer, size + kLine / sizeof(T));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(buffer.data());
-  return reinterpret_cast<T*>((begin + kLine - 1) / kLine * kLine);
+  grow(buffer, size + kCacheLine / sizeof(T));
+  return aligned_begin(buffer);
 }
 
 inline int ceil_div(int a, int b) {

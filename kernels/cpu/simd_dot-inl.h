@@ -264,6 +264,33 @@ HWY_INLINE void permute_bytes(const void* from, const uint8_t* order, void* to) 
 
 #endif  // HWY_SCALAR
 
+// Rounded to nearest (even); magnitudes below 2^31, which Highway would look after.
+HWY_INLINE VI nearest_int(hn::Vec<hn::ScalableTag<float> > x) {
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
+  return VI{_mm512_cvtps_epi32(x.raw)};
+#else
+  return hn::NearestInt(x);
+#endif
+}
+
+// The largest lane of each of 4 vectors.
+HWY_INLINE void max_of_each(const hn::Vec<hn::ScalableTag<float> >* x, float* most) {
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
+  const auto halves = [](__m512 a, __m512 b) __attribute__((always_inline)) {
+    return _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  };
+  const __m512 ab = halves(x[0].raw, x[1].raw), cd = halves(x[2].raw, x[3].raw);
+  __m512 all = _mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  all = _mm512_max_ps(all, _mm512_permute_ps(all, 0x4e));  // a quarter each
+  all = _mm512_max_ps(all, _mm512_permute_ps(all, 0xb1));
+  const __m512i first = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+  _mm_storeu_ps(most, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, all)));
+#else
+  const hn::ScalableTag<float> d;
+  for (int i = 0; i < 4; ++i) most[i] = hn::GetLane(hn::MaxOfLanes(d, x[i]));
+#endif
+}
+
 // The four bits from kShift on of every 16-bit word.
 template <int kShift>
 HWY_INLINE VW nibble_words(VW codes) {

@@ -39,6 +39,26 @@ HWY_INLINE V exp_f32(D d, V x) {
   return hn::IfThenElseZero(hn::Ge(x, lowest), hn::Mul(p, hn::BitCast(d, exponent)));
 }
 
+// The same to 4e-6 for x up to 0, for what is rounded to a few bits: where 2^n is an instruction, a third of
+// the operations. The polynomial: 2^t on [0, 1) with the least relative error.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V rough_exp_f32(D d, V x) {
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
+  if constexpr (hn::MaxLanes(D()) == 16) {
+    constexpr int kMinusFloor = 0x09;  // t - floor(t), no exceptions; 0 of infinity
+    const __m512 t = hn::Mul(x, hn::Set(d, 1.44269504f)).raw;
+    const V f{_mm512_reduce_ps(t, kMinusFloor)};
+    V p = hn::Set(d, 0.0135341667f);
+    p = hn::MulAdd(p, f, hn::Set(d, 0.0520114629f));
+    p = hn::MulAdd(p, f, hn::Set(d, 0.241442756f));
+    p = hn::MulAdd(p, f, hn::Set(d, 0.693003835f));
+    p = hn::MulAdd(p, f, hn::Set(d, 1.00000259f));
+    return V{_mm512_scalef_ps(p.raw, t)};
+  }
+#endif
+  return exp_f32(d, x);
+}
+
 // cap * tanh(x / cap) to about 1e-7 cap: tanh |a| = (1 - e) / (1 + e), e = e^(-2 |a|).
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V soft_cap_f32(D d, V x, float cap) {
