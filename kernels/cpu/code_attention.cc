@@ -39,37 +39,42 @@ void score_page(const PageCodes& page, const uint32_t* staged, const CodeQueries
 }
 
 template <int kRows, bool kStaged>
-HWY_INLINE void add_some(const PageCodes& page, const uint32_t* staged, const AddRows& add, float* acc,
+HWY_INLINE void add_some(const CodeSide& side, const uint32_t* staged, const AddRows& add, float* acc,
                          size_t stride) {
   if constexpr (kStaged) {
-    add_staged_rows<kRows>(page, staged, add, acc, stride);
+    add_staged_rows<kRows>(side, staged, add, acc, stride);
   } else {
-    add_rows<kRows>(page, add, acc, stride);
+    add_rows<kRows>(side, add, acc, stride);
   }
 }
 
+// Rows [first, rows) see all pages.
 template <bool kStaged>
-void add_page(const PageCodes& page, const uint32_t* staged, AddRows add, int first, int rows, float* acc,
-              size_t stride) {
-  const PageCodes again{page.side, page.slabs, page.slabs, page.tokens};
+void add_values(const CodeSide& side, const uint32_t* staged, AddRows add, int first, int rows, float* acc,
+                size_t stride) {
   const AddRows base = add;
+  PageCodes again[kMaxBatchPages];  // without reading ahead once more
+  for (int i = 0; i < add.num_pages; ++i) {
+    again[i] = add.pages[i];
+    again[i].next = again[i].slabs;
+  }
   for (int row = first; row < rows; row += kMaxFused) {
-    const PageCodes& which = row == first ? page : again;
+    if (row > first) add.pages = again;
     add.weights = base.weights + row * base.weight_stride;
     add.factors = base.factors + row * base.factor_stride;
     float* out = acc + row * stride;
     switch (std::min(kMaxFused, rows - row)) {
       case 1:
-        add_some<1, kStaged>(which, staged, add, out, stride);
+        add_some<1, kStaged>(side, staged, add, out, stride);
         break;
       case 2:
-        add_some<2, kStaged>(which, staged, add, out, stride);
+        add_some<2, kStaged>(side, staged, add, out, stride);
         break;
       case 3:
-        add_some<3, kStaged>(which, staged, add, out, stride);
+        add_some<3, kStaged>(side, staged, add, out, stride);
         break;
       default:
-        add_some<4, kStaged>(which, staged, add, out, stride);
+        add_some<4, kStaged>(side, staged, add, out, stride);
     }
   }
 }
@@ -124,7 +129,7 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
     const auto codes = [&](const CodeSide& side, int p) {
       std::byte* const* slabs = run.slabs + static_cast<size_t>(p) * kMaxSlabs;
       const bool more = p + batch_pages < run.num_pages + run.pages_after;
-      return PageCodes{side, slabs, more ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : slabs,
+      return PageCodes{&side, slabs, more ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : slabs,
                        tokens};
     };
     for (int p = begin; p < end; ++p) {
@@ -150,17 +155,22 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
                       orders >> static_cast<int>(CodeForm::kNibblePair) != 0,
                       row_words};
     weigh_batch(batch, run, page, end, queries, batch_pages, state, plan.value.dim, scratch);
-    for (int p = begin; p < end; ++p) {
-      const PageCodes values = codes(plan.value, p);
+    for (int p = begin, last; p < end; p = last) {  // those that the same rows see together
       const int first = run.first_query[p], behind = run.end_query(p, tokens, rows);
-      const AddRows add{weights, static_cast<size_t>(row_words.size), row_words, p - page,
-                        factors, static_cast<size_t>(2 * batch_pages)};
-      values.prefetch_norms();
-      if (behind - first > kFusedRows) {
-        stage_values(values, staged);
-        add_page<true>(values, staged, add, first, behind, state.acc, state.stride);
+      const bool fused = behind - first <= kFusedRows;
+      PageCodes values[kMaxBatchPages];
+      for (last = p; last < end && (last == p || fused); ++last) {
+        if (run.first_query[last] != first || run.end_query(last, tokens, rows) != behind) break;
+        values[last - p] = codes(plan.value, last);
+        values[last - p].prefetch_norms();
+      }
+      const AddRows add{values,    last - p, weights, static_cast<size_t>(row_words.size),
+                        row_words, p - page, factors, static_cast<size_t>(2 * batch_pages)};
+      if (!fused) {
+        stage_values(values[0], staged);
+        add_values<true>(plan.value, staged, add, first, behind, state.acc, state.stride);
       } else {
-        add_page<false>(values, staged, add, first, behind, state.acc, state.stride);
+        add_values<false>(plan.value, staged, add, first, behind, state.acc, state.stride);
       }
     }
   }

@@ -1,5 +1,5 @@
-// Integer products of query rows with one page's keys, and of weights with its values. Included once per target
-// (Highway's foreach_target).
+// Integer products of query rows with one page's keys, and of weights with its values. Included once per
+// target (Highway's foreach_target).
 #if defined(LOWKEY_CODE_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LOWKEY_CODE_PRODUCTS_INL_H_
 #undef LOWKEY_CODE_PRODUCTS_INL_H_
@@ -14,16 +14,16 @@ namespace lowkey::kernels::simd::HWY_NAMESPACE {
 
 // One page's K or V of one stored vector.
 struct PageCodes {
-  const CodeSide& side;
-  std::byte* const* slabs;
-  std::byte* const* next;  // slabs of the page to prefetch; the same as slabs: none
-  int tokens;              // of a page
+  const CodeSide* side = nullptr;
+  std::byte* const* slabs = nullptr;
+  std::byte* const* next = nullptr;  // slabs of the page to prefetch; the same as slabs: none
+  int tokens = 0;                    // of a page
 
   HWY_INLINE const uint16_t* norms(std::byte* const* of) const {
-    return reinterpret_cast<const uint16_t*>(of[0] + side.norms_offset);
+    return reinterpret_cast<const uint16_t*>(of[0] + side->norms_offset);
   }
   HWY_INLINE void prefetch_norms() const {
-    if (next == slabs || !side.has_norm) return;
+    if (next == slabs || !side->has_norm) return;
     for (int at = 0; at < tokens; at += 32) __builtin_prefetch(norms(next) + at, 0, 3);
   }
 };
@@ -65,7 +65,7 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
                              const CodeQueries& queries, int row, int t, float* scores, size_t score_stride) {
   const DF d;
   const int lanes = static_cast<int>(hn::Lanes(DW()));
-  const bool wide_too = page.side.wide;
+  const bool wide_too = page.side->wide;
   VI narrow[kBlocks][kRows], wide[kBlocks][kRows];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
@@ -77,7 +77,7 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
   }
   const uint32_t* query = queries.words.data() + static_cast<size_t>(row) * queries.stride;
   const size_t stride = queries.stride;
-  for (const CodeGroup& group : page.side.groups) {
+  for (const CodeGroup& group : page.side->groups) {
     const uint32_t* q = query + group.query_word;
     const auto add_narrow = [&](int quad, int b, VW bytes) LOWKEY_INLINE_LAMBDA {
 #pragma GCC unroll 4
@@ -115,7 +115,7 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
 #pragma GCC unroll 2
   for (int b = 0; b < kBlocks; ++b) {
     const int at = t + b * lanes;
-    const VF norm = page.side.has_norm ? load_norms(norms, at) : hn::Set(d, 1.0f);
+    const VF norm = page.side->has_norm ? load_norms(norms, at) : hn::Set(d, 1.0f);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       VF x = hn::Mul(hn::ConvertTo(d, narrow[b][r]), hn::Set(d, queries.narrow[row + r]));
@@ -142,7 +142,7 @@ void score_rows(const PageCodes& page, const uint32_t* staged, const CodeQueries
 // The page's keys as [word of a query][token].
 void stage_keys(const PageCodes& page, uint32_t* staged) {
   const Tables tables(kCodeTables.key_nibbles, kCodeTables.key_crumbs);
-  for (const CodeGroup& group : page.side.groups) {
+  for (const CodeGroup& group : page.side->groups) {
     const PlaneReader reader(page, group);
     uint32_t* out = staged + static_cast<size_t>(group.query_word) * page.tokens;
     for (int t = 0; t < page.tokens; t += static_cast<int>(hn::Lanes(DW()))) {
@@ -172,7 +172,7 @@ HWY_INLINE void for_feature_parts(const CodeGroup& group, int first, const Part&
 void stage_values(const PageCodes& page, uint32_t* staged) {
   const Tables tables(kCodeTables.value_nibbles, kCodeTables.value_crumbs);
   const size_t lanes = hn::Lanes(DW());
-  for (const CodeGroup& group : page.side.groups) {
+  for (const CodeGroup& group : page.side->groups) {
     const PlaneReader reader(page, group);
     const size_t words = page.tokens / (is_wide(group.form) ? 2 : 4);
     for_feature_parts(group, 0, [&](int, int features, int within, size_t index) LOWKEY_INLINE_LAMBDA {
@@ -189,35 +189,39 @@ void stage_values(const PageCodes& page, uint32_t* staged) {
   }
 }
 
-// What add_rows() adds up. weights: [row][order][words of the batch].
+// What add_rows() adds up: values of some pages, weights [row][order][words of the batch].
 struct AddRows {
+  const PageCodes* pages;  // of one vector
+  int num_pages;
   const uint32_t* weights;
   size_t weight_stride;
   WeightRow orders;
-  int page;              // in the batch
+  int first_page;        // in the batch
   const float* factors;  // [row][page][narrow, wide]
   size_t factor_stride;
+
+  HWY_INLINE const uint32_t* weights_of(CodeForm form, int page) const {
+    return weights + orders.at(form) + (first_page + page) * (pages->tokens / (is_wide(form) ? 2 : 4));
+  }
+  HWY_INLINE const float* factors_of(CodeForm form, int page) const {
+    return factors + 2 * (first_page + page) + is_wide(form);
+  }
 };
 
-// Integer sums of kBlocks vectors of features times their factor, onto the accumulators.
-template <int kRows, int kBlocks>
-HWY_INLINE void add_sums(const VI (&sums)[kBlocks][kRows], const float* factors, size_t factor_stride,
-                         float* acc, size_t acc_stride, size_t count) {
+// Integer sums of a vector of features times their factor, onto the accumulators.
+template <int kRows>
+HWY_INLINE void add_sums(const VI (&sums)[kRows], const float* factors, size_t factor_stride, float* acc,
+                         size_t acc_stride, size_t count) {
   const DF d;
-  const size_t lanes = hn::Lanes(d);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
     const VF factor = hn::Set(d, factors[r * factor_stride]);
-#pragma GCC unroll 2
-    for (int b = 0; b < kBlocks; ++b) {
-      float* out = acc + r * acc_stride + b * lanes;
-      const VF old = load_first(d, out, count);
-      store_first(hn::MulAdd(hn::ConvertTo(d, sums[b][r]), factor, old), d, out, count);
-    }
+    float* out = acc + r * acc_stride;
+    store_first(hn::MulAdd(hn::ConvertTo(d, sums[r]), factor, load_first(d, out, count)), d, out, count);
   }
 }
 
-// acc += weights times values, for kRows rows and kBlocks vectors of features that load(plane, word, b)
+// Weights times values of one page, for kRows rows and kBlocks vectors of features that load(plane, word, b)
 // reads.
 template <int kRows, int kBlocks, class Load>
 HWY_INLINE void add_part(CodeForm form, int tokens, const Tables& tables, const uint32_t* w, size_t w_stride,
@@ -239,51 +243,79 @@ HWY_INLINE void add_part(CodeForm form, int tokens, const Tables& tables, const 
   expand<kBlocks>(form, tokens, tables, load, add_narrow, add_wide);
 }
 
-template <int kRows>
-void add_rows(const PageCodes& page, const AddRows& add, float* acc, size_t acc_stride) {
-  const Tables tables(kCodeTables.value_nibbles, kCodeTables.value_crumbs);
-  const int lanes = static_cast<int>(hn::Lanes(DW()));
-  for (const CodeGroup& group : page.side.groups) {
+// kBlocks vectors of features of all pages; read(reader, plane, word, b) gives their words. Accumulators stay
+// in registers.
+template <int kRows, int kBlocks, class Read>
+HWY_INLINE void add_pages(const CodeGroup& group, const AddRows& add, const Tables& tables, float* acc,
+                          size_t acc_stride, size_t count, const Read& read) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  VF totals[kBlocks][kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) totals[b][r] = load_first(d, acc + r * acc_stride + b * lanes, count);
+  }
+  for (int i = 0; i < add.num_pages; ++i) {
+    const PageCodes& page = add.pages[i];
     const PlaneReader reader(page, group);
-    const bool wide = is_wide(group.form);
-    const uint32_t* w = add.weights + add.orders.at(group.form) + add.page * (page.tokens / (wide ? 2 : 4));
-    const float* factors = add.factors + 2 * add.page + wide;
+    const auto load = [&](int plane, int word, int b)
+                          LOWKEY_INLINE_LAMBDA { return read(reader, plane, word, b); };
+    VI sums[kBlocks][kRows];
+    add_part<kRows, kBlocks>(group.form, page.tokens, tables, add.weights_of(group.form, i),
+                             add.weight_stride, load, sums);
+    const float* factors = add.factors_of(group.form, i);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const VF factor = hn::Set(d, factors[r * add.factor_stride]);
+#pragma GCC unroll 2
+      for (int b = 0; b < kBlocks; ++b)
+        totals[b][r] = hn::MulAdd(hn::ConvertTo(d, sums[b][r]), factor, totals[b][r]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) store_first(totals[b][r], d, acc + r * acc_stride + b * lanes, count);
+  }
+}
+
+template <int kRows>
+void add_rows(const CodeSide& side, const AddRows& add, float* acc, size_t acc_stride) {
+  const Tables tables(kCodeTables.value_nibbles, kCodeTables.value_crumbs);
+  for (const CodeGroup& group : side.groups) {
     float* out = acc + group.feature;
     int f = 0;
-    if (lanes == kGroupFeatures) {  // two groups at once: they share the weights
+    if (hn::Lanes(DW()) == kGroupFeatures) {  // two groups at once: they share the weights
       for (; f + 2 * kGroupFeatures <= group.features; f += 2 * kGroupFeatures) {
-        const auto load = [&](int plane, int word, int b) LOWKEY_INLINE_LAMBDA {
+        const auto read = [&](const PlaneReader& reader, int plane, int word, int b) LOWKEY_INLINE_LAMBDA {
           const size_t index = static_cast<size_t>(f) / kGroupFeatures + b;
           return reader.load(
               plane, index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * kGroupFeatures);
         };
-        VI sums[2][kRows];
-        add_part<kRows, 2>(group.form, page.tokens, tables, w, add.weight_stride, load, sums);
-        add_sums<kRows, 2>(sums, factors, add.factor_stride, out + f, acc_stride, kGroupFeatures);
+        add_pages<kRows, 2>(group, add, tables, out + f, acc_stride, kGroupFeatures, read);
       }
     }
     for_feature_parts(group, f, [&](int at, int features, int within, size_t index) LOWKEY_INLINE_LAMBDA {
-      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
+      const auto read = [&](const PlaneReader& reader, int plane, int word, int) LOWKEY_INLINE_LAMBDA {
         const size_t word_at =
             index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * features + within;
         return reader.load_first(plane, word_at, features - within);
       };
-      VI sums[1][kRows];
-      add_part<kRows, 1>(group.form, page.tokens, tables, w, add.weight_stride, load, sums);
-      add_sums<kRows, 1>(sums, factors, add.factor_stride, out + at, acc_stride, features - within);
+      add_pages<kRows, 1>(group, add, tables, out + at, acc_stride, features - within, read);
     });
   }
 }
 
-// The same from staged values.
+// The same from staged values of one page.
 template <int kRows>
-void add_staged_rows(const PageCodes& page, const uint32_t* staged, const AddRows& add, float* acc,
+void add_staged_rows(const CodeSide& side, const uint32_t* staged, const AddRows& add, float* acc,
                      size_t acc_stride) {
   const size_t lanes = hn::Lanes(DW());
-  for (const CodeGroup& group : page.side.groups) {
+  for (const CodeGroup& group : side.groups) {
     const bool wide = is_wide(group.form);
-    const int words = page.tokens / (wide ? 2 : 4);
-    const uint32_t* w = add.weights + add.orders.at(group.form) + add.page * words;
+    const int words = add.pages->tokens / (wide ? 2 : 4);
+    const uint32_t* w = add.weights_of(group.form, 0);
     for_feature_parts(group, 0, [&](int at, int features, int within, size_t) LOWKEY_INLINE_LAMBDA {
       VI sums[1][kRows];
 #pragma GCC unroll 4
@@ -296,8 +328,8 @@ void add_staged_rows(const PageCodes& page, const uint32_t* staged, const AddRow
           sums[0][r] = wide ? dot2(sums[0][r], weight, x) : dot4(sums[0][r], weight, x);
         }
       }
-      add_sums<kRows, 1>(sums, add.factors + 2 * add.page + wide, add.factor_stride, acc + group.feature + at,
-                         acc_stride, features - within);
+      add_sums<kRows>(sums[0], add.factors_of(group.form, 0), add.factor_stride, acc + group.feature + at,
+                      acc_stride, features - within);
     });
   }
 }
