@@ -15,25 +15,39 @@
 HWY_BEFORE_NAMESPACE();
 namespace lowkey::kernels::simd::HWY_NAMESPACE {
 
+// Pages that rows [first, behind) see.
+struct SeenPages {
+  PageCodes pages[kMaxBatchPages];
+  int count = 0;
+  int first = 0, behind = 0;
+
+  // The same, without reading ahead once more.
+  SeenPages again() const {
+    SeenPages copy = *this;
+    for (int i = 0; i < count; ++i) copy.pages[i].next = pages[i].slabs;
+    return copy;
+  }
+};
+
 template <bool kStaged>
-void score_page(const PageCodes& page, const uint32_t* staged, const CodeQueries& queries, int first,
-                int rows, float* scores, size_t stride) {
-  const PageCodes again{page.side, page.slabs, page.slabs, page.tokens};
-  for (int row = first; row < rows; row += kMaxFused) {
-    const PageCodes& which = row == first ? page : again;
+void score_pages(const SeenPages& seen, const uint32_t* staged, const CodeQueries& queries, float* scores,
+                 size_t stride) {
+  const SeenPages again = seen.again();
+  for (int row = seen.first; row < seen.behind; row += kMaxFused) {
+    const PageCodes* pages = (row == seen.first ? seen : again).pages;
     float* out = scores + row * stride;
-    switch (std::min(kMaxFused, rows - row)) {
+    switch (std::min(kMaxFused, seen.behind - row)) {
       case 1:
-        score_rows<1, kStaged>(which, staged, queries, row, out, stride);
+        score_rows<1, kStaged>(pages, seen.count, staged, queries, row, out, stride);
         break;
       case 2:
-        score_rows<2, kStaged>(which, staged, queries, row, out, stride);
+        score_rows<2, kStaged>(pages, seen.count, staged, queries, row, out, stride);
         break;
       case 3:
-        score_rows<3, kStaged>(which, staged, queries, row, out, stride);
+        score_rows<3, kStaged>(pages, seen.count, staged, queries, row, out, stride);
         break;
       default:
-        score_rows<4, kStaged>(which, staged, queries, row, out, stride);
+        score_rows<4, kStaged>(pages, seen.count, staged, queries, row, out, stride);
     }
   }
 }
@@ -48,22 +62,17 @@ HWY_INLINE void add_some(const CodeSide& side, const uint32_t* staged, const Add
   }
 }
 
-// Rows [first, rows) see all pages.
 template <bool kStaged>
-void add_values(const CodeSide& side, const uint32_t* staged, AddRows add, int first, int rows, float* acc,
-                size_t stride) {
-  const AddRows base = add;
-  PageCodes again[kMaxBatchPages];  // without reading ahead once more
-  for (int i = 0; i < add.num_pages; ++i) {
-    again[i] = add.pages[i];
-    again[i].next = again[i].slabs;
-  }
-  for (int row = first; row < rows; row += kMaxFused) {
-    if (row > first) add.pages = again;
+void add_values(const CodeSide& side, const SeenPages& seen, const uint32_t* staged, const AddRows& base,
+                float* acc, size_t stride) {
+  const SeenPages again = seen.again();
+  AddRows add = base;
+  for (int row = seen.first; row < seen.behind; row += kMaxFused) {
+    add.pages = (row == seen.first ? seen : again).pages;
     add.weights = base.weights + row * base.weight_stride;
     add.factors = base.factors + row * base.factor_stride;
     float* out = acc + row * stride;
-    switch (std::min(kMaxFused, rows - row)) {
+    switch (std::min(kMaxFused, seen.behind - row)) {
       case 1:
         add_some<1, kStaged>(side, staged, add, out, stride);
         break;
@@ -126,23 +135,30 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
     end = std::min(run.num_pages, page + batch_pages);
     if (end <= run.skipped) continue;
     const int begin = std::max(page, run.skipped);
-    const auto codes = [&](const CodeSide& side, int p) {
-      std::byte* const* slabs = run.slabs + static_cast<size_t>(p) * kMaxSlabs;
-      const bool more = p + batch_pages < run.num_pages + run.pages_after;
-      return PageCodes{&side, slabs, more ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : slabs,
-                       tokens};
-    };
-    for (int p = begin; p < end; ++p) {
-      const PageCodes keys = codes(plan.key, p);
-      const int first = run.first_query[p], behind = run.end_query(p, tokens, rows);
-      float* out = scores + (p - page) * tokens;
-      keys.prefetch_norms();
-      if (behind - first > kFusedRows) {
-        stage_keys(keys, staged);
-        score_page<true>(keys, staged, queries, first, behind, out, batch_tokens);
-      } else {
-        score_page<false>(keys, staged, queries, first, behind, out, batch_tokens);
+    // Those from page p on that the same rows see; one, where rows are many.
+    const auto seen_from = [&](const CodeSide& side, int p) {
+      SeenPages seen{.first = run.first_query[p], .behind = run.end_query(p, tokens, rows)};
+      const int most = seen.behind - seen.first > kFusedRows ? 1 : end - p;
+      for (; seen.count < most; ++seen.count, ++p) {
+        if (run.first_query[p] != seen.first || run.end_query(p, tokens, rows) != seen.behind) break;
+        std::byte* const* slabs = run.slabs + static_cast<size_t>(p) * kMaxSlabs;
+        const bool more = p + batch_pages < run.num_pages + run.pages_after;
+        seen.pages[seen.count] = {
+            &side, slabs, more ? slabs + static_cast<size_t>(batch_pages) * kMaxSlabs : slabs, tokens};
+        seen.pages[seen.count].prefetch_norms();
       }
+      return seen;
+    };
+    for (int p = begin; p < end;) {
+      const SeenPages keys = seen_from(plan.key, p);
+      float* out = scores + (p - page) * tokens;
+      if (keys.behind - keys.first > kFusedRows) {
+        stage_keys(keys.pages[0], staged);
+        score_pages<true>(keys, staged, queries, out, batch_tokens);
+      } else {
+        score_pages<false>(keys, staged, queries, out, batch_tokens);
+      }
+      p += keys.count;
     }
     const auto has = [&](CodeForm form) { return (orders >> static_cast<int>(form) & 1) != 0; };
     const Batch batch{plan.value,
@@ -155,23 +171,22 @@ void see_codes(const CodePlan& plan, const PageRun& run, const CodeQueries& quer
                       orders >> static_cast<int>(CodeForm::kNibblePair) != 0,
                       row_words};
     weigh_batch(batch, run, page, end, queries, batch_pages, state, plan.value.dim, scratch);
-    for (int p = begin, last; p < end; p = last) {  // those that the same rows see together
-      const int first = run.first_query[p], behind = run.end_query(p, tokens, rows);
-      const bool fused = behind - first <= kFusedRows;
-      PageCodes values[kMaxBatchPages];
-      for (last = p; last < end && (last == p || fused); ++last) {
-        if (run.first_query[last] != first || run.end_query(last, tokens, rows) != behind) break;
-        values[last - p] = codes(plan.value, last);
-        values[last - p].prefetch_norms();
-      }
-      const AddRows add{values,    last - p, weights, static_cast<size_t>(row_words.size),
-                        row_words, p - page, factors, static_cast<size_t>(2 * batch_pages)};
-      if (!fused) {
-        stage_values(values[0], staged);
-        add_values<true>(plan.value, staged, add, first, behind, state.acc, state.stride);
+    for (int p = begin; p < end;) {
+      const SeenPages values = seen_from(plan.value, p);
+      const AddRows add{.num_pages = values.count,
+                        .weights = weights,
+                        .weight_stride = static_cast<size_t>(row_words.size),
+                        .orders = row_words,
+                        .first_page = p - page,
+                        .factors = factors,
+                        .factor_stride = static_cast<size_t>(2 * batch_pages)};
+      if (values.behind - values.first > kFusedRows) {
+        stage_values(values.pages[0], staged);
+        add_values<true>(plan.value, values, staged, add, state.acc, state.stride);
       } else {
-        add_values<false>(plan.value, staged, add, first, behind, state.acc, state.stride);
+        add_values<false>(plan.value, values, staged, add, state.acc, state.stride);
       }
+      p += values.count;
     }
   }
 }

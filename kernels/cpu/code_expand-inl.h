@@ -102,27 +102,31 @@ HWY_INLINE void expand_nibble_pair(const Tables& tables, VW high, VW low, int wo
   wide(4 * word + 3, b, wide_values<12, 12>(tables, high, low));
 }
 
-// Hands out one group's values: load(plane, word, b) gives word `word` (along the packed extent) of plane
+// Hands out one group's values: plane_of(plane)(word, b) gives word `word` (along the packed extent) of plane
 // `plane` for kBlocks registers of the other extent; narrow(quad, b, bytes) and wide(pair, b, words) take
 // them in the order of element_order().
-template <int kBlocks, class Load, class Narrow, class Wide>
-HWY_INLINE void expand(CodeForm form, int extent, const Tables& tables, Load load, Narrow narrow, Wide wide) {
+template <int kBlocks, class Planes, class Narrow, class Wide>
+HWY_INLINE void expand(CodeForm form, int extent, const Tables& tables, Planes plane_of, Narrow narrow,
+                       Wide wide) {
   VW x[kBlocks], y[kBlocks], z;
   switch (form) {
-    case CodeForm::kNibbles:
+    case CodeForm::kNibbles: {
+      const auto codes = plane_of(0);
       for (int w = 0; w < (extent + 7) / 8; ++w) {
 #pragma GCC unroll 2
-        for (int b = 0; b < kBlocks; ++b) x[b] = load(0, w, b);
+        for (int b = 0; b < kBlocks; ++b) x[b] = codes(w, b);
 #pragma GCC unroll 2
         for (int b = 0; b < kBlocks; ++b) narrow(2 * w, b, tables.nibbles.low(x[b]));
 #pragma GCC unroll 2
         for (int b = 0; b < kBlocks; ++b) narrow(2 * w + 1, b, tables.nibbles.high(x[b]));
       }
       return;
-    case CodeForm::kCrumbs:
+    }
+    case CodeForm::kCrumbs: {
+      const auto codes = plane_of(0);
       for (int w = 0; w < (extent + 15) / 16; ++w) {
 #pragma GCC unroll 2
-        for (int b = 0; b < kBlocks; ++b) x[b] = load(0, w, b);
+        for (int b = 0; b < kBlocks; ++b) x[b] = codes(w, b);
 #pragma GCC unroll 2
         for (int b = 0; b < kBlocks; ++b) narrow(4 * w, b, tables.crumbs.template get<0>(x[b]));
 #pragma GCC unroll 2
@@ -133,11 +137,13 @@ HWY_INLINE void expand(CodeForm form, int extent, const Tables& tables, Load loa
         for (int b = 0; b < kBlocks; ++b) narrow(4 * w + 3, b, tables.crumbs.template get<3>(x[b]));
       }
       return;
-    case CodeForm::kCrumbPair:
+    }
+    case CodeForm::kCrumbPair: {
+      const auto first = plane_of(0), second = plane_of(1);
       for (int w = 0; w < (extent + 15) / 16; ++w) {
 #pragma GCC unroll 2
         for (int b = 0; b < kBlocks; ++b) {  // elements 0 and 2, then 1 and 3 of every byte, as nibbles
-          const VW high = load(0, w, b), low = load(1, w, b);
+          const VW high = first(w, b), low = second(w, b);
           x[b] = select_bits(0xccccccccu, hn::ShiftLeft<2>(high), low);
           y[b] = select_bits(0xccccccccu, high, hn::ShiftRight<2>(low));
         }
@@ -151,31 +157,37 @@ HWY_INLINE void expand(CodeForm form, int extent, const Tables& tables, Load loa
         for (int b = 0; b < kBlocks; ++b) narrow(4 * w + 3, b, tables.nibbles.high(y[b]));
       }
       return;
-    case CodeForm::kBytes:
+    }
+    case CodeForm::kBytes: {
+      const auto codes = plane_of(0);
       for (int w = 0; w < (extent + 3) / 4; ++w) {
 #pragma GCC unroll 2
         for (int b = 0; b < kBlocks; ++b) {
-          x[b] = load(0, w, b);
+          x[b] = codes(w, b);
           wide(2 * w, b, wide_values<4, 0>(tables, x[b], x[b]));
           wide(2 * w + 1, b, wide_values<12, 8>(tables, x[b], x[b]));
         }
       }
       return;
-    case CodeForm::kNibblePair:
+    }
+    case CodeForm::kNibblePair: {
+      const auto high = plane_of(0), low = plane_of(1);
       for (int w = 0; w < (extent + 7) / 8; ++w) {
 #pragma GCC unroll 2
-        for (int b = 0; b < kBlocks; ++b)
-          expand_nibble_pair(tables, load(0, w, b), load(1, w, b), w, b, wide);
+        for (int b = 0; b < kBlocks; ++b) expand_nibble_pair(tables, high(w, b), low(w, b), w, b, wide);
       }
       return;
+    }
     case CodeForm::kCrumbsNibble:
     case CodeForm::kNibbleCrumbs: {
       const bool high_crumbs = form == CodeForm::kCrumbsNibble;
-      const int words = (extent + 7) / 8, crumbs = high_crumbs ? 0 : 1, nibble = high_crumbs ? 2 : 0;
+      const int words = (extent + 7) / 8, crumbs = high_crumbs ? 0 : 1;
+      const auto first = plane_of(crumbs), second = plane_of(crumbs + 1),
+                 nibble = plane_of(high_crumbs ? 2 : 0);
       for (int w = 0; w < words; ++w) {
 #pragma GCC unroll 2
         for (int b = 0; b < kBlocks; ++b) {
-          x[b] = load(crumbs, w / 2, b), y[b] = load(crumbs + 1, w / 2, b), z = load(nibble, w, b);
+          x[b] = first(w / 2, b), y[b] = second(w / 2, b), z = nibble(w, b);
           const VW joined = w % 2 == 0 ? nibbles_of<0>(x[b], y[b]) : nibbles_of<1>(x[b], y[b]);
           expand_nibble_pair(tables, high_crumbs ? joined : z, high_crumbs ? z : joined, w, b, wide);
         }

@@ -28,29 +28,60 @@ struct PageCodes {
   }
 };
 
-// The planes of a group. With every word that is read the same one of the next page is prefetched: one burst
+// A plane of a group. With every word that is read the same one of the next page is prefetched: one burst
 // would fill the line buffers and wait.
 struct PlaneReader {
-  HWY_INLINE PlaneReader(const PageCodes& page, const CodeGroup& group) {
-#pragma GCC unroll 3
-    for (int i = 0; i < kMaxLevels; ++i) {
-      const CodeGroup::Source& plane = group.planes[i < group.num_planes ? i : 0];
-      words[i] = reinterpret_cast<const uint32_t*>(page.slabs[plane.slab] + plane.offset);
-      ahead[i] = reinterpret_cast<const uint32_t*>(page.next[plane.slab] + plane.offset) - words[i];
-    }
-  }
-  HWY_INLINE VW load(int plane, size_t at) const {
-    const uint32_t* word = words[plane] + at;
-    __builtin_prefetch(word + ahead[plane], 0, 3);
+  HWY_INLINE PlaneReader(const PageCodes& page, const CodeGroup::Source& plane)
+      : words(reinterpret_cast<const uint32_t*>(page.slabs[plane.slab] + plane.offset)),
+        ahead(reinterpret_cast<const uint32_t*>(page.next[plane.slab] + plane.offset) - words) {}
+  HWY_INLINE VW load(size_t at) const {
+    const uint32_t* word = words + at;
+    __builtin_prefetch(word + ahead, 0, 3);
     return hn::LoadU(DW(), word);
   }
-  HWY_INLINE VW load_first(int plane, size_t at, size_t count) const {
-    const uint32_t* word = words[plane] + at;
-    __builtin_prefetch(word + ahead[plane], 0, 3);
+  HWY_INLINE VW load_first(size_t at, size_t count) const {
+    const uint32_t* word = words + at;
+    __builtin_prefetch(word + ahead, 0, 3);
     return HWY_NAMESPACE::load_first(DW(), word, count);
   }
-  const uint32_t* words[kMaxLevels];
-  ptrdiff_t ahead[kMaxLevels];
+  const uint32_t* words;
+  ptrdiff_t ahead;
+};
+
+// What expand() takes: words of a key's group, of tokens from `token` on.
+struct KeyPlanes {
+  const PageCodes& page;
+  const CodeGroup& group;
+  size_t token;
+
+  HWY_INLINE auto operator()(int plane) const {
+    const PlaneReader reader(page, group.planes[plane]);
+    const size_t tokens = page.tokens, first = token;
+    return [=](int word, int b) LOWKEY_INLINE_LAMBDA {
+      return reader.load(static_cast<size_t>(word) * tokens + first + b * hn::Lanes(DW()));
+    };
+  }
+};
+
+// The same of a value's group: kBlocks vectors of features, whole groups from group `index` on, or one, of
+// `features` in its group, from feature `within` on.
+template <int kBlocks>
+struct ValuePlanes {
+  const PageCodes& page;
+  const CodeGroup& group;
+  size_t index;
+  int features, within;
+
+  HWY_INLINE auto operator()(int plane) const {
+    const PlaneReader reader(page, group.planes[plane]);
+    const size_t words = group.planes[plane].bytes / 4, first = index * words + within;
+    const size_t stride = features, count = features - within;
+    return [=](int word, int b) LOWKEY_INLINE_LAMBDA {
+      const size_t at = first + static_cast<size_t>(word) * stride;
+      if constexpr (kBlocks > 1) return reader.load(at + b * words);
+      return reader.load_first(at, count);
+    };
+  }
 };
 
 // bf16 norms of `tokens` [t, t + lanes).
@@ -104,11 +135,8 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
         }
       }
     } else {
-      const PlaneReader reader(page, group);
-      const auto load = [&](int plane, int word, int b) LOWKEY_INLINE_LAMBDA {
-        return reader.load(plane, static_cast<size_t>(word) * page.tokens + t + b * lanes);
-      };
-      expand<kBlocks>(group.form, group.features, tables, load, add_narrow, add_wide);
+      const KeyPlanes planes{page, group, static_cast<size_t>(t)};
+      expand<kBlocks>(group.form, group.features, tables, planes, add_narrow, add_wide);
     }
   }
   const uint16_t* norms = page.norms(page.slabs);
@@ -125,17 +153,18 @@ HWY_INLINE void score_tokens(const PageCodes& page, const uint32_t* staged, cons
   }
 }
 
+// Scores of all tokens of some pages; if staged, of one.
 template <int kRows, bool kStaged>
-void score_rows(const PageCodes& page, const uint32_t* staged, const CodeQueries& queries, int row,
-                float* scores, size_t score_stride) {
+void score_rows(const PageCodes* pages, int num_pages, const uint32_t* staged, const CodeQueries& queries,
+                int row, float* scores, size_t score_stride) {
   const Tables tables(kCodeTables.key_nibbles, kCodeTables.key_crumbs);
   const int lanes = static_cast<int>(hn::Lanes(DW()));
-  int t = 0;
-  for (; t + 2 * lanes <= page.tokens; t += 2 * lanes) {
-    score_tokens<kRows, 2, kStaged>(page, staged, tables, queries, row, t, scores, score_stride);
-  }
-  for (; t < page.tokens; t += lanes) {
-    score_tokens<kRows, 1, kStaged>(page, staged, tables, queries, row, t, scores, score_stride);
+  for (const PageCodes* page = pages; page < pages + num_pages; scores += page++->tokens) {
+    int t = 0;
+    for (; t + 2 * lanes <= page->tokens; t += 2 * lanes)
+      score_tokens<kRows, 2, kStaged>(*page, staged, tables, queries, row, t, scores, score_stride);
+    for (; t < page->tokens; t += lanes)
+      score_tokens<kRows, 1, kStaged>(*page, staged, tables, queries, row, t, scores, score_stride);
   }
 }
 
@@ -143,16 +172,13 @@ void score_rows(const PageCodes& page, const uint32_t* staged, const CodeQueries
 void stage_keys(const PageCodes& page, uint32_t* staged) {
   const Tables tables(kCodeTables.key_nibbles, kCodeTables.key_crumbs);
   for (const CodeGroup& group : page.side->groups) {
-    const PlaneReader reader(page, group);
     uint32_t* out = staged + static_cast<size_t>(group.query_word) * page.tokens;
     for (int t = 0; t < page.tokens; t += static_cast<int>(hn::Lanes(DW()))) {
-      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
-        return reader.load(plane, static_cast<size_t>(word) * page.tokens + t);
-      };
+      const KeyPlanes planes{page, group, static_cast<size_t>(t)};
       const auto store = [&](int i, int, VW x) LOWKEY_INLINE_LAMBDA {
         hn::StoreU(x, DW(), out + static_cast<size_t>(i) * page.tokens + t);
       };
-      expand<1>(group.form, group.features, tables, load, store, store);
+      expand<1>(group.form, group.features, tables, planes, store, store);
     }
   }
 }
@@ -173,17 +199,12 @@ void stage_values(const PageCodes& page, uint32_t* staged) {
   const Tables tables(kCodeTables.value_nibbles, kCodeTables.value_crumbs);
   const size_t lanes = hn::Lanes(DW());
   for (const CodeGroup& group : page.side->groups) {
-    const PlaneReader reader(page, group);
     const size_t words = page.tokens / (is_wide(group.form) ? 2 : 4);
     for_feature_parts(group, 0, [&](int, int features, int within, size_t index) LOWKEY_INLINE_LAMBDA {
-      const auto load = [&](int plane, int word, int) LOWKEY_INLINE_LAMBDA {
-        const size_t at =
-            index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * features + within;
-        return reader.load_first(plane, at, features - within);
-      };
+      const ValuePlanes<1> planes{page, group, index, features, within};
       const auto store = [&](int i, int, VW x)
                              LOWKEY_INLINE_LAMBDA { hn::StoreU(x, DW(), staged + i * lanes); };
-      expand<1>(group.form, page.tokens, tables, load, store, store);
+      expand<1>(group.form, page.tokens, tables, planes, store, store);
       staged += words * lanes;
     });
   }
@@ -191,7 +212,7 @@ void stage_values(const PageCodes& page, uint32_t* staged) {
 
 // What add_rows() adds up: values of some pages, weights [row][order][words of the batch].
 struct AddRows {
-  const PageCodes* pages;  // of one vector
+  const PageCodes* pages = nullptr;  // of one vector
   int num_pages;
   const uint32_t* weights;
   size_t weight_stride;
@@ -221,11 +242,10 @@ HWY_INLINE void add_sums(const VI (&sums)[kRows], const float* factors, size_t f
   }
 }
 
-// Weights times values of one page, for kRows rows and kBlocks vectors of features that load(plane, word, b)
-// reads.
-template <int kRows, int kBlocks, class Load>
-HWY_INLINE void add_part(CodeForm form, int tokens, const Tables& tables, const uint32_t* w, size_t w_stride,
-                         const Load& load, VI (&sums)[kBlocks][kRows]) {
+// Weights times values of one page, for kRows rows and kBlocks vectors of features.
+template <int kRows, int kBlocks>
+HWY_INLINE void add_part(const ValuePlanes<kBlocks>& planes, const Tables& tables, const uint32_t* w,
+                         size_t w_stride, VI (&sums)[kBlocks][kRows]) {
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -240,16 +260,15 @@ HWY_INLINE void add_part(CodeForm form, int tokens, const Tables& tables, const 
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) sums[b][r] = dot2(sums[b][r], hn::Set(DW(), w[r * w_stride + pair]), x);
   };
-  expand<kBlocks>(form, tokens, tables, load, add_narrow, add_wide);
+  expand<kBlocks>(planes.group.form, planes.page.tokens, tables, planes, add_narrow, add_wide);
 }
 
-// kBlocks vectors of features of all pages; read(reader, plane, word, b) gives their words. Accumulators stay
-// in registers.
-template <int kRows, int kBlocks, class Read>
-HWY_INLINE void add_pages(const CodeGroup& group, const AddRows& add, const Tables& tables, float* acc,
-                          size_t acc_stride, size_t count, const Read& read) {
+// kBlocks vectors of features of all pages, which ValuePlanes describes. Accumulators stay in registers.
+template <int kRows, int kBlocks>
+HWY_INLINE void add_pages(const CodeGroup& group, size_t index, int features, int within, const AddRows& add,
+                          const Tables& tables, float* acc, size_t acc_stride) {
   const DF d;
-  const size_t lanes = hn::Lanes(d);
+  const size_t lanes = hn::Lanes(d), count = features - within;
   VF totals[kBlocks][kRows];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
@@ -257,13 +276,9 @@ HWY_INLINE void add_pages(const CodeGroup& group, const AddRows& add, const Tabl
     for (int b = 0; b < kBlocks; ++b) totals[b][r] = load_first(d, acc + r * acc_stride + b * lanes, count);
   }
   for (int i = 0; i < add.num_pages; ++i) {
-    const PageCodes& page = add.pages[i];
-    const PlaneReader reader(page, group);
-    const auto load = [&](int plane, int word, int b)
-                          LOWKEY_INLINE_LAMBDA { return read(reader, plane, word, b); };
     VI sums[kBlocks][kRows];
-    add_part<kRows, kBlocks>(group.form, page.tokens, tables, add.weights_of(group.form, i),
-                             add.weight_stride, load, sums);
+    add_part<kRows, kBlocks>({add.pages[i], group, index, features, within}, tables,
+                             add.weights_of(group.form, i), add.weight_stride, sums);
     const float* factors = add.factors_of(group.form, i);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
@@ -287,22 +302,12 @@ void add_rows(const CodeSide& side, const AddRows& add, float* acc, size_t acc_s
     float* out = acc + group.feature;
     int f = 0;
     if (hn::Lanes(DW()) == kGroupFeatures) {  // two groups at once: they share the weights
-      for (; f + 2 * kGroupFeatures <= group.features; f += 2 * kGroupFeatures) {
-        const auto read = [&](const PlaneReader& reader, int plane, int word, int b) LOWKEY_INLINE_LAMBDA {
-          const size_t index = static_cast<size_t>(f) / kGroupFeatures + b;
-          return reader.load(
-              plane, index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * kGroupFeatures);
-        };
-        add_pages<kRows, 2>(group, add, tables, out + f, acc_stride, kGroupFeatures, read);
-      }
+      for (; f + 2 * kGroupFeatures <= group.features; f += 2 * kGroupFeatures)
+        add_pages<kRows, 2>(group, static_cast<size_t>(f / kGroupFeatures), kGroupFeatures, 0, add, tables,
+                            out + f, acc_stride);
     }
     for_feature_parts(group, f, [&](int at, int features, int within, size_t index) LOWKEY_INLINE_LAMBDA {
-      const auto read = [&](const PlaneReader& reader, int plane, int word, int) LOWKEY_INLINE_LAMBDA {
-        const size_t word_at =
-            index * group.planes[plane].bytes / 4 + static_cast<size_t>(word) * features + within;
-        return reader.load_first(plane, word_at, features - within);
-      };
-      add_pages<kRows, 1>(group, add, tables, out + at, acc_stride, features - within, read);
+      add_pages<kRows, 1>(group, index, features, within, add, tables, out + at, acc_stride);
     });
   }
 }
