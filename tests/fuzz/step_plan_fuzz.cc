@@ -137,7 +137,7 @@ struct Rank {
         lost = !executed.ok();
       } else if (type % 3 == 1 && parse(command)) {
         int answers = 0;
-        executor.restore(command, [&](const wire::RestoreResult&) { ++answers; });
+        executor.pages().restore(command, [&](const wire::RestoreResult&) { ++answers; });
         LOWKEY_CHECK(answers == 1, "{} answers", answers);
       }
     });

@@ -50,7 +50,7 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
           {.send =
                [this](const wire::RestoreCommand& command) {
                  if (ports_.send_restore) ports_.send_restore(command);
-                 executor_.restore(command, [inbox = inbox_](const wire::RestoreResult& result) {
+                 executor_.pages().restore(command, [inbox = inbox_](const wire::RestoreResult& result) {
                    inbox->answer(0, result);
                  });
                },
@@ -78,7 +78,7 @@ Engine::Engine(const EngineOptions& options, Model& model, kvstore::PageMemory& 
                    return nobody ? Scheduler::Prefix::kCompute : restores_.begin(sequence);
                  }
                                 : Scheduler::FetchPrefix()) {
-  executor_.set_on_spilled(
+  executor_.pages().set_on_spilled(
       [inbox = inbox_](const std::vector<SpilledPage>& pages) { inbox->add_spilled(pages); });
   pool_.set_pressure({.drop_levels = options.scheduler.ladder, .min_levels = options.min_levels});
   if (ports_.prefix_events) {

@@ -229,7 +229,7 @@ void Engine::count_step(const Step& step) {
                {{"pages", "in_use"}});
   if (step.schedule.sequences.empty()) return;
   const double took = seconds(Clock::now() - step.start);
-  const auto [copied, copying] = executor_.take_spilled();
+  const auto [copied, copying] = executor_.pages().take_spilled();
   cost_.on_spill(copied, copying);
   cost_.on_step(step.schedule.prefill_tokens, step.schedule.decode_tokens, took);
   metrics_.observe(Metric::kStepSeconds, took);

@@ -12,16 +12,16 @@ constexpr size_t kMostOfferedAgain = 1024;  // in one step
 }  // namespace
 
 void Engine::offer_spill(const PendingSpill& page) {
-  if (!executor_.can_spill()) return;  // when a store comes it is offered with all others
+  if (!executor_.pages().can_spill()) return;  // when a store comes it is offered with all others
   if (spills_.is_stored(page.identity)) return pool_.set_stored(page.identity, true);
   count_spills("dropped_queue", spills_.offer(page));
 }
 
 void Engine::plan_spills(Step* step) {
-  if (!executor_.can_spill()) return;
+  if (!executor_.pages().can_spill()) return;
   if (spills_.empty()) offer_unstored();
   size_t evicted = 0;
-  for (const PendingSpill& spill : spills_.take(executor_.spill_room())) {
+  for (const PendingSpill& spill : spills_.take(executor_.pages().spill_room())) {
     if (auto page = pool_.find(spill.page, spill.identity)) {
       step->spills.push_back(spill);
       step->pinned.push_back(std::move(*page));

@@ -10,33 +10,25 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <unordered_map>
-#include <unordered_set>
-#include <utility>
 #include <vector>
 
 #include "base/deadline.h"
 #include "kernels/cpu/row_draw.h"
-#include "kernels/page/page_header.h"
 #include "kvstore/page/page_memory.h"
 #include "monitoring/metrics.h"
 #include "worker/engine/engine_ports.h"
-#include "worker/engine/staging_pool.h"
+#include "worker/engine/page_traffic.h"
 #include "worker/engine/timed_comm.h"
 #include "worker/model/model.h"
 
 namespace lowkey::wire {
 class Compaction;
 class DeviceTier;
-class PlacedPage;
 class PlannedSequence;
 class StepPlan;
-class RestoreCommand;
-class RestoreResult;
 }  // namespace lowkey::wire
 
 namespace lowkey::worker {
@@ -48,12 +40,6 @@ struct ExecutorOptions {
   Duration step_deadline = std::chrono::seconds(30);
   kernels::Backend* backend = nullptr;           // the model's; null: one that has none, in host memory
   transport::DeviceComm* collectives = nullptr;  // of the model's tensors; null: through the host
-};
-
-// A page of a plan's spills, without the rank slice.
-struct SpilledPage {
-  Hash128 identity;
-  bool held = false;  // a store has this rank's slice: it was stored, or was there already
 };
 
 class Executor {
@@ -77,18 +63,8 @@ class Executor {
   std::span<const kernels::DrawnToken> draw(std::span<const float> rows,
                                             std::span<const kernels::TokenDraw> draws);
 
-  // `done` on any thread, exactly once.
-  void restore(const wire::RestoreCommand& command, std::function<void(const wire::RestoreResult&)> done);
-
-  bool can_spill() const { return ports_.spill && (!ports_.stores || ports_.stores() != 0); }
-  size_t spill_room() const { return staging_->available(); }  // pages
+  PageTraffic& pages() { return pages_; }  // that leave with plans, and come back beside them
   size_t known_sequences() const { return tables_.size(); }
-  // Bytes given to stores since the last call, and the seconds of copying and preparing them.
-  std::pair<uint64_t, double> take_spilled();
-  // Told, for every plan that spills, what became of this rank's slices of its pages: on any thread, once.
-  // Before the first plan; outlives what is under way.
-  using OnSpilled = std::function<void(std::vector<SpilledPage>)>;
-  void set_on_spilled(OnSpilled on_spilled) { on_spilled_ = std::move(on_spilled); }
 
  private:
   struct Table {
@@ -114,38 +90,22 @@ class Executor {
   Status run_model(const wire::StepPlan& plan, std::span<const kernels::TokenDraw> draws);
   void count_step();
   void take_logits(size_t rows);
-  Result<std::vector<std::byte*>> addresses(const wire::PlacedPage& page) const;
-  Status spill(const wire::StepPlan& plan);
-  using Pieces = std::vector<kernels::PageCopies::Piece>;
-  bool stage(const wire::PlacedPage& page, const Hash128& identity, std::span<std::byte* const> slabs,
-             std::vector<kvstore::PageWrite>* staged, Pieces* pieces);
-  void copy(const Pieces& pieces, std::vector<kvstore::PageWrite>* staged);
   void report(const wire::DeviceTier& device);
 
   ExecutorOptions options_;
   Model& model_;
   kvstore::PageMemory& memory_;
   TimedComm comm_;
-  kernels::PageCopies* const copies_;  // null: the host copies pages itself
   const std::unique_ptr<transport::DeviceComm> staged_;
   transport::DeviceComm& collectives_;
-  const EnginePorts& ports_;
   monitoring::Metrics& metrics_;
-  std::shared_ptr<StagingPool> staging_;
+  PageTraffic pages_;
   std::unordered_map<uint64_t, Table> tables_;  // by sequence id
   kernels::StepGraphs::Counts graphs_;          // after the last step
   uint64_t runs_ = 0;                           // of the model
-  struct Spilled {
-    std::mutex mutex;
-    uint64_t bytes = 0;
-    double seconds = 0;
-    void add(uint64_t more, double took);
-  };
-  const std::shared_ptr<Spilled> spilled_ = std::make_shared<Spilled>();
-  OnSpilled on_spilled_;
-  std::vector<float> signal_;    // of one bank, from a device
-  std::vector<float> gathered_;  // [ranks, rows, vocab_shard], leader
-  std::vector<float> logits_;    // [rows, vocab_size], leader
+  std::vector<float> signal_;                   // of one bank, from a device
+  std::vector<float> gathered_;                 // [ranks, rows, vocab_shard], leader
+  std::vector<float> logits_;                   // [rows, vocab_size], leader
   std::vector<int32_t> drawn_rows_;
   std::vector<kernels::DrawnToken> drawn_;
   kernels::RowDraw row_draw_;  // where the backend cannot read the host's memory

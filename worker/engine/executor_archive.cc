@@ -8,6 +8,7 @@
 #include "kvstore/dials/tokens/cache_plan.h"
 #include "transport/wire/lowkey.pb.h"
 #include "worker/engine/executor.h"
+#include "worker/engine/plan_codec.h"
 
 namespace lowkey::worker {
 
@@ -15,10 +16,6 @@ using kernels::kMaxSlabs;
 using kvstore::TokenScorer;
 
 namespace {
-
-Error bad_plan(const std::string& what) {
-  return Error{Code::kInternal, "step plan: " + what, {}};
-}
 
 const TokenScorer& scorer_of(const kvstore::ArchiveSpec& archive) {
   return TokenScorer::of(archive.tokens ? archive.tokens->score : kvstore::TokenScore::kColumnSum);

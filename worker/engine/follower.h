@@ -15,7 +15,7 @@ class Follower {
   // An error means that the step is lost and the process should go.
   Status execute(const wire::StepPlan& plan) { return executor_.execute(plan); }
   void restore(const wire::RestoreCommand& command, std::function<void(const wire::RestoreResult&)> done) {
-    executor_.restore(command, std::move(done));
+    executor_.pages().restore(command, std::move(done));
   }
   size_t known_sequences() const { return executor_.known_sequences(); }
 

@@ -30,4 +30,18 @@ wire::PlacedPage place_page(const kvstore::PageRef& page, const Hash128& identit
   return placed;
 }
 
+Error bad_plan(const std::string& what) {
+  return Error{Code::kInternal, "step plan: " + what, {}};
+}
+
+Status slab_addresses(const kvstore::PageMemory& memory, std::span<const uint32_t> ids, std::byte** out) {
+  for (int slab = 0; slab < static_cast<int>(ids.size()); ++slab) {
+    const bool there = ids[slab] != kvstore::kNoSlab;
+    if (there && ids[slab] >= memory.slabs(slab).max_slabs())
+      return bad_plan("a slab beyond this rank's memory");
+    out[slab] = there ? memory.slab_address(slab, ids[slab]) : nullptr;
+  }
+  return {};
+}
+
 }  // namespace lowkey::worker
