@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 namespace lowkey::kvstore {
 
@@ -15,33 +16,8 @@ constexpr uint64_t kMostDroppedSuperblocks = 2;
 
 }  // namespace
 
-PageRef::PageRef(PagePool* pool, PageId id) : pool_(pool), id_(id) {
-  pool_->add_reference(id_);
-}
-PageRef::PageRef(const PageRef& other) : pool_(other.pool_), id_(other.id_) {
-  if (pool_ != nullptr) pool_->add_reference(id_);
-}
-PageRef::~PageRef() {
-  if (pool_ != nullptr) pool_->drop_reference(id_);
-}
-std::span<const SlabId> PageRef::slabs() const {
-  return pool_->slabs_of(id_);
-}
-int PageRef::levels() const {
-  return pool_->records_[id_].levels;
-}
-bool PageRef::lossy() const {
-  return pool_->records_[id_].lossy;
-}
-uint32_t PageRef::version() const {
-  return pool_->records_[id_].version;
-}
-
-TailRef::~TailRef() {
-  if (pool_ != nullptr) pool_->drop_tail(id_);
-}
-
-PagePool::PagePool(PageMemory& memory) : memory_(&memory), records_(memory.max_pages()) {}
+PagePool::PagePool(PageMemory& memory)
+    : memory_(&memory), records_(memory.max_pages()), idle_(memory.max_pages()) {}
 
 PagePool::~PagePool() {
   LOWKEY_CHECK(used_pages_ == 0 && used_tails_ == 0, "{} pages and {} tails never returned", used_pages_,
@@ -51,7 +27,7 @@ PagePool::~PagePool() {
 }
 
 void PagePool::evict_all() {
-  while (evict_oldest()) {
+  while (evict_first()) {
   }
 }
 
@@ -199,7 +175,7 @@ bool PagePool::is_better(const Record& a, const Record& b) const {
 void PagePool::unpublish(PageId id) {
   Record& record = records_[id];
   if (record.references == 0) {
-    unlink(id);
+    remove_idle(id);
     return free_page(id);
   }
   record.published = record.stored = false;
@@ -216,20 +192,13 @@ std::vector<Hash128> PagePool::identities() const {
 void PagePool::set_stored(const Hash128& identity, bool stored) {
   const auto found = index_.find(identity);
   if (found == index_.end() || records_[found->second].stored == stored) return;
-  const bool idle = records_[found->second].references == 0;
-  if (idle) unlink(found->second);
   records_[found->second].stored = stored;
-  if (idle) link(found->second);
+  if (records_[found->second].references == 0) idle_.set_stored(found->second, stored);
 }
 
 void PagePool::forget_stored() {
-  std::vector<PageId> idle;
-  for (PageId id = idle_[0].oldest; id != kNone; id = records_[id].newer) idle.push_back(id);
-  for (PageId id = idle_[1].oldest; id != kNone; id = records_[id].newer) idle.push_back(id);
-  for (const PageId id : idle) unlink(id);
   for (Record& record : records_) record.stored = false;
-  std::ranges::sort(idle, {}, [&](PageId id) { return records_[id].idle_since; });  // each goes to the end
-  for (const PageId id : idle) link(id);
+  idle_.forget_stored();
 }
 
 std::vector<PagePool::Unstored> PagePool::unstored(PageId* next, size_t most) const {
@@ -247,8 +216,8 @@ Ledger PagePool::ledger() const {
   Ledger ledger;
   ledger.capacity = memory_->capacity_bytes();
   ledger.slack = memory_->slack_bytes();
-  ledger.evictable = evictable_bytes_ + evictable_pages_ * kPageHeaderBytes;
-  const uint64_t headers_in_use = (used_pages_ + evictable_pages_) * kPageHeaderBytes;
+  ledger.evictable = evictable_bytes_ + evictable_pages() * kPageHeaderBytes;
+  const uint64_t headers_in_use = (used_pages_ + evictable_pages()) * kPageHeaderBytes;
   ledger.free = memory_->free_bytes() + (memory_->max_pages() * kPageHeaderBytes - headers_in_use);
   ledger.used = memory_->used_bytes() - evictable_bytes_ + used_pages_ * kPageHeaderBytes;
   return ledger;
@@ -265,7 +234,7 @@ uint64_t PagePool::page_bytes(bool with_sink, int levels) const {
 void PagePool::add_reference(PageId id) {
   Record& record = records_[id];
   if (record.references++ > 0) return;
-  if (record.published) unlink(id);
+  if (record.published) remove_idle(id);
   ++used_pages_;
 }
 
@@ -276,8 +245,7 @@ void PagePool::drop_reference(PageId id) {
   --used_pages_;
   if (!record.published) return free_page(id);
   if (record.levels < record.held) free_levels(id, record.levels);
-  record.idle_since = ++idle_clock_;
-  link(id);
+  add_idle(id);
 }
 
 void PagePool::drop_tail(SlabId id) {
@@ -285,58 +253,34 @@ void PagePool::drop_tail(SlabId id) {
   --used_tails_;
 }
 
-// At its place by age: the end, but for a page of which a store has got a copy, or lost it, meanwhile.
-void PagePool::link(PageId id) {
-  Record& record = records_[id];
-  IdleList& list = list_of(record);
-  PageId older = list.newest, newer = kNone;
-  while (older != kNone && records_[older].idle_since > record.idle_since)
-    newer = std::exchange(older, records_[older].older);
-  record.older = older;
-  record.newer = newer;
-  (older == kNone ? list.oldest : records_[older].newer) = id;
-  (newer == kNone ? list.newest : records_[newer].older) = id;
-  if (list.droppable == kNone || records_[list.droppable].idle_since > record.idle_since) list.droppable = id;
-  ++evictable_pages_;
-  evictable_bytes_ += held_bytes(record);
+void PagePool::add_idle(PageId id) {
+  idle_.add(id, records_[id].stored);
+  evictable_bytes_ += held_bytes(records_[id]);
 }
 
-void PagePool::unlink(PageId id) {
-  Record& record = records_[id];
-  IdleList& list = list_of(record);
-  if (list.droppable == id) list.droppable = record.newer;
-  (record.older == kNone ? list.oldest : records_[record.older].newer) = record.newer;
-  (record.newer == kNone ? list.newest : records_[record.newer].older) = record.older;
-  record.older = record.newer = kNone;
-  --evictable_pages_;
-  evictable_bytes_ -= held_bytes(record);
+void PagePool::remove_idle(PageId id) {
+  idle_.remove(id);
+  evictable_bytes_ -= held_bytes(records_[id]);
 }
 
 bool PagePool::relieve(bool by_levels) {
-  return (by_levels && pressure_.drop_levels && drop_idle_level()) || evict_oldest();
-}
-
-PageId PagePool::oldest_droppable(IdleList& list) const {
-  while (list.droppable != kNone && records_[list.droppable].levels <= pressure_.min_levels)
-    list.droppable = records_[list.droppable].newer;
-  return list.droppable;
+  return (by_levels && pressure_.drop_levels && drop_idle_level()) || evict_first();
 }
 
 bool PagePool::drop_idle_level() {
-  const PageId a = oldest_droppable(idle_[0]), b = oldest_droppable(idle_[1]);
-  if (a == kNone && b == kNone) return false;
-  const bool first = b == kNone || (a != kNone && records_[a].idle_since < records_[b].idle_since);
-  drop_level(first ? a : b);
-  return true;
+  const auto page =
+      idle_.first_droppable([&](PageId id) { return records_[id].levels > pressure_.min_levels; });
+  if (page) drop_level(*page);
+  return page.has_value();
 }
 
-bool PagePool::evict_oldest() {
-  const PageId id = idle_[0].oldest != kNone ? idle_[0].oldest : idle_[1].oldest;
-  if (id == kNone) return false;
-  const Hash128 identity = records_[id].identity;
-  unlink(id);
+bool PagePool::evict_first() {
+  const std::optional<PageId> page = idle_.first();
+  if (!page) return false;
+  const Hash128 identity = records_[*page].identity;
+  remove_idle(*page);
   index_.erase(identity);
-  free_page(id);
+  free_page(*page);
   ++evictions_;
   if (on_change) on_change(identity, false);
   return true;

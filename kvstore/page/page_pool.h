@@ -18,71 +18,14 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "base/hash128.h"
+#include "kvstore/page/idle_pages.h"
 #include "kvstore/page/page_memory.h"
+#include "kvstore/page/page_ref.h"
 
 namespace lowkey::kvstore {
-
-class PagePool;
-using PageId = SlabId;  // a page is named by its level-0 slab
-
-// A counted reference to a page: while one exists the page stays; the last one returns it. Nobody frees by
-// hand.
-class PageRef {
- public:
-  PageRef() = default;
-  PageRef(const PageRef& other);
-  PageRef(PageRef&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
-  PageRef& operator=(PageRef other) noexcept {
-    std::swap(pool_, other.pool_);
-    std::swap(id_, other.id_);
-    return *this;
-  }
-  ~PageRef();
-
-  explicit operator bool() const { return pool_ != nullptr; }
-  PageId id() const { return id_; }
-  bool operator==(const PageRef& other) const { return pool_ == other.pool_ && id_ == other.id_; }
-  // Slab ids: all levels of the layout, then the sink where the page has one; kNoSlab where a level is not
-  // there.
-  std::span<const SlabId> slabs() const;
-  int levels() const;        // leading levels that may be read now; 0: nothing has been loaded yet
-  bool lossy() const;        // came back through a lossy spill format: coarse at any number of levels
-  uint32_t version() const;  // changes whenever slabs or levels do; never the same for two uses of an id
-
- private:
-  friend class PagePool;
-  PageRef(PagePool* pool, PageId id);  // takes a new reference
-
-  PagePool* pool_ = nullptr;
-  PageId id_ = 0;
-};
-
-// The tail buffer of one running sequence; returned with the object.
-class TailRef {
- public:
-  TailRef() = default;
-  TailRef(TailRef&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), id_(other.id_) {}
-  TailRef& operator=(TailRef&& other) noexcept {
-    std::swap(pool_, other.pool_);
-    std::swap(id_, other.id_);
-    return *this;
-  }
-  ~TailRef();
-
-  explicit operator bool() const { return pool_ != nullptr; }
-  SlabId id() const { return id_; }
-
- private:
-  friend class PagePool;
-  TailRef(PagePool* pool, SlabId id) : pool_(pool), id_(id) {}
-
-  PagePool* pool_ = nullptr;
-  SlabId id_ = 0;
-};
 
 class PagePool {
  public:
@@ -163,7 +106,7 @@ class PagePool {
   uint64_t page_bytes(bool with_sink, int levels = 0) const;  // slabs only; 0: all levels
 
   uint64_t used_pages() const { return used_pages_; }
-  uint64_t evictable_pages() const { return evictable_pages_; }
+  uint64_t evictable_pages() const { return idle_.count(); }
   uint64_t used_tails() const { return used_tails_; }
   uint64_t evictions() const { return evictions_; }
   uint64_t idle_level_drops() const { return idle_level_drops_; }  // of evictable pages
@@ -175,7 +118,6 @@ class PagePool {
  private:
   friend class PageRef;
   friend class TailRef;
-  static constexpr PageId kNone = UINT32_MAX;
 
   struct Record {
     std::array<SlabId, kernels::kMaxSlabs> slabs{};
@@ -188,29 +130,19 @@ class PagePool {
     bool lossy = false;
     bool published = false;
     bool stored = false;
-    PageId older = kNone, newer = kNone;  // in a list of evictable pages
-    uint64_t idle_since = 0;              // order in which they came there
     Hash128 identity;
     std::vector<int32_t> tokens;  // of a published page
     uint64_t first_token = 0;
   };
 
-  // Evictable pages, oldest first.
-  struct IdleList {
-    PageId oldest = kNone, newest = kNone;
-    PageId droppable = kNone;  // no older one has levels to drop; may have none itself
-  };
-
   void add_reference(PageId id);
   void drop_reference(PageId id);
   void drop_tail(SlabId id);
-  IdleList& list_of(const Record& record) { return idle_[record.stored ? 0 : 1]; }
-  void link(PageId id);
-  void unlink(PageId id);
-  PageId oldest_droppable(IdleList& list) const;
+  void add_idle(PageId id);
+  void remove_idle(PageId id);
   bool relieve(bool by_levels);
   bool drop_idle_level();
-  bool evict_oldest();
+  bool evict_first();
   void unpublish(PageId id);
   void free_page(PageId id);
   void free_levels(PageId id, int from);
@@ -223,11 +155,10 @@ class PagePool {
   PageMemory* memory_;
   std::vector<Record> records_;  // by PageId
   std::unordered_map<Hash128, PageId> index_;
-  std::array<IdleList, 2> idle_;  // pages that a store has, others
+  IdlePages idle_;  // the evictable ones
   Pressure pressure_;
-  uint64_t idle_clock_ = 0;
   uint32_t versions_ = 0;
-  uint64_t used_pages_ = 0, evictable_pages_ = 0, used_tails_ = 0, evictions_ = 0;
+  uint64_t used_pages_ = 0, used_tails_ = 0, evictions_ = 0;
   uint64_t level_changes_ = 0;
   uint64_t idle_level_drops_ = 0, in_use_level_drops_ = 0;
   uint64_t evictable_bytes_ = 0;
