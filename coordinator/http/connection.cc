@@ -34,6 +34,8 @@ constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 
 // Requests a client may pipeline behind the one being answered; beyond it the socket is left unread.
 constexpr size_t kPipelineBytes = 64 << 10;
+// Of a stream, what is written under one deadline.
+constexpr size_t kWriteBytes = 256 << 10;
 // What a refused client may still send before we stop listening to it: closing a socket with unread bytes
 // resets the connection and can destroy the answer on its way.
 constexpr size_t kLingerBytes = 16 << 20;
@@ -204,8 +206,10 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
         co_await current.wake().async_wait(kAwait);
         continue;
       }
-      const std::string piece = current.take_pending();
-      if (!co_await write_piece(piece, chunked)) co_return false;
+      const std::string pieces = current.take_pending();
+      for (std::string_view rest = pieces; !rest.empty();
+           rest.remove_prefix(std::min(rest.size(), kWriteBytes)))
+        if (!co_await write_piece(rest.substr(0, kWriteBytes), chunked)) co_return false;
     }
     if (!chunked) co_return true;
     stream_.expires_after(options_.write_deadline);
@@ -213,14 +217,15 @@ class BeastConnection final : public Connection, public std::enable_shared_from_
     co_return !ec;
   }
 
-  awaitable<bool> write_piece(const std::string& piece, bool chunked) {
+  awaitable<bool> write_piece(std::string_view piece, bool chunked) {
     stream_.expires_after(options_.write_deadline);
     error_code ec;
     size_t n = 0;
     if (chunked) {
-      std::tie(ec, n) = co_await asio::async_write(stream_, http::make_chunk(asio::buffer(piece)), kAwait);
+      std::tie(ec, n) = co_await asio::async_write(
+          stream_, http::make_chunk(asio::buffer(piece.data(), piece.size())), kAwait);
     } else {
-      std::tie(ec, n) = co_await asio::async_write(stream_, asio::buffer(piece), kAwait);
+      std::tie(ec, n) = co_await asio::async_write(stream_, asio::buffer(piece.data(), piece.size()), kAwait);
     }
     note_stall(ec);
     co_return !ec;

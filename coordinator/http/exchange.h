@@ -18,8 +18,8 @@ class HttpExchange {
   virtual HttpRequest& request() = 0;
   virtual void respond(HttpResponse response) = 0;
   virtual void start_stream(HttpResponse head) = 0;  // `body` is ignored
-  // Queues a piece of the stream. A client that lets more than ServerOptions::stream_buffer_bytes pile up is
-  // cut off: counted, and told to the handler through on_disconnect.
+  // Queues a piece of the stream. A client that lets more than ServerOptions::stream_buffer_bytes pile up, in
+  // more than 128 pieces, is cut off: counted, and told to the handler through on_disconnect.
   virtual void write(std::string piece) = 0;
   virtual void finish(bool close_connection = false) = 0;
   // At most once, never from inside one of the calls above: the client closed, was cut off, or could not be

@@ -1,8 +1,17 @@
 #include "coordinator/http/exchange_state.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace lowkey::coordinator {
+
+namespace {
+
+// That a stream's buffer holds, whatever their size: twice as many as a reply has choices.
+constexpr size_t kLeastPieces = 128;
+
+}  // namespace
 
 ExchangeState::ExchangeState(const boost::asio::any_io_executor& executor, HttpRequest request,
                              size_t stream_buffer_bytes)
@@ -33,7 +42,9 @@ void ExchangeState::start_stream(HttpResponse head) {
 void ExchangeState::write(std::string piece) {
   if (ended_ || overflowed_) return;
   LOWKEY_CHECK(streaming_ && !finished_, "{} {}: write outside a stream", request_.method, request_.path);
-  if (pending_.size() + piece.size() > stream_buffer_bytes_) {
+  // An echoed prompt with its log-probabilities may be longer than the buffer, for each choice of a reply.
+  const size_t counted = std::min(piece.size(), stream_buffer_bytes_ / kLeastPieces);
+  if (pending_counted_ + counted > stream_buffer_bytes_) {
     overflowed_ = true;  // the connection cuts the client off
     overflow_.cancel();
   } else if (pending_.empty()) {
@@ -41,6 +52,7 @@ void ExchangeState::write(std::string piece) {
   } else {
     pending_ += piece;
   }
+  pending_counted_ += counted;
   wake_.cancel();
 }
 
@@ -57,6 +69,7 @@ void ExchangeState::on_disconnect(std::function<void()> callback) {
 }
 
 std::string ExchangeState::take_pending() {
+  pending_counted_ = 0;
   return std::exchange(pending_, {});
 }
 

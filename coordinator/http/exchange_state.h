@@ -41,6 +41,7 @@ class ExchangeState final : public HttpExchange {
   std::optional<HttpResponse> head_;
   bool streaming_ = false;
   std::string pending_;
+  size_t pending_counted_ = 0;
   bool finished_ = false;
   bool close_after_ = false;
   bool overflowed_ = false;

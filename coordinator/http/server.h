@@ -31,7 +31,7 @@ struct ServerOptions {
   int socket_send_bytes = 256 << 10;     // kernel's part of that queue; fixed, or it grows to megabytes
   size_t max_connections = 1024;         // beyond: 503
   Duration read_deadline = std::chrono::seconds(30);   // a whole header (idle time counted), a whole body
-  Duration write_deadline = std::chrono::seconds(30);  // one write of at most a full queue
+  Duration write_deadline = std::chrono::seconds(30);  // one write: a whole answer, or 256 KiB of a stream
 };
 
 class Server {

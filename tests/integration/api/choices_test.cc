@@ -210,6 +210,34 @@ TEST_F(Choices, AnAnswerMayHaveVeryManyLogProbabilities) {
   EXPECT_TRUE(wait_in_flight(0));
 }
 
+// Whatever the length of its prompt: what is longer than a stream's buffer has not been left unread.
+TEST_F(Choices, AnEchoMayBeLongerThanTheBufferOfAStream) {
+  limits_.stream_buffer_bytes = 2 << 10;
+  start_ready({.tokens = {100}});
+  json::array ids;
+  for (int i = 0; i < 200; ++i) ids.push_back(300 + i);
+  for (const int max_tokens : {0, 2}) {
+    const json::object request{{"prompt", json::array{ids, ids}},
+                               {"n", 2},
+                               {"max_tokens", max_tokens},
+                               {"echo", true},
+                               {"logprobs", 0},
+                               {"stream", true}};
+    const auto answer = client().post("/v1/completions", json::serialize(request));
+    ASSERT_EQ(answer.status, 200) << answer.body;
+    ASSERT_FALSE(answer.events().empty());
+    EXPECT_EQ(answer.events().back(), "[DONE]");
+    std::map<int64_t, size_t> tokens;
+    for (const auto& chunk : answer.chunks()) {
+      const auto& choice = chunk.at("choices").at(0);
+      if (choice.at("logprobs").is_object())
+        tokens[choice.at("index").as_int64()] += choice.at("logprobs").at("tokens").as_array().size();
+    }
+    for (int64_t index = 0; index < 4; ++index) EXPECT_EQ(tokens[index], 200u + max_tokens) << index;
+  }
+  EXPECT_EQ(metric("lowkey_clients_cut_off_total"), 0);
+}
+
 TEST_F(Choices, ParametersReachTheEngine) {
   start_ready();
   const auto answer =
