@@ -37,7 +37,7 @@ enum class MessageType : uint16_t {
   // leader -> coordinator
   kTokenEvents = 32, kMetricsReply = 33, kReplicaState = 34, kPrefixEvents = 35,
   // leader -> follower, follower -> leader
-  kStepPlan = 48, kRestoreCommand = 49, kRestoreResult = 50, kStepDone = 51,
+  kStepPlan = 48, kRestoreCommand = 49, kRestoreResult = 50,
   // worker -> store and back
   kReserveRequest = 64, kReserveReply = 65, kCommitRequest = 66, kLookupRequest = 67, kLookupReply = 68,
   kRelease = 69, kAbort = 70, kCommitReply = 71, kPoolInfo = 72,

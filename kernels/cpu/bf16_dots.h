@@ -10,8 +10,10 @@
 #include <cstring>
 
 // GCC 12 takes the operands that its intrinsics leave undefined for mistakes (bug 105593).
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 
 #define LOWKEY_BF16_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define LOWKEY_BF16_INLINE __attribute__((always_inline)) inline LOWKEY_BF16_TARGET

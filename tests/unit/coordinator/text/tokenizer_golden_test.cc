@@ -149,8 +149,9 @@ TEST_P(SentencePieceGolden, EncodesAndDecodesAsThePackage) {
     ++compared;
     EXPECT_EQ(tokenizer_->encode(texts[i], false), as_ids(ids[i]))
         << "string " << i << ": '" << texts[i] << "'";
-    if (!decoded[i].is_null())
+    if (!decoded[i].is_null()) {
       EXPECT_EQ(tokenizer_->decode(as_ids(ids[i]), false), as_string(decoded[i])) << "string " << i;
+    }
   }
   EXPECT_GT(compared, 450u);
   for (const auto& entry : golden_.at("noise").as_array())

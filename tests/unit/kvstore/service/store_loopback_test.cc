@@ -119,8 +119,9 @@ TEST_F(StoreLoopback, AFailedPutIsCountedAndItsSpaceComesBack) {
   EXPECT_EQ(store->ledger().used, 0u) << "reservations ran out";
   // A worker may keep its reservations for half of their time. Where it had them too late it put nothing, and
   // gave them back.
-  if (spilled.reason.find("injected") != std::string::npos)
+  if (spilled.reason.find("injected") != std::string::npos) {
     EXPECT_EQ(store->metric({"lowkey_store_expired_total", "reservation"}), 3);
+  }
 }
 
 TEST_F(StoreLoopback, AStoreThatDiesInTheMiddleOfAGetIsAMissAtOnce) {
