@@ -13,8 +13,6 @@ import struct
 
 import gguf
 import numpy as np
-import torch
-from safetensors import safe_open
 
 TYPES = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16,
          "bf16": gguf.GGMLQuantizationType.BF16, "q8_0": gguf.GGMLQuantizationType.Q8_0,
@@ -178,6 +176,22 @@ def q6_k(x):
     return np.concatenate([low.reshape(-1, 128), high.reshape(-1, 64), scales.view(np.uint8), d_bytes], axis=1)
 
 
+def read_tensors(file):
+    """(name, float32 values) of a safetensors file, whose header says (type, shape, offsets in what follows it)."""
+    data = np.memmap(file, np.uint8, "r")
+    behind = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    for name, tensor in json.loads(data[8:behind].tobytes()).items():
+        if name == "__metadata__":
+            continue
+        begin, end = tensor["data_offsets"]
+        stored_values = data[behind + begin:behind + end]
+        if tensor["dtype"] == "BF16":  # the upper half of a float32
+            values = (stored_values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = stored_values.view({"F32": np.float32, "F16": np.float16}[tensor["dtype"]]).astype(np.float32)
+        yield name, values.reshape(tensor["shape"])
+
+
 def k_quants(name, data, layers):
     """(stored bytes, type) of a matrix in a q4_k_m file; which are in 6 bits: llama.cpp's use_more_bits()."""
     wide = not name.startswith("blk.")
@@ -218,13 +232,11 @@ def write(folder, out, kind="bf16", pre=None):
     writer.add_vocab_size(config["vocab_size"])
     add_tokenizer(writer, folder, config, pre)
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():
-                data = tensors.get_tensor(name).to(torch.float32).numpy()
-                if ".q_proj." in name or ".k_proj." in name:
-                    data = interleaved(data, heads if ".q_proj." in name else kv_heads)
-                values, form = stored(gguf_name(name), data, kind, config["num_hidden_layers"])
-                writer.add_tensor(gguf_name(name), values, raw_dtype=form)
+        for name, data in read_tensors(file):
+            if ".q_proj." in name or ".k_proj." in name:
+                data = interleaved(data, heads if ".q_proj." in name else kv_heads)
+            values, form = stored(gguf_name(name), data, kind, config["num_hidden_layers"])
+            writer.add_tensor(gguf_name(name), values, raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
