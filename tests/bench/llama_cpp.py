@@ -65,8 +65,10 @@ def gguf_of(model, kind="bf16"):
 
 def llama_bench(folder, file, *flags):
     """{(prompt tokens, answer tokens): tokens a second}"""
-    done = subprocess.run([folder / "llama-bench", "-m", file, "-t", str(THREADS), "-r", "2", "-fa", "1", "-o", "json", *flags],
-                          check=True, timeout=1800, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    # It takes a comma for the end of a path, and a shape's folder has some.
+    done = subprocess.run([folder.resolve() / "llama-bench", "-m", file.name, "-t", str(THREADS), "-r", "2", "-fa", "1", "-o",
+                           "json", *flags], cwd=file.parent, check=True, timeout=1800, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True)
     return {(run["n_prompt"], run["n_gen"]): run["avg_ts"] for run in json.loads(done.stdout)}
 
 
